@@ -1,0 +1,170 @@
+"""Every error that asyncworker raises on purpose, one tree.
+
+::
+
+    AsyncWorkerError
+    ├── SettingsError            a setting or an installation that cannot work
+    ├── EmbeddedServerError      the embedded broker could not be found or started
+    ├── LoopError                the loop thread cannot take the call
+    ├── SourceError              the source of a fan-out is wrong, or raised while it was read
+    ├── ItemError                an item failed in another process: what is known of its exception
+    ├── RunError
+    │   ├── RunNotFound          no run of that id in the store
+    │   ├── RunTakenOver         another process holds this run now; this one's writes are refused
+    │   ├── RunChanged           the source or the fixed arguments are not those of the checkpoint
+    │   ├── RunCancelled         the run was cancelled
+    │   └── RunTimeout           the run passed its total time limit
+    ├── StoreError
+    │   ├── StoreVersionError    the tables are of another version
+    │   └── CheckpointCorrupt    a stored row cannot be what was written
+    └── SFTPError                carries the host and, where there is one, the remote path
+        ├── SFTPConnectError     no session: network, handshake, too many connections
+        │   ├── SFTPHostKeyError     the host key is unknown or is not the known one
+        │   └── SFTPAuthError        the server refused the login
+        ├── SFTPConnectionLost   the session ended with requests in flight
+        ├── SFTPProtocolError    the server sent what the protocol does not allow
+        ├── SFTPFileNotFound     no such file
+        ├── SFTPPermissionDenied the server refuses access
+        ├── SFTPFileChanged      the bytes received do not match the size that was announced
+        └── SFTPNameError        a file name that is not safe to write locally
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AsyncWorkerError",
+    "CheckpointCorrupt",
+    "EmbeddedServerError",
+    "ItemError",
+    "LoopError",
+    "RunCancelled",
+    "RunChanged",
+    "RunError",
+    "RunNotFound",
+    "RunTakenOver",
+    "RunTimeout",
+    "SFTPAuthError",
+    "SFTPConnectError",
+    "SFTPConnectionLost",
+    "SFTPError",
+    "SFTPFileChanged",
+    "SFTPFileNotFound",
+    "SFTPHostKeyError",
+    "SFTPNameError",
+    "SFTPPermissionDenied",
+    "SFTPProtocolError",
+    "SettingsError",
+    "SourceError",
+    "StoreError",
+    "StoreVersionError",
+]
+
+
+class AsyncWorkerError(Exception):
+    """The root of asyncworker's own errors."""
+
+
+class SettingsError(AsyncWorkerError):
+    """A setting or an installation that cannot work."""
+
+
+class EmbeddedServerError(AsyncWorkerError):
+    """The embedded broker could not be found or started."""
+
+
+class LoopError(AsyncWorkerError):
+    """The loop thread cannot take the call."""
+
+
+class SourceError(AsyncWorkerError):
+    """The source of a fan-out is wrong, or raised while it was read."""
+
+
+class ItemError(AsyncWorkerError):
+    """An item failed in another process; the message holds its exception's type and text."""
+
+
+class RunError(AsyncWorkerError):
+    """Something about a whole run."""
+
+
+class RunNotFound(RunError):
+    """No run of that id in the store."""
+
+
+class RunTakenOver(RunError):
+    """Another process holds this run now; this one's writes are refused."""
+
+
+class RunChanged(RunError):
+    """The source or the fixed arguments are not those of the checkpoint."""
+
+
+class RunCancelled(RunError):
+    """The run was cancelled."""
+
+
+class RunTimeout(RunError):
+    """The run passed its total time limit."""
+
+
+class StoreError(AsyncWorkerError):
+    """The store cannot be used."""
+
+
+class StoreVersionError(StoreError):
+    """The store's tables are of another version."""
+
+
+class CheckpointCorrupt(StoreError):
+    """A stored row cannot be what was written."""
+
+
+class SFTPError(AsyncWorkerError):
+    """An SFTP operation failed.
+
+    Attributes:
+        host: The server, as ``host:port``; empty where no connection was meant.
+        path: The remote path; ``None`` where the operation has none.
+    """
+
+    def __init__(self, message: str, *, host: str = "", path: str | None = None) -> None:
+        super().__init__(message)
+        self.host = host
+        self.path = path
+
+
+class SFTPConnectError(SFTPError):
+    """No session could be opened: network, handshake, or too many connections."""
+
+
+class SFTPHostKeyError(SFTPConnectError):
+    """The host key is unknown, or is not the known one."""
+
+
+class SFTPAuthError(SFTPConnectError):
+    """The server refused the login."""
+
+
+class SFTPConnectionLost(SFTPError):
+    """The session ended with requests in flight."""
+
+
+class SFTPProtocolError(SFTPError):
+    """The server sent what the protocol does not allow."""
+
+
+class SFTPFileNotFound(SFTPError):
+    """No such file on the server."""
+
+
+class SFTPPermissionDenied(SFTPError):
+    """The server refuses access."""
+
+
+class SFTPFileChanged(SFTPError):
+    """The bytes received do not match the size that was announced."""
+
+
+class SFTPNameError(SFTPError):
+    """A file name that is not safe to write locally."""

@@ -1,0 +1,63 @@
+"""Objects that live as long as their event loop: made lazily once, closed in reverse order at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["Closeable", "Lifetimes", "lifetimes"]
+
+logger = logging.getLogger(__name__)
+
+
+class Closeable(Protocol):
+    """What can be kept: anything with an async ``close()``."""
+
+    async def close(self) -> None:
+        """Give back what it holds."""
+
+
+T = TypeVar("T", bound=Closeable)
+
+
+class Lifetimes:
+    """The objects of one event loop, by key. Used on that loop only."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, asyncio.Future[Any]] = {}
+
+    async def use(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
+        """Return the object of that key; the first caller makes it, others wait for the same one.
+
+        A failed making is raised to all who wait for it, and tried afresh by the next caller. A caller that is
+        cancelled does not cancel the making for the others.
+        """
+        making = self._made.get(key)
+        if making is None or (making.done() and (making.cancelled() or making.exception() is not None)):
+            making = self._made[key] = asyncio.ensure_future(make())
+        result: T = await asyncio.shield(making)
+        return result
+
+    async def close(self) -> None:
+        """Close all, the newest first. An object that fails to close is logged; the others are closed all the same."""
+        while self._made:
+            key, making = self._made.popitem()
+            try:
+                if not making.done():
+                    making.cancel()
+                    await asyncio.wait([making])
+                elif not making.cancelled() and making.exception() is None:
+                    await making.result().close()
+            except Exception:
+                logger.exception("could not close resource %r", key)
+
+
+_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lifetimes] = weakref.WeakKeyDictionary()
+
+
+def lifetimes() -> Lifetimes:
+    """Return the running loop's objects."""
+    return _by_loop.setdefault(asyncio.get_running_loop(), Lifetimes())

@@ -1,0 +1,104 @@
+"""One frozen settings object, read once from the environment (``ASYNCWORKER_*``) and a Celery configuration.
+
+The environment wins over the configuration, and the configuration over the defaults here. A configuration key is the
+setting's name with the prefix ``asyncworker_``: ``app.conf.asyncworker_sync_threads = 8``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from asyncworker.errors import SettingsError
+
+__all__ = ["ENV_PREFIX", "Settings", "load_settings"]
+
+ENV_PREFIX = "ASYNCWORKER_"
+CONF_PREFIX = "asyncworker_"
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
+
+
+def _default_state_dir() -> str:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return str(Path(base) / "asyncworker")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator may set. Times are seconds."""
+
+    broker_url: str = ""
+    """Broker; empty: ``CELERY_BROKER_URL``, else the app's own."""
+    result_url: str = ""
+    """Result backend; empty: ``CELERY_RESULT_BACKEND``, else the app's own, else the broker where that is Redis."""
+    store_url: str = ""
+    """Where runs and checkpoints live, an SQLAlchemy async URL; empty: SQLite in the state folder."""
+    state_dir: str = msgspec.field(default_factory=_default_state_dir)
+    """Folder for the SQLite store, offloaded sources and the embedded broker."""
+    include: tuple[str, ...] = ()
+    """Modules with tasks that a worker imports; separated by commas."""
+    concurrency: Count = 1000
+    """Tasks in flight in one process, where ``--concurrency`` and ``worker_concurrency`` say nothing."""
+    sync_threads: Count = 32
+    """Threads for tasks that are not ``async def``."""
+    io_threads: Count = 8
+    """Threads for what is blocking inside Celery: result writes and publishing."""
+    blocked_after_s: PositiveSeconds = 1.0
+    """A coroutine that keeps the loop for longer is named in the log, with its stack."""
+    cancel_grace_s: Seconds = 5.0
+    """How long a cancelled coroutine may clean up before it is called a zombie."""
+    broker_wait_s: Seconds = 10.0
+    """How long a starting worker waits for a broker that does not answer before it gives up."""
+    inline_source_bytes: Count = 65536
+    """A literal source whose JSON is larger is offloaded to the state folder and does not ride in the message."""
+
+    def store_url_or_default(self) -> str:
+        """The store's URL; the default is a file in the state folder, which is made when the store is opened."""
+        return self.store_url or f"sqlite+aiosqlite:///{Path(self.state_dir).absolute() / 'store.sqlite'}"
+
+
+def load_settings(env: Mapping[str, str] | None = None, conf: Mapping[str, Any] | None = None) -> Settings:
+    """Read, convert and check every setting.
+
+    Args:
+        env: The environment; ``None`` reads the process's own.
+        conf: A Celery configuration, or any mapping with ``asyncworker_*`` keys.
+
+    Raises:
+        SettingsError: A name that is not a setting, or a value that is not allowed: names it, its value, what is.
+    """
+    env = os.environ if env is None else env
+    conf = {} if conf is None else conf
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    given: dict[str, Any] = {}
+    for prefix, source in ((CONF_PREFIX, conf), (ENV_PREFIX, env)):
+        for key in source:
+            if not isinstance(key, str) or not key.startswith(prefix):
+                continue
+            name = key[len(prefix) :].lower()
+            if name in _OTHER_READERS:
+                continue
+            if name not in fields:
+                raise SettingsError(f"{key}: no such setting; known: {', '.join(sorted(fields))}")
+            given[name] = _converted(key, source[key], fields[name].type)
+    return Settings(**given)
+
+
+#: Names with our prefix that are read elsewhere: by the embedded server, by the tests.
+_OTHER_READERS = frozenset({"redis_server", "tests_require_servers"})
+
+
+def _converted(key: str, value: Any, wanted: Any) -> Any:
+    if wanted == tuple[str, ...] and isinstance(value, str):
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
+    try:
+        return msgspec.convert(value, wanted, strict=False)
+    except msgspec.ValidationError as exc:
+        raise SettingsError(f"{key} is {value!r}: {str(exc)[0].lower()}{str(exc)[1:]}") from None
