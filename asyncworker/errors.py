@@ -6,6 +6,7 @@
     ├── SettingsError            a setting or an installation that cannot work
     ├── EmbeddedServerError      the embedded broker could not be found or started
     ├── LoopError                the loop thread cannot take the call
+    ├── TaskCancelled            a task's coroutine ended in a CancelledError that nobody outside asked for
     ├── SourceError              the source of a fan-out is wrong, or raised while it was read
     ├── ItemError                an item failed in another process: what is known of its exception
     ├── RunError
@@ -57,6 +58,7 @@ __all__ = [
     "SourceError",
     "StoreError",
     "StoreVersionError",
+    "TaskCancelled",
 ]
 
 
@@ -74,6 +76,10 @@ class EmbeddedServerError(AsyncWorkerError):
 
 class LoopError(AsyncWorkerError):
     """The loop thread cannot take the call."""
+
+
+class TaskCancelled(AsyncWorkerError):
+    """A task's coroutine ended in a CancelledError that nobody outside asked for."""
 
 
 class SourceError(AsyncWorkerError):

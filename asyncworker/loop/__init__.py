@@ -1,0 +1,23 @@
+"""One event loop a process, on its own thread, and the bridge that runs synchronous code suspended on it."""
+
+from asyncworker.loop.bridge import await_, in_bridge, off_loop, off_loop_async, run_in_bridge
+from asyncworker.loop.cancel import Interrupt
+from asyncworker.loop.live import LiveJob, current_job, live_jobs
+from asyncworker.loop.thread import LoopThread, get_loop_thread, running_loop_thread
+from asyncworker.loop.watchdog import Watchdog
+
+__all__ = [
+    "Interrupt",
+    "LiveJob",
+    "LoopThread",
+    "Watchdog",
+    "await_",
+    "current_job",
+    "get_loop_thread",
+    "in_bridge",
+    "live_jobs",
+    "off_loop",
+    "off_loop_async",
+    "run_in_bridge",
+    "running_loop_thread",
+]

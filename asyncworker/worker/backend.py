@@ -1,0 +1,54 @@
+"""The result backend as an async task sees it: its blocking calls leave the loop."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from celery import Celery
+
+from asyncworker.loop import current_job, in_bridge, off_loop
+from asyncworker.worker.job import Job
+
+__all__ = ["OffLoopBackend"]
+
+logger = logging.getLogger(__name__)
+
+#: Writes that an abandoned job may not make: its outcome was reported already.
+_OUTCOMES = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry", "store_result"})
+
+#: Called for every task by the tracer; nothing to wait for in any backend that a worker uses.
+_QUICK = frozenset({"process_cleanup"})
+
+
+class OffLoopBackend:
+    """Any Celery result backend; inside a bridge its methods run on an I/O thread, elsewhere at once.
+
+    It is set as ``task.backend``. The backend proper is the app's, which Celery keeps a thread.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._app.backend, name)
+        if not callable(value) or not in_bridge():
+            return value
+        if name in _OUTCOMES and _is_abandoned():
+            return _ignore
+        if name in _QUICK:
+            return value
+        return functools.partial(off_loop, self._call, name)
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._app.backend, name)(*args, **kwargs)
+
+
+def _is_abandoned() -> bool:
+    job = current_job.get()
+    return isinstance(job, Job) and job.abandoned
+
+
+def _ignore(*_args: Any, **_kwargs: Any) -> None:
+    logger.warning("%s: its late outcome is ignored, another one was reported before", current_job.get())

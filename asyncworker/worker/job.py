@@ -1,0 +1,72 @@
+"""One Celery task in the pool: from the message's acceptance to its settlement."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from asyncworker.loop import Interrupt, LiveJob
+
+__all__ = ["Job", "SoftTimeLimitReached"]
+
+#: Pseudo process ids, above the kernel's highest (2**22), so that ``terminate_job`` hits one job and no process.
+_pids = itertools.count((1 << 22) + 1)
+
+
+class SoftTimeLimitReached(asyncio.CancelledError, SoftTimeLimitExceeded):
+    """The soft limit on its way through a coroutine.
+
+    Both bases are needed: as a cancellation it passes through ``TaskGroup``, ``wait_for`` and ``timeout()`` as itself,
+    and ``except SoftTimeLimitExceeded`` catches it.
+    """
+
+
+class Job(LiveJob):
+    """What the pool keeps of a task in flight; also the apply result that Celery's ``Request`` holds weakly.
+
+    Attributes:
+        pid: The pseudo process id that Celery knows it by.
+        abandoned: Its outcome was already reported (hard limit, revoked); what it still returns is ignored.
+        terminated: It was cancelled by revoke.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        on_accepted: Callable[[int, float], None],
+        on_success: Callable[..., Any],
+        on_error: Callable[[ExceptionInfo], Any],
+        on_timeout: Callable[[bool, float], None],
+        soft_timeout_s: float | None,
+        timeout_s: float | None,
+    ) -> None:
+        super().__init__(id=args[1], name=args[0])
+        self.pid = next(_pids)
+        self.target = target
+        self.args = args
+        self.on_accepted = on_accepted
+        self.on_success = on_success
+        self.on_error = on_error
+        self.on_timeout = on_timeout
+        self.soft_timeout_s = soft_timeout_s
+        self.timeout_s = timeout_s
+        self.interrupt = Interrupt()
+        self.abandoned = False
+        self.terminated = False
+        self.timers: list[Any] = []
+
+    def terminate(self, signal: int | None = None) -> None:
+        """Called by Celery after ``pool.terminate_job``, which has done it."""
+
+    def disarm(self) -> None:
+        """Cancel its time limits."""
+        for timer in self.timers:
+            timer.cancel()
+        self.timers.clear()

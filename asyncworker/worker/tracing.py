@@ -1,0 +1,220 @@
+"""Fit a task into the bridge: the stock tracer runs unmodified, and gives way to the loop at the task's body.
+
+Nothing of Celery is replaced: what is set here are attributes of one task object that Celery reads from it (``run``,
+``backend``, ``apply_async``, ``request_stack.__ident_func__``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import Task, _state
+from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]
+from celery.utils.threads import LocalStack, get_ident
+
+from asyncworker.errors import SettingsError, TaskCancelled
+from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, off_loop, running_loop_thread
+from asyncworker.worker.backend import OffLoopBackend
+from asyncworker.worker.job import Job, SoftTimeLimitReached
+
+__all__ = ["adopt", "bridge_run", "check_locals", "is_async"]
+
+#: Whose request and task stacks the running code sees. The stacks' own key, the greenlet or thread, would lose them in
+#: child tasks and threads; a context variable goes along.
+_stack_owner: contextvars.ContextVar[object] = contextvars.ContextVar("asyncworker_stack_owner", default=None)
+
+
+#: Set on a function that is bridged already.
+_MARK = "__asyncworker_bridged__"
+
+
+def _ident() -> object:
+    return _stack_owner.get() or get_ident()
+
+
+def own_stacks() -> None:
+    """Give the running context request and task stacks of its own. First thing in a job."""
+    _stack_owner.set(object())
+
+
+def check_locals() -> None:
+    """Refuse Celery's fast locals, which cannot follow a context.
+
+    Raises:
+        SettingsError: ``USE_FAST_LOCALS`` is set.
+    """
+    if LocalStack.__name__ == "_FastLocalStack":
+        raise SettingsError("USE_FAST_LOCALS is set: Celery's fast locals lose task.request in async tasks; unset it")
+
+
+def share_stacks(task: Task[Any, Any]) -> None:
+    """Make ``current_task`` and the task's request follow the context."""
+    stacks: list[Any] = [_state._task_stack, task.request_stack]  # type: ignore[attr-defined]
+    for stack in stacks:
+        stack.__ident_func__ = _ident
+
+
+def is_async(task: Task[Any, Any]) -> bool:
+    """Tell whether the task's body is a coroutine function or an async generator, under any decorators."""
+    return is_async_function(getattr(task, "_orig_run", None) or task.run)
+
+
+def is_async_function(fn: Callable[..., Any]) -> bool:
+    """The same, of a function."""
+    innermost = inspect.unwrap(fn)
+    return inspect.iscoroutinefunction(innermost) or inspect.isasyncgenfunction(innermost)
+
+
+def adopt(task: Task[Any, Any]) -> None:
+    """Make a task ready for the async pool; done once a worker process, for every task of the app."""
+    share_stacks(task)
+    stack = task.request_stack
+    attribute = "_orig_run" if hasattr(task, "_orig_run") else "run"
+    run = getattr(task, attribute)
+    if is_async_function(run) and not hasattr(run, _MARK):
+        # Below autoretry_for, which must see the exception.
+        setattr(task, attribute, bridge_run(run, lambda: stack))
+    if is_async(task):
+        if not isinstance(task.backend, OffLoopBackend):
+            task.backend = OffLoopBackend(task.app)  # type: ignore[assignment]
+        if not isinstance(task.apply_async, functools.partial):
+            # So that retries, links and chains, which the tracer sends, do not hold up the loop.
+            task.apply_async = functools.partial(off_loop, task.apply_async)  # type: ignore[method-assign]
+
+
+def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Callable[..., Any]:
+    """Return ``run`` so that a tracer gets the awaited value from it, and user code the coroutine.
+
+    Args:
+        run: An async function, perhaps under decorators.
+        request_stack: Returns the task's request stack.
+    """
+    run = _inside_pydantic(run, request_stack)
+    if hasattr(run, _MARK):
+        return run
+
+    @functools.wraps(run)
+    def bridged(*args: Any, **kwargs: Any) -> Any:
+        result = run(*args, **kwargs)
+        if not inspect.isawaitable(result) and not inspect.isasyncgen(result):
+            return result
+        if not _enter_trace(request_stack()):
+            return result
+        coroutine = _collected(result) if inspect.isasyncgen(result) else _awaited(result)
+        return _wait(coroutine)
+
+    return _marked(bridged)
+
+
+def _marked(bridged: Callable[..., Any]) -> Callable[..., Any]:
+    setattr(bridged, _MARK, True)
+    return bridged
+
+
+def _inside_pydantic(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Callable[..., Any]:
+    """Put the bridge below Celery's pydantic wrapper, which must see the value and not the coroutine."""
+    function = getattr(run, "__func__", run)
+    if getattr(function, "__code__", None) not in pydantic_wrapper.__code__.co_consts:
+        return run
+    given = inspect.getclosurevars(function).nonlocals
+    rebuilt = pydantic_wrapper(
+        given["app"],
+        bridge_run(given["task_fun"], request_stack),
+        given["task_name"],
+        given["strict"],
+        given["context"],
+        given["dump_kwargs"],
+    )
+    return _marked(rebuilt)
+
+
+def _enter_trace(request_stack: Any) -> bool:
+    """Tell whether a tracer waits for this call's value; true once a trace.
+
+    A tracer has pushed a request that is not "called directly". A body that calls its own task, or ``super().run``,
+    is inside a trace that was entered already, and gets a coroutine to await.
+    """
+    for request in reversed(request_stack.stack):
+        if not request.called_directly:
+            if getattr(request, "_asyncworker_entered", False):
+                return False
+            request._asyncworker_entered = True
+            return True
+    return False
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+async def _collected(generator: AsyncIterator[Any]) -> list[Any]:
+    return [value async for value in generator]
+
+
+def _wait(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Wait for a task's coroutine, wherever its tracer runs: our pool, another pool, eagerly."""
+    if in_bridge():
+        return _wait_in_bridge(coroutine)
+    token = _stack_owner.set(_ident())
+    try:
+        loop_thread = running_loop_thread()
+        if loop_thread is not None and threading.get_ident() == loop_thread.ident:
+            # Eager inside a child task of our own loop: only another loop can run it before we return.
+            return _on_another_loop(coroutine)
+        return get_loop_thread().run(coroutine)
+    finally:
+        _stack_owner.reset(token)
+
+
+def _wait_in_bridge(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    job = current_job.get()
+    if not isinstance(job, Job):
+        return await_(coroutine)
+    outer, job.coroutine = job.coroutine, coroutine
+    try:
+        value = await_(coroutine)
+    except BaseException as exc:
+        raise _outcome_of(exc, job) from exc.__cause__
+    finally:
+        job.coroutine = outer
+    if job.interrupt.requested:
+        # It swallowed the cancellation. The tracer must not store its value nor start what is linked to it.
+        raise asyncio.CancelledError
+    return value
+
+
+def _outcome_of(exc: BaseException, job: Job) -> BaseException:
+    """Return what the tracer should see of an exception that left a task's coroutine."""
+    if job.interrupt.requested:
+        return exc if isinstance(exc, asyncio.CancelledError) else asyncio.CancelledError()
+    if isinstance(exc, SoftTimeLimitReached):
+        return SoftTimeLimitExceeded(*exc.args).with_traceback(exc.__traceback__)
+    if isinstance(exc, asyncio.CancelledError):
+        return TaskCancelled("a CancelledError left the task's coroutine, and nobody outside had cancelled it")
+    return exc
+
+
+def _on_another_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    outcome: list[Any] = []
+    context = contextvars.copy_context()
+
+    def main() -> None:
+        try:
+            outcome.extend((True, asyncio.run(coroutine)))
+        except BaseException as exc:
+            outcome.extend((False, exc))
+
+    thread = threading.Thread(target=lambda: context.run(main), name="asyncworker-eager")
+    thread.start()
+    thread.join()
+    succeeded, value = outcome
+    if succeeded:
+        return value
+    raise value
