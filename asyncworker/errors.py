@@ -9,6 +9,8 @@
     ├── TaskCancelled            a task's coroutine ended in a CancelledError that nobody outside asked for
     ├── SourceError              the source of a fan-out is wrong, or raised while it was read
     ├── ItemError                an item failed in another process: what is known of its exception
+    │   └── ItemTimeout          an item passed its own time limit
+    ├── ItemErrors               several items failed: an ExceptionGroup with the counts and the first ones
     ├── RunError
     │   ├── RunNotFound          no run of that id in the store
     │   ├── RunTakenOver         another process holds this run now; this one's writes are refused
@@ -32,11 +34,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "AsyncWorkerError",
     "CheckpointCorrupt",
     "EmbeddedServerError",
     "ItemError",
+    "ItemErrors",
+    "ItemTimeout",
     "LoopError",
     "RunCancelled",
     "RunChanged",
@@ -88,6 +94,28 @@ class SourceError(AsyncWorkerError):
 
 class ItemError(AsyncWorkerError):
     """An item failed in another process; the message holds its exception's type and text."""
+
+
+class ItemTimeout(ItemError, TimeoutError):
+    """An item passed its own time limit."""
+
+
+class ItemErrors(AsyncWorkerError, ExceptionGroup[Exception]):
+    """Several items failed: the message counts them, the group holds the first ones.
+
+    A result backend that speaks JSON rebuilds an exception from its ``args`` after their trip through text, so what is
+    no longer an exception is taken as the text of one.
+    """
+
+    def __new__(cls, message: str, exceptions: str | Sequence[Exception | str]) -> ItemErrors:
+        """Make the group; texts among the exceptions become an ``ItemError`` of that text."""
+        given: Sequence[Exception | str] = [exceptions] if isinstance(exceptions, str) else exceptions
+        members = [each if isinstance(each, Exception) else ItemError(str(each)) for each in given]
+        return super().__new__(cls, str(message), members or [ItemError("nothing is known of them")])
+
+    def derive(self, excs: Sequence[Exception], /) -> ItemErrors:  # type: ignore[override]
+        """Make a part of this group, for ``split`` and ``except*``."""
+        return ItemErrors(self.message, excs)
 
 
 class RunError(AsyncWorkerError):
