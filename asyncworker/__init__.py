@@ -1,1 +1,33 @@
-"""Celery workers that run ``async def`` tasks by the thousand on one event loop a process."""
+"""Celery workers that run ``async def`` tasks by the thousand on one event loop a process.
+
+``asyncworker.app`` is the default Celery app; it is made when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asyncworker.default_app import get_app, install
+from asyncworker.errors import SettingsError
+from asyncworker.tasks.task import AsyncTask
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    app: Celery
+
+__all__ = ["AsyncTask", "app", "install"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        try:
+            return get_app()
+        except SettingsError as exc:
+            if click.get_current_context(silent=True) is None:
+                raise
+            # `celery -A asyncworker` would print a traceback around it.
+            raise SystemExit(f"asyncworker: {exc}") from None
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

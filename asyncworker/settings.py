@@ -56,8 +56,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a cancelled coroutine may clean up before it is called a zombie."""
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
-    inline_source_bytes: Count = 65536
-    """A literal source whose JSON is larger is offloaded to the state folder and does not ride in the message."""
 
     def store_url_or_default(self) -> str:
         """The store's URL; the default is a file in the state folder, which is made when the store is opened."""

@@ -1,0 +1,1 @@
+"""Async tasks, fan-outs, and what a client holds of them."""

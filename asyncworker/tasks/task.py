@@ -1,0 +1,90 @@
+"""The task class: everything of Celery's, ``async def`` bodies, and the ways to fan out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery.canvas import Signature, group
+from celery.result import AsyncResult
+
+from asyncworker.loop import off_loop_async
+from asyncworker.worker.tracing import bridge_run, is_async_function, share_stacks
+
+if TYPE_CHECKING:
+    from asyncworker.tasks.partial import Partial
+
+    _Task = Task[Any, Any]
+else:
+    _Task = Task
+
+__all__ = ["AsyncTask"]
+
+
+class AsyncTask(_Task):
+    """Base of the tasks of an app that asyncworker is installed in. Sync and async bodies alike.
+
+    An async body runs on the event loop of the async worker. Called directly, ``my_task(x)``, it returns its coroutine;
+    traced by any pool of Celery's or eagerly, the value. A body that is an async generator gives the list of what
+    it yields, and can be the lazy source of a fan-out.
+    """
+
+    abstract = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        declared = cls.__dict__.get("run")
+        run = declared.__func__ if isinstance(declared, staticmethod) else declared
+        if run is None or not is_async_function(run):
+            return
+        if isinstance(declared, staticmethod):
+            # A decorated function: this class is its own, and the only one whose requests it can be part of.
+            cls.run = staticmethod(bridge_run(run, lambda: cls.request_stack))  # type: ignore[method-assign,assignment]
+        else:
+            cls.run = _bridge_method(run)  # type: ignore[method-assign]
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Called by Celery when the task gets its app."""
+        share_stacks(cls)
+        return super().on_bound(app)
+
+    def partial(self, **fixed: Any) -> Partial:
+        """Fix keyword arguments of a fan-out; the others come from its source: ``task.partial(...).iterate(...)``."""
+        from asyncworker.tasks.partial import Partial
+
+        return Partial(self, fixed)
+
+    def iterate(self, *, mode: str = "product", **sources: Any) -> Signature[Any]:
+        """Build a fan-out with no fixed arguments; see :meth:`Partial.iterate`."""
+        return self.partial().iterate(mode=mode, **sources)
+
+    def iterate_kwargs(self, rows: Iterable[Mapping[str, Any]]) -> Signature[Any]:
+        """Build a fan-out over rows of keyword arguments; see :meth:`Partial.iterate_kwargs`."""
+        return self.partial().iterate_kwargs(rows)
+
+    def expand(self, *, mode: str = "product", **sources: Any) -> group:
+        """Build a group of one message an item; see :meth:`Partial.expand`."""
+        return self.partial().expand(mode=mode, **sources)
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+        """Send the task without holding up the running loop: the awaitable twin of ``delay``."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Send the task without holding up the running loop: the awaitable twin of ``apply_async``."""
+        return await off_loop_async(super().apply_async, args, kwargs, **options)
+
+
+def _bridge_method(run: Any) -> Any:
+    """Bridge a method: whose requests it may be part of is known once it is called."""
+    import functools
+
+    @functools.wraps(run)
+    def method(self: AsyncTask, *args: Any, **kwargs: Any) -> Any:
+        return bridge_run(run, lambda: self.request_stack)(self, *args, **kwargs)
+
+    return method
