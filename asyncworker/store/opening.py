@@ -1,0 +1,110 @@
+"""Open a store: connection settings, tables, and the version they must be of."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, event, insert, inspect, make_url, select, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from asyncworker.errors import SettingsError, StoreError, StoreVersionError
+from asyncworker.store import schema
+from asyncworker.store.sql import WRITES, Store
+
+__all__ = ["open_store"]
+
+#: How long SQLite waits for a lock that another process holds.
+BUSY_TIMEOUT_S = 30
+#: Any number, the same for all: serialises the making of tables on PostgreSQL.
+ADVISORY_LOCK = 0x6173796E63
+
+
+async def open_store(url: str) -> Store:
+    """Open the store at an SQLAlchemy async URL, making its folder and tables where there are none.
+
+    Args:
+        url: ``sqlite+aiosqlite:///PATH`` or ``postgresql+asyncpg://...``.
+
+    Raises:
+        SettingsError: The URL cannot be a store.
+        StoreVersionError: The tables were made by a version that stores otherwise.
+        StoreError: The database cannot be used.
+    """
+    parsed = _parsed(url)
+    shown = parsed.render_as_string(hide_password=True)
+    try:
+        if parsed.get_backend_name() == "sqlite":
+            # Results and arguments are nobody else's business.
+            await asyncio.to_thread(Path(parsed.database or "").parent.mkdir, 0o700, True, True)
+        engine = _engine(parsed)
+    except (SQLAlchemyError, ImportError) as exc:
+        raise SettingsError(f"store_url is {shown!r}: {exc}") from exc
+    except OSError as exc:
+        raise StoreError(f"store {shown}: its folder cannot be made: {exc}") from exc
+    try:
+        async with engine.execution_options(**{WRITES: True}).begin() as connection:
+            found = await connection.run_sync(_prepare)
+    except (SQLAlchemyError, OSError) as exc:
+        await engine.dispose()
+        raise StoreError(f"store {shown}: {type(exc).__name__}: {exc}") from exc
+    except BaseException:
+        await engine.dispose()
+        raise
+    if found != schema.SCHEMA_VERSION:
+        await engine.dispose()
+        raise StoreVersionError(
+            f"store {shown}: its tables are of version {found}, this asyncworker needs {schema.SCHEMA_VERSION}; "
+            "point store_url at another database, or run the asyncworker that made it"
+        )
+    return Store(engine)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SettingsError(f"store_url is {url!r}: not a database URL; expected sqlite+aiosqlite:///PATH") from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise SettingsError(f"store_url is {url!r}: other processes must read it; give it a file")
+    return parsed
+
+
+def _engine(url: URL) -> AsyncEngine:
+    if url.get_backend_name() != "sqlite":
+        return create_async_engine(url, pool_pre_ping=True)
+    engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own BEGIN is deferred: a transaction that reads first could not wait for the write lock, it would
+    # fail. So BEGIN is ours, below.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # Safe against a crash of the process; a power cut may lose the last transactions, never the file.
+        cursor.execute("PRAGMA synchronous=NORMAL")
+    finally:
+        cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(WRITES) else "BEGIN")
+
+
+def _prepare(connection: Connection) -> int:
+    """Make what is missing; return the version that is stored."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+    if not inspect(connection).has_table(schema.version.name):
+        schema.metadata.create_all(connection)
+        connection.execute(insert(schema.version).values(version=schema.SCHEMA_VERSION))
+    found = connection.execute(select(schema.version.c.version)).scalar_one_or_none()
+    return -1 if found is None else int(found)

@@ -1,0 +1,178 @@
+"""What crosses between the store and those who use it: a run's request, hold, batches, progress and failures."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+__all__ = [
+    "Batch",
+    "Counters",
+    "ItemFailure",
+    "KeyChunk",
+    "Progress",
+    "ResultChunk",
+    "RunHold",
+    "RunRequest",
+    "RunState",
+]
+
+RunState = Literal["running", "done", "failed", "cancelled"]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of the store when a run begins."""
+
+    run_id: str
+    task: str
+    """Name of what runs each item."""
+    fingerprint: str
+    """Identity of the source and the fixed arguments; a checkpoint of another one is not resumed."""
+    total: int | None = None
+    """How many items the source has, where it is known."""
+    keyed: bool = False
+    """Items are known by a key, not by their index."""
+    request: bytes = b""
+    """What would start the run again; opaque to the store."""
+    started_at: datetime = msgspec.field(default_factory=_now)
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run stands."""
+
+    run_id: str
+    task: str
+    state: RunState
+    total: int | None = None
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    retried: int = 0
+    """Attempts that failed and were tried again, in this attempt of the run."""
+    resumed: int = 0
+    """Items that this attempt did not run, because a checkpoint holds them."""
+    carried: int = 0
+    """Items that the checkpoint held when this attempt of the run began."""
+    attempt: int = 1
+    """How many times the run was begun without starting afresh."""
+    complete: bool = False
+    """Every item of the source was settled; what failed has failed for good."""
+    error: str = ""
+    """What ended the run before it was complete."""
+    started_at: datetime
+    attempt_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None = None
+
+    @property
+    def settled(self) -> int:
+        """Items that are done, skipped or failed."""
+        return self.done + self.skipped + self.failed
+
+    @property
+    def fraction(self) -> float | None:
+        """Between 0 and 1, where the total is known."""
+        if self.total is None:
+            return None
+        return min(1.0, self.settled / self.total) if self.total else 1.0
+
+    @property
+    def rate(self) -> float:
+        """Items a second, over this attempt of the run; 0.0 before the first checkpoint."""
+        elapsed_s = (self.updated_at - self.attempt_at).total_seconds()
+        return max(0, self.settled - self.carried) / elapsed_s if elapsed_s > 0 else 0.0
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Estimate of the seconds left, where total and rate are known."""
+        if self.total is None or not self.rate:
+            return None
+        return max(0, self.total - self.settled) / self.rate
+
+
+class ItemFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """An item that failed for good, as far as this attempt of the run goes."""
+
+    index: int
+    key: str
+    """The item's key; without one, its keyword arguments, shortened."""
+    type: str
+    """Qualified name of the exception's class; builtins without their module."""
+    message: str
+    attempt: int
+    """How many times the item was tried."""
+    traceback: str
+    at: datetime
+
+    def __str__(self) -> str:
+        return f"item {self.index} ({self.key}): {self.type}: {self.message}"
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """The counters of a run: done and skipped since it was started afresh, the others of this attempt of it."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    retried: int = 0
+    resumed: int = 0
+
+
+class ResultChunk(msgspec.Struct, frozen=True):
+    """Results of up to 1,000 items, sorted by index."""
+
+    indexes: list[int]
+    values: list[bytes]
+    keys: bytes = b""
+    """Keyed runs: 16 bytes an item, in the same order."""
+
+
+class KeyChunk(msgspec.Struct, frozen=True):
+    """Where items with a key stand in the source, as this attempt of the run saw it."""
+
+    keys: bytes
+    """16 bytes an item."""
+    indexes: list[int]
+    skipped: list[int]
+    """Those of the indexes whose items were skipped."""
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What one transaction adds to a run."""
+
+    counters: Counters
+    finished_map: bytes = b""
+    """The bitmap of finished indexes, whole; empty in keyed runs."""
+    results: list[ResultChunk] = []
+    keys: list[KeyChunk] = []
+    failures: list[ItemFailure] = []
+    total: int | None = None
+    """Given once it is known; ``None`` leaves what is stored."""
+    state: RunState = "running"
+    complete: bool = False
+    error: str = ""
+    at: datetime
+
+
+class RunHold(msgspec.Struct, frozen=True, kw_only=True):
+    """The right to write a run, and what its checkpoint held when it was taken."""
+
+    run_id: str
+    fence: int
+    """Writes count only while the stored fence is this one."""
+    attempt: int
+    keyed: bool
+    next_chunk: int
+    """Sequence number of the next chunk row; a holder counts on from here by itself."""
+    progress: Progress
+    finished: Progress | None = None
+    """Set where the run has ended and is not to be run again; then nothing is held."""
+    finished_map: bytes = b""
+    keys: list[KeyChunk] = []
+    """Keyed runs: all that was stored, oldest first."""

@@ -1,0 +1,124 @@
+"""The tables, in SQLAlchemy Core: the same for SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import zlib
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.types import TypeDecorator
+
+__all__ = ["SCHEMA_VERSION", "checksum_of", "failure", "key_chunk", "metadata", "result_chunk", "run", "version"]
+
+SCHEMA_VERSION = 1
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in and out, UTC; SQLite would drop the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back what SQLite forgot."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def checksum_of(*parts: bytes | int) -> int:
+    """CRC-32 over what a row must agree on."""
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part if isinstance(part, bytes) else b"%d;" % part, crc)
+    return crc
+
+
+metadata = MetaData()
+
+version = Table("asyncworker_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
+
+run = Table(
+    "asyncworker_run",
+    metadata,
+    Column("run_id", String(255), primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("complete", Boolean, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    # Raised each time the run changes hands; a write counts only under the fence that its writer was given.
+    Column("fence", Integer, nullable=False),
+    Column("keyed", Boolean, nullable=False),
+    Column("total", BigInteger),
+    Column("done", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("skipped", BigInteger, nullable=False),
+    Column("retried", BigInteger, nullable=False),
+    Column("resumed", BigInteger, nullable=False),
+    Column("carried", BigInteger, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("started_at", UTCDateTime, nullable=False),
+    Column("attempt_at", UTCDateTime, nullable=False),
+    Column("updated_at", UTCDateTime, nullable=False),
+    Column("finished_at", UTCDateTime),
+    # Over the bitmap and the counters of what is finished.
+    Column("checksum", BigInteger, nullable=False),
+    # Last: SQLite reads a row from the left, and listing runs must not drag these along.
+    Column("finished_map", LargeBinary, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Index("asyncworker_run_by_start", "started_at"),
+)
+
+failure = Table(
+    "asyncworker_failure",
+    metadata,
+    Column("run_id", String(255), primary_key=True),
+    Column("item_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("traceback", Text, nullable=False),
+    Column("at", UTCDateTime, nullable=False),
+)
+
+result_chunk = Table(
+    "asyncworker_result_chunk",
+    metadata,
+    Column("run_id", String(255), primary_key=True),
+    Column("chunk", BigInteger, primary_key=True, autoincrement=False),
+    Column("first_index", BigInteger, nullable=False),
+    Column("body_bytes", BigInteger, nullable=False),
+    Column("checksum", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("asyncworker_result_chunk_by_index", "run_id", "first_index", "chunk"),
+)
+
+key_chunk = Table(
+    "asyncworker_key_chunk",
+    metadata,
+    Column("run_id", String(255), primary_key=True),
+    Column("chunk", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("checksum", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
