@@ -64,7 +64,7 @@ class DemoRun:
             needed.mkdir(parents=True, exist_ok=True)
         self._stack.callback(folder.sweep)  # runs when no worker writes any more
         folder.sweep()
-        broker = self._stack.enter_context(EmbeddedServer(folder.broker))
+        broker = self._stack.enter_context(EmbeddedServer(folder.broker, share=False))
         use_variables(client_variables(broker, folder.state) | {"ASYNCWORKER_INCLUDE": "asyncworker.cli.demo_tasks"})
         self._server = self._start_server()
         self._worker = self._start_worker("worker-1", slowed=slowed)

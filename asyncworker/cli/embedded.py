@@ -70,11 +70,13 @@ class EmbeddedServer:
 
     Args:
         folder: Where its data and its log are; made when missing.
+        share: Whether a server that another process has started will do; if not, that process has to end first.
         start_timeout_s: How long it may take to answer, and how long to wait for a predecessor to end.
     """
 
-    def __init__(self, folder: Path, *, start_timeout_s: float = 10.0) -> None:
+    def __init__(self, folder: Path, *, share: bool = True, start_timeout_s: float = 10.0) -> None:
         self.folder = folder.absolute()
+        self._share = share
         self._start_timeout_s = start_timeout_s
         self._child: Child | None = None
         self._locks = contextlib.ExitStack()
@@ -142,9 +144,11 @@ class EmbeddedServer:
                         raise
                     return self
                 # The owner let go of start.lock with its server answering; if it does not, the owner is on its way out.
-                if self.ping():
+                if self._share and self.ping():
                     return self
                 if time.monotonic() > deadline:
+                    if not self._share:
+                        raise EmbeddedServerError(f"the embedded server in {self.folder} is in use by another process")
                     raise EmbeddedServerError(
                         f"the process that owns the embedded server in {self.folder} lives, but its server does not "
                         f"answer on {self.socket_path}; see {self._log}"

@@ -1,0 +1,162 @@
+"""What every test has: a detector of blocked loops, real servers, and a check that no process is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from blockbuster import blockbuster_ctx
+
+from asyncworker.cli.embedded import EmbeddedServer, find_server
+from asyncworker.errors import EmbeddedServerError
+from tests.servers import MissingServer
+from tests.servers.worker import Worker, running_worker
+
+REQUIRE_SERVERS = "ASYNCWORKER_TESTS_REQUIRE_SERVERS"
+
+#: In the environment of every process that a test starts, however it is detached.
+SESSION_VARIABLE = "AW_TEST_SESSION"
+SESSION = uuid.uuid4().hex
+
+#: Where our own code blocks the loop on purpose: (end of the file's name, functions).
+ON_PURPOSE: list[tuple[str, set[str]]] = []
+
+#: How long a process that was just ended may take to be gone.
+LEFT_AFTER_S = 3.0
+
+
+# -- the loop ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def blocked_loop_detector() -> Iterator[None]:
+    """Fail a call of ours that blocks a running loop: a sleep, a file, a socket, a database."""
+    with blockbuster_ctx("asyncworker") as detector:
+        for name, function in detector.functions.items():
+            # Another thread holds a lock for microseconds, now and then: no fault, and not the same in every run.
+            if name.startswith("threading.Lock"):
+                function.deactivate()
+            for file, functions in ON_PURPOSE:
+                function.can_block_in(file, functions)
+        yield
+
+
+# -- servers -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def missing_server_skips() -> Iterator[None]:
+    """A server program that is not installed skips the test; where all are required, it fails it."""
+    try:
+        yield
+    except MissingServer as exc:
+        if os.environ.get(REQUIRE_SERVERS) == "1":
+            pytest.fail(f"{exc} ({REQUIRE_SERVERS}=1)", pytrace=False)
+        pytest.skip(str(exc))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with missing_server_skips():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with missing_server_skips():
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def _valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    try:
+        find_server()
+    except EmbeddedServerError as exc:
+        raise MissingServer(str(exc)) from exc
+    with EmbeddedServer(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(_valkey: EmbeddedServer) -> EmbeddedServer:
+    """A Valkey that holds nothing: ``broker_url``, ``result_url``, ``redis_url``."""
+    with redis.Redis.from_url(_valkey.redis_url) as client:
+        client.flushall()
+    return _valkey
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    """The state folder of the worker and its clients."""
+    path = tmp_path / "state"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def worker_env(valkey: EmbeddedServer, state_dir: Path) -> dict[str, str]:
+    """The settings with which a worker, or a client process, talks to the test's broker."""
+    return {
+        "ASYNCWORKER_BROKER_URL": valkey.broker_url,
+        "ASYNCWORKER_RESULT_URL": valkey.result_url,
+        "ASYNCWORKER_STATE_DIR": str(state_dir),
+    }
+
+
+@pytest.fixture
+def worker(worker_env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Start workers: ``worker("tests.integration.tasks", "-c", "10", env={...}, name="one@test", app="pkg.app")``.
+
+    The first argument is a module with tasks, or ``None``; what follows is added to the command line. Returns once the
+    worker is ready; all are stopped after the test.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start(include: str | None, *arguments: str, env: dict[str, str] | None = None, **options: object) -> Worker:
+            variables = worker_env | ({"ASYNCWORKER_INCLUDE": include} if include else {}) | (env or {})
+            return stack.enter_context(running_worker(tmp_path, *arguments, env=variables, **options))  # type: ignore[arg-type]
+
+        yield start
+
+
+# -- nothing is left -----------------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A setting in the developer's shell must not decide what a test sees.
+    for name in [name for name in os.environ if name.startswith(("ASYNCWORKER_", "CELERY_"))]:
+        if name not in (REQUIRE_SERVERS, "ASYNCWORKER_REDIS_SERVER"):
+            del os.environ[name]
+    os.environ[SESSION_VARIABLE] = SESSION
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    result = yield
+    left = left_processes()
+    if left:
+        _gone, left = psutil.wait_procs(left, timeout=LEFT_AFTER_S)
+    if left:
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                print(f"\nleft behind by a test: process {process.pid}: {' '.join(process.cmdline())}")
+                process.kill()
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    return result
+
+
+def left_processes() -> list[psutil.Process]:
+    """Return the processes that the tests of this session have started and that still run."""
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            ours = process.environ().get(SESSION_VARIABLE) == SESSION and process.pid != os.getpid()
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                left.append(process)
+    return left
