@@ -1,0 +1,18 @@
+"""SFTP for thousands of files: a lean client of SFTP version 3, many requests under way on a few connections.
+
+::
+
+    pool = await sftp.pool("files.example.com", username="u")   # one a process, shared by all tasks
+    transfer = await pool.get("/in/a.xml", "/data/a.xml")
+
+Files: packets (bytes and values), protocol (the state machine), transports (SSH), session (the two together), transfer
+and listing and request (what runs on a session), connections (who runs where), pool (what a task calls).
+"""
+
+from asyncworker.sftp.listing import Entry
+from asyncworker.sftp.names import check_name, local_path
+from asyncworker.sftp.packets import Attributes
+from asyncworker.sftp.pool import SFTPPool, pool
+from asyncworker.sftp.transfer import Transfer
+
+__all__ = ["Attributes", "Entry", "SFTPPool", "Transfer", "check_name", "local_path", "pool"]

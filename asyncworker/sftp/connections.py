@@ -1,0 +1,190 @@
+"""Which sessions live, which are being made, and who waits for a place on one. One loop, no locks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from typing import Protocol
+
+from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.errors import SFTPConnectionLost, SFTPError
+from asyncworker.sftp.options import Options
+from asyncworker.sftp.session import Session
+from asyncworker.sftp.transports import Connect, ConnectionDropped
+
+__all__ = ["Connections", "Job"]
+
+logger = logging.getLogger(__name__)
+
+#: Connections that are being made at the same time, at most: OpenSSH drops some of more than ten (MaxStartups).
+_RAMP = 8
+#: Jobs on one connection before another one is worth opening.
+_JOBS_BEFORE_NEXT = 32
+#: Tries of one connection where the server dropped it during the handshake, as MaxStartups does.
+_TRIES = 3
+#: How long to stay with fewer connections after one could not be made.
+_RETREAT_S = 30.0
+
+
+class Job(Protocol):
+    """What needs a place on a session."""
+
+    def start(self, session: Session) -> None:
+        """Begin; the place is the job's until it calls :meth:`Connections.release`."""
+
+    def fail(self, error: Exception) -> None:
+        """Take that there will be no session."""
+
+
+class Connections:
+    """The connections to one server.
+
+    They are made as the load needs them. One that cannot be made lowers their number for a while, not the job; only
+    when none lives does its error reach those who wait.
+    """
+
+    def __init__(self, options: Options, connect: Connect, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._options = options
+        self._connect = connect
+        self._clock = clock
+        self._sessions: list[Session] = []
+        self._making: set[asyncio.Task[None]] = set()
+        self._waiting: OrderedDict[Job, None] = OrderedDict()  # in order, and any of them leaves in O(1)
+        self._allowed = options.connections
+        self._retreat_ends = 0.0
+        self._in_flight = 0
+        self._closed = False
+
+    @property
+    def count(self) -> int:
+        """How many connections live."""
+        return len(self._sessions)
+
+    @property
+    def in_flight(self) -> int:
+        """How many places are taken."""
+        return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a place."""
+        return len(self._waiting)
+
+    def submit(self, job: Job) -> None:
+        """Start the job as soon as there is a place for it, in order of arrival."""
+        if self._closed:
+            where = self._options.address
+            job.fail(SFTPError(f"{where}: the pool is closed", host=where))
+            return
+        self._waiting[job] = None
+        self._pump()
+
+    def withdraw(self, job: Job) -> None:
+        """Forget a job that waits; one that has started is left alone."""
+        self._waiting.pop(job, None)
+
+    def release(self, session: Session) -> None:
+        """Give a place back."""
+        session.in_flight -= 1
+        self._in_flight -= 1
+        if self._waiting:
+            self._pump()
+
+    async def close(self) -> None:
+        """Fail what waits and what runs, and close every connection."""
+        self._closed = True
+        where = self._options.address
+        self._fail_waiting(SFTPError(f"{where}: the pool was closed", host=where))
+        making = list(self._making)
+        for task in making:
+            task.cancel()
+        sessions, self._sessions = self._sessions, []
+        await asyncio.gather(*making, *(session.close() for session in sessions), return_exceptions=True)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        while self._waiting:
+            session = min(self._sessions, key=_load, default=None)
+            if session is not None and not session.alive:  # its end is being told to its jobs; this may be one
+                self._sessions.remove(session)
+                continue
+            if session is None or session.in_flight >= session.capacity:
+                break
+            job, _ = self._waiting.popitem(last=False)
+            session.in_flight += 1
+            self._in_flight += 1
+            job.start(session)
+        self._grow()
+
+    def _grow(self) -> None:
+        load = self._in_flight + len(self._waiting)
+        have = len(self._sessions) + len(self._making)
+        spread = min(_JOBS_BEFORE_NEXT, *(session.capacity for session in self._sessions), self._options.in_flight)
+        if load <= have * spread or self._closed:
+            return
+        if self._allowed < self._options.connections and self._clock.monotonic() >= self._retreat_ends:
+            self._allowed = self._options.connections
+        wanted = min(self._allowed, -(-load // spread))
+        for _ in range(min(wanted - have, _RAMP - len(self._making))):
+            task = asyncio.get_running_loop().create_task(self._make())
+            self._making.add(task)
+
+    async def _make(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            session = await self._open()
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            self._making.discard(task)
+            self._retreat(error)
+            return
+        finally:
+            self._making.discard(task)
+        if self._closed:
+            await session.close()
+        elif session.alive:
+            self._sessions.append(session)
+            self._pump()
+        else:
+            where = self._options.address
+            self._retreat(session.protocol.ended or SFTPConnectionLost(f"{where}: lost at once", host=where))
+
+    async def _open(self) -> Session:
+        attempt = 1
+        while True:
+            try:
+                return await Session.open(self._options, self._connect, self._lost)
+            except ConnectionDropped as error:
+                if attempt == _TRIES:
+                    raise
+                logger.debug("%s; trying again", error)
+            # Jittered: those that were dropped together must not come back together.
+            await self._clock.sleep(random.uniform(0.1, 0.4) * attempt)
+            attempt += 1
+
+    def _retreat(self, error: Exception) -> None:
+        have = len(self._sessions) + len(self._making)
+        if have:
+            self._allowed = have
+            self._retreat_ends = self._clock.monotonic() + _RETREAT_S
+            logger.warning("going on with fewer connections, %d: %s", have, error)
+        else:
+            self._fail_waiting(error)
+
+    def _lost(self, session: Session) -> None:
+        if session in self._sessions:
+            self._sessions.remove(session)
+        if self._waiting:
+            self._pump()
+
+    def _fail_waiting(self, error: Exception) -> None:
+        waiting, self._waiting = self._waiting, OrderedDict()
+        for job in waiting:
+            job.fail(error)
+
+
+def _load(session: Session) -> int:
+    return session.in_flight

@@ -1,0 +1,194 @@
+"""A folder read with many READDIRs under way: the answers come in order, and nobody waits for each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from asyncworker.errors import SFTPNameError
+from asyncworker.sftp import packets
+from asyncworker.sftp.names import check_name
+from asyncworker.sftp.packets import Attributes, Name, Status
+from asyncworker.sftp.session import Session, refusal
+
+__all__ = ["Entry", "Listing"]
+
+logger = logging.getLogger(__name__)
+
+#: READDIRs that are under way, or answered and not taken yet. 17,000 names at 20 ms: 3.4 s one by one, 0.28 s so.
+_AHEAD = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name of a folder.
+
+    Attributes:
+        name: Its name, checked: one plain component.
+        path: The folder's path and the name.
+        attributes: What the server says of it; of a link, not of what it leads to.
+    """
+
+    name: str
+    path: str
+    attributes: Attributes
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Its size, where the server says it."""
+        return self.attributes.size_bytes
+
+    @property
+    def mtime(self) -> int | None:
+        """When it was last changed, seconds since 1970, UTC."""
+        return self.attributes.mtime
+
+    @property
+    def mode(self) -> int | None:
+        """Type and permissions, as ``os.stat`` has them."""
+        return self.attributes.mode
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return self.attributes.is_file
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+        return self.attributes.is_dir
+
+
+class Listing:
+    """The state of one folder that is being read.
+
+    Args:
+        path: The folder, for paths and messages.
+        raw: The same as bytes.
+        address: The server, for messages.
+        on_released: Called once, when the place on the session is free again.
+    """
+
+    def __init__(self, path: str, raw: bytes, address: str, on_released: Callable[[Session], None]) -> None:
+        self._path = path
+        self._address = address
+        self._raw = raw
+        self._on_released = on_released
+        self._batches: deque[tuple[Name, ...]] = deque()
+        self._news = asyncio.Event()
+        self._session: Session | None = None
+        self._handle: bytes | None = None
+        self._asked = 0
+        self._finished = False  # no more batches will come
+        self._closing = False
+        self._error: Exception | None = None
+
+    def start(self, session: Session) -> None:
+        """Take a place on that session and begin."""
+        self._session = session
+        self._asked = 1
+        session.protocol.opendir(self._raw, self._opened, self)
+
+    def fail(self, error: Exception) -> None:
+        """Stop with that error; what came before is still given out."""
+        if not self._finished:
+            self._finished = True
+            self._error = error
+            self._news.set()
+        self._give_back()
+
+    async def entries(self, bad_names: Literal["raise", "skip"]) -> AsyncIterator[Entry]:
+        """Give out what comes, in the server's order.
+
+        Raises:
+            SFTPError: The folder cannot be read.
+            SFTPNameError: A name is not safe, and ``bad_names`` is ``raise``.
+        """
+        folder = self._path if self._path.endswith("/") or not self._path else self._path + "/"
+        while True:
+            while self._batches:
+                batch = self._batches.popleft()
+                self._ask()
+                for name in batch:
+                    entry = self._entry(folder, name, bad_names)
+                    if entry is not None:
+                        yield entry
+            if self._finished:
+                if self._error is not None:
+                    raise self._error
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    def close(self) -> None:
+        """Read no further, and give the place back as soon as it can be."""
+        self._finished = True
+        self._batches.clear()
+        self._give_back()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _entry(self, folder: str, name: Name, bad_names: Literal["raise", "skip"]) -> Entry | None:
+        if name.filename in (b".", b".."):
+            return None
+        try:
+            checked = check_name(name.filename, host=self._address, folder=self._path)
+        except SFTPNameError as error:
+            if bad_names == "raise":
+                raise
+            logger.warning("skipped: %s", error)
+            return None
+        return Entry(checked, folder + checked, name.attributes)
+
+    def _ask(self) -> None:
+        if self._finished or self._session is None or self._handle is None:
+            return
+        while self._asked + len(self._batches) < _AHEAD:
+            self._asked += 1
+            self._session.protocol.readdir(self._handle, self._listed, self)
+
+    def _opened(self, answer: bytes | Status) -> None:
+        self._asked = 0
+        if isinstance(answer, Status):
+            self.fail(refusal(answer, "list", self._address, self._path))
+            self._release()  # there is no handle to close
+            return
+        self._handle = answer
+        if self._finished:
+            self._give_back()
+        else:
+            self._ask()
+
+    def _listed(self, answer: tuple[Name, ...] | Status) -> None:
+        self._asked -= 1
+        if self._finished:
+            pass  # those that were asked for too many
+        elif not isinstance(answer, Status):
+            self._batches.append(answer)
+            self._news.set()
+        elif answer.code == packets.EOF:
+            self._finished = True
+            self._news.set()
+        else:
+            self.fail(refusal(answer, "list", self._address, self._path))
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Close the handle once nobody needs it; the place is free when the server has answered that."""
+        session = self._session
+        if session is None or not self._finished or self._closing:
+            return
+        if not session.alive:
+            self._release()
+        elif self._handle is not None:
+            self._closing = True
+            session.protocol.close(self._handle, lambda _: self._release(), self)
+
+    def _release(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._on_released(session)

@@ -1,0 +1,88 @@
+"""A local file that appears under its name only when it is whole.
+
+The calls block, for microseconds. A small file is written by the loop's own thread all the same: handing a few
+kilobytes to another thread costs more than writing them. A large one goes through ``background.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from itertools import count
+from secrets import token_hex
+
+__all__ = ["LocalFile"]
+
+#: Tells the files of this process apart, as the random part does those of others.
+_serial = count()
+#: So that name, random part and suffix fit into 255 bytes of UTF-8.
+_NAME_CHARS = 50
+_MODE = 0o666
+
+
+class LocalFile:
+    """A temporary file beside its goal: written anywhere, then renamed over the goal, or removed.
+
+    Args:
+        goal: The path under which it is to appear.
+        mode: Permissions. The process's umask applies; set-user-id and the like never do.
+
+    Raises:
+        OSError: Here and in every method, with ``goal`` as its file name.
+    """
+
+    __slots__ = ("_fd", "goal", "path")
+
+    def __init__(self, goal: str, mode: int | None = None) -> None:
+        self.goal = goal
+        folder, name = os.path.split(goal)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        temporary = f".{name[:_NAME_CHARS]}.{token_hex(4)}{next(_serial):x}.part"
+        self.path = os.path.join(folder, temporary)  # noqa: PTH118  (Path costs more than the rest of this)
+        try:
+            self._fd = os.open(self.path, flags, _MODE if mode is None else mode & 0o777)
+        except OSError as error:
+            raise _named(error, goal) from None
+
+    def write(self, blocks: Iterable[tuple[int, bytes]]) -> None:
+        """Write blocks at their offsets."""
+        try:
+            for offset, data in blocks:
+                written = os.pwrite(self._fd, data, offset)
+                while written < len(data):  # a disk that is nearly full takes a part, then raises
+                    written += os.pwrite(self._fd, data[written:], offset + written)
+        except OSError as error:
+            raise _named(error, self.goal) from None
+
+    def commit(self, mtime: int | None) -> None:
+        """Set the time, close, and rename over the goal; if that fails, nothing is left."""
+        try:
+            if mtime is not None:
+                os.utime(self._fd, (mtime, mtime))
+            self.close()
+            os.replace(self.path, self.goal)  # noqa: PTH105
+        except OSError as error:
+            self.discard()
+            raise _named(error, self.goal) from None
+
+    def discard(self) -> None:
+        """Remove it. Never raises."""
+        self.remove()
+        with contextlib.suppress(OSError):
+            self.close()
+
+    def remove(self) -> None:
+        """Take away its name, leaving it open for a thread that still writes. Never raises."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)  # noqa: PTH108
+
+    def close(self) -> None:
+        """Close it; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _named(error: OSError, path: str) -> OSError:
+    return OSError(error.errno, error.strerror, path)  # Python picks the subclass from the number

@@ -1,0 +1,76 @@
+"""File names that a server may send to do harm, and the one way from a remote name to a local path."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from asyncworker.errors import SFTPNameError
+
+__all__ = ["check_name", "local_path", "remote_bytes", "remote_text"]
+
+_NAME_BYTES_MAX = 255
+
+
+def check_name(name: bytes | str, *, host: str = "", folder: str = "") -> str:
+    """Return a listed name as text, if it is one plain component that is safe to write locally.
+
+    Bytes that are not UTF-8 are kept as surrogate escapes, so that the name leads back to the same file.
+
+    Args:
+        name: One name of a listing.
+        host: For the message.
+        folder: The remote folder that lists it, for the message.
+
+    Raises:
+        SFTPNameError: Empty, ``.`` or ``..``, longer than 255 bytes, or with a slash, a backslash or a control
+            character in it.
+    """
+    raw = name if isinstance(name, bytes) else remote_bytes(name)
+    fault = _fault(raw)
+    if fault:
+        shown = ascii(raw[:80])[1:]
+        where = f"{host or 'the server'}: {folder}: " if host or folder else ""
+        raise SFTPNameError(f"{where}refused the name {shown}: {fault}", host=host, path=folder or None)
+    return remote_text(raw)
+
+
+def local_path(folder: str | os.PathLike[str], remote: str | os.PathLike[str]) -> Path:
+    """Return the path in a local folder that has the remote path's last component as its name.
+
+    Raises:
+        SFTPNameError: That component is not safe to write locally.
+    """
+    return Path(folder) / check_name(os.fspath(remote).rpartition("/")[2])
+
+
+def remote_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the bytes that go to the server.
+
+    Raises:
+        SFTPNameError: Text that has no bytes, or with a NUL, where servers would cut the path and open another file.
+    """
+    try:
+        raw = os.fspath(path).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise SFTPNameError(f"refused the path {path!a}: it cannot be encoded as UTF-8") from None
+    if b"\0" in raw:
+        raise SFTPNameError(f"refused the path {path!a}: a NUL in it")
+    return raw
+
+
+def remote_text(raw: bytes) -> str:
+    """Return text that :func:`remote_bytes` turns into the same bytes."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _fault(raw: bytes) -> str:
+    if raw in (b"", b".", b".."):
+        return "it is not the name of a file"
+    if len(raw) > _NAME_BYTES_MAX:
+        return f"{len(raw)} bytes; {_NAME_BYTES_MAX} are allowed"
+    if b"/" in raw or b"\\" in raw:
+        return "a path separator in it"
+    if any(byte < 0x20 or byte == 0x7F for byte in raw):
+        return "a control character in it"
+    return ""

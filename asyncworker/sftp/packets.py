@@ -1,0 +1,290 @@
+"""The packets of SFTP version 3 as bytes and as values.
+
+Source: draft-ietf-secsh-filexfer-02, section numbers beside each part; ``limits@openssh.com`` from OpenSSH's PROTOCOL.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from dataclasses import dataclass
+
+__all__ = [
+    "EOF",
+    "NO_SUCH_FILE",
+    "OK",
+    "PERMISSION_DENIED",
+    "UNSUPPORTED",
+    "Attributes",
+    "Kind",
+    "Limits",
+    "Malformed",
+    "Name",
+    "Status",
+]
+
+
+class Kind:
+    """Packet types (section 3). Plain integers: they are compared once for every packet that arrives."""
+
+    INIT = 1
+    VERSION = 2
+    OPEN = 3
+    CLOSE = 4
+    READ = 5
+    LSTAT = 7
+    FSTAT = 8
+    OPENDIR = 11
+    READDIR = 12
+    STAT = 17
+    STATUS = 101
+    HANDLE = 102
+    DATA = 103
+    NAME = 104
+    ATTRS = 105
+    EXTENDED = 200
+    EXTENDED_REPLY = 201
+
+
+# Status codes (section 7).
+OK = 0
+EOF = 1
+NO_SUCH_FILE = 2
+PERMISSION_DENIED = 3
+UNSUPPORTED = 8
+
+_STATUS_NAMES = {
+    0: "ok",
+    1: "end of file",
+    2: "no such file",
+    3: "permission denied",
+    4: "failure",
+    5: "bad message",
+    6: "no connection",
+    7: "connection lost",
+    8: "operation unsupported",
+}
+
+# Attribute flags (section 5).
+_HAS_SIZE = 0x1
+_HAS_OWNER = 0x2
+_HAS_MODE = 0x4
+_HAS_TIMES = 0x8
+_HAS_EXTENDED = 0x80000000
+
+_HANDLE_BYTES_MAX = 256
+
+_u32 = struct.Struct(">I")
+_u64 = struct.Struct(">Q")
+_two_u32 = struct.Struct(">II")
+_limits = struct.Struct(">QQQQ")
+_head = struct.Struct(">IBI")  # length, type, request id
+_range = struct.Struct(">QI")  # offset, length
+
+unpack_u32 = _u32.unpack_from
+
+
+class Malformed(Exception):
+    """A packet's fields do not fit into the packet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The answer that is not what was asked for, or says that nothing else is to come."""
+
+    code: int
+    message: str = ""
+
+    def __str__(self) -> str:
+        name = _STATUS_NAMES.get(self.code, "unknown status")
+        said = f", {self.message!r}" if self.message and self.message.lower() != name else ""
+        return f"{name} (status {self.code}{said})"
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What the server says of a file; ``None`` where it says nothing. Times are seconds since 1970, UTC."""
+
+    size_bytes: int | None = None
+    mode: int | None = None
+    mtime: int | None = None
+    atime: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return self.mode is not None and stat.S_ISREG(self.mode)
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+        return self.mode is not None and stat.S_ISDIR(self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One name of a listing, as the server sent it: not yet checked."""
+
+    filename: bytes
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server allows (``limits@openssh.com``); 0 means that it named no limit."""
+
+    packet_bytes: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    open_handles: int = 0
+
+
+_STATUS_OK = Status(OK)
+_STATUS_EOF = Status(EOF)
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def init_packet() -> bytes:
+    """INIT (section 4); it has no request id."""
+    return b"\0\0\0\5\1\0\0\0\3"
+
+
+def text_packet(kind: int, request_id: int, text: bytes, tail: bytes = b"") -> bytes:
+    """A request whose one argument is a path or a handle, and whatever follows it."""
+    size = len(text)
+    return _head.pack(9 + size + len(tail), kind, request_id) + _u32.pack(size) + text + tail
+
+
+#: pflags SSH_FXF_READ, no attributes (section 6.3).
+OPEN_FOR_READING = b"\0\0\0\1\0\0\0\0"
+
+
+def read_packet(request_id: int, handle: bytes, offset: int, length: int) -> bytes:
+    """READ (section 6.4)."""
+    size = len(handle)
+    return _head.pack(21 + size, Kind.READ, request_id) + _u32.pack(size) + handle + _range.pack(offset, length)
+
+
+# -- answers: each gets the whole buffer and the place of its fields in it -----------------------------------------
+
+
+def parse_string(data: bytes, start: int, stop: int) -> tuple[bytes, int]:
+    """Return a length-prefixed string and the place after it.
+
+    Raises:
+        Malformed: It does not fit.
+    """
+    begin = start + 4
+    if begin > stop:
+        raise Malformed("a string's length is cut off")
+    end = begin + unpack_u32(data, start)[0]
+    if end > stop:
+        raise Malformed("a string is longer than its packet")
+    return data[begin:end], end
+
+
+def parse_status(data: bytes, start: int, stop: int) -> Status:
+    """STATUS (section 7). Old servers leave out the message and its language."""
+    if stop - start < 4:
+        raise Malformed("a status has no code")
+    code = unpack_u32(data, start)[0]
+    if code == OK:
+        return _STATUS_OK
+    if code == EOF:
+        return _STATUS_EOF
+    if stop - start == 4:
+        return Status(code)
+    return Status(code, parse_string(data, start + 4, stop)[0][:1024].decode("utf-8", "replace"))
+
+
+def parse_handle(data: bytes, start: int, stop: int) -> bytes:
+    """HANDLE (section 7): at most 256 bytes."""
+    handle, end = parse_string(data, start, stop)
+    if end != stop or len(handle) > _HANDLE_BYTES_MAX:
+        raise Malformed(f"a handle of {len(handle)} bytes")
+    return handle
+
+
+def parse_data(data: bytes, start: int, stop: int) -> bytes:
+    """DATA (section 7)."""
+    content, end = parse_string(data, start, stop)
+    if end != stop:
+        raise Malformed("bytes after the data")
+    return content
+
+
+def parse_attributes(data: bytes, start: int, stop: int) -> Attributes:
+    """ATTRS (section 7)."""
+    attributes, end = _attributes(data, start, stop)
+    if end != stop:
+        raise Malformed("bytes after the attributes")
+    return attributes
+
+
+def parse_names(data: bytes, start: int, stop: int) -> tuple[Name, ...]:
+    """NAME (section 7): file name, a line for people that nobody may parse, attributes."""
+    if stop - start < 4:
+        raise Malformed("a listing has no count")
+    names = []
+    place = start + 4
+    for _ in range(unpack_u32(data, start)[0]):
+        filename, place = parse_string(data, place, stop)
+        _, place = parse_string(data, place, stop)
+        attributes, place = _attributes(data, place, stop)
+        names.append(Name(filename, attributes))
+    if place != stop:
+        raise Malformed("bytes after the last name")
+    return tuple(names)
+
+
+def parse_limits(data: bytes, start: int, stop: int) -> Limits:
+    """EXTENDED_REPLY to ``limits@openssh.com``: later versions may add fields."""
+    if stop - start < _limits.size:
+        raise Malformed("the limits are cut off")
+    return Limits(*_limits.unpack_from(data, start))
+
+
+def parse_version(data: bytes, start: int, stop: int) -> tuple[int, dict[bytes, bytes]]:
+    """VERSION (section 4): the number, and pairs of extension name and data."""
+    if stop - start < 4:
+        raise Malformed("no version number")
+    extensions = {}
+    place = start + 4
+    while place < stop:
+        name, place = parse_string(data, place, stop)
+        extensions[name], place = parse_string(data, place, stop)
+    return unpack_u32(data, start)[0], extensions
+
+
+def _attributes(data: bytes, place: int, stop: int) -> tuple[Attributes, int]:
+    size = mode = mtime = atime = uid = gid = None
+    try:
+        flags = unpack_u32(data, place)[0]
+        place += 4
+        if flags & _HAS_SIZE:
+            size = _u64.unpack_from(data, place)[0]
+            place += 8
+        if flags & _HAS_OWNER:
+            uid, gid = _two_u32.unpack_from(data, place)
+            place += 8
+        if flags & _HAS_MODE:
+            mode = unpack_u32(data, place)[0]
+            place += 4
+        if flags & _HAS_TIMES:
+            atime, mtime = _two_u32.unpack_from(data, place)
+            place += 8
+        if flags & _HAS_EXTENDED:
+            count = unpack_u32(data, place)[0]
+            place += 4
+            for _ in range(count):
+                _, place = parse_string(data, place, stop)
+                _, place = parse_string(data, place, stop)
+    except struct.error:
+        raise Malformed("the attributes are cut off") from None
+    if place > stop:
+        raise Malformed("the attributes are longer than their packet")
+    return Attributes(size, mode, mtime, atime, uid, gid), place

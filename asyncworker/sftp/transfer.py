@@ -1,0 +1,287 @@
+"""One file on its way from the server: OPEN, FSTAT and READs in one flight, then CLOSE. Callbacks, no task of its own.
+
+The caller has its file as soon as the last byte is written; the slot is given back when the server has answered the
+CLOSE, because until then the handle is open there. CLOSE is never sent along with READ: a server may answer with fewer
+bytes than asked for, and the rest needs the handle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+
+from asyncworker.errors import SFTPError, SFTPFileChanged
+from asyncworker.sftp import packets
+from asyncworker.sftp.background import BackgroundWriter
+from asyncworker.sftp.localfile import LocalFile
+from asyncworker.sftp.packets import Attributes, Status
+from asyncworker.sftp.protocol import Answer
+from asyncworker.sftp.session import Session, refusal
+
+__all__ = ["Download", "Transfer"]
+
+#: Of one file, requested and not yet on the disk, at most.
+_WINDOW_BYTES = 4 * 1024 * 1024
+#: Files up to this size are written by the loop's own thread.
+_ON_LOOP_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A file that has arrived whole.
+
+    Attributes:
+        remote: Its path on the server.
+        local: Its path here.
+        size_bytes: Its size.
+        mtime: When it was last changed, seconds since 1970, UTC; ``None`` if the server does not say.
+    """
+
+    remote: str
+    local: str
+    size_bytes: int
+    mtime: int | None
+
+
+class Download:
+    """The state of one file. Its ``future`` gets a :class:`Transfer` or an error.
+
+    Args:
+        remote: Path on the server.
+        path: The same as bytes.
+        local: Where it is to appear.
+        size_bytes: Its size where that is known.
+        mtime: Its time of change where that is known; with both known, FSTAT is left out.
+        executor: Gives the executor for large files.
+        on_released: Called once, when the slot on that session is free again.
+    """
+
+    __slots__ = (
+        "_asked", "_attributes_due", "_closing", "_early", "_executor", "_file", "_got", "_handle", "_mode", "_mtime",
+        "_next", "_on_released", "_opening", "_path", "_session", "_size", "_writer", "future", "local", "remote",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        remote: str,
+        path: bytes,
+        local: str,
+        *,
+        size_bytes: int | None,
+        mtime: int | None,
+        executor: Callable[[], Executor],
+        on_released: Callable[[Session], None],
+    ) -> None:
+        self.remote = remote
+        self.local = local
+        self.future: asyncio.Future[Transfer] = asyncio.get_running_loop().create_future()
+        self._path = path
+        self._size = size_bytes
+        self._mtime = mtime
+        self._mode: int | None = None
+        self._executor = executor
+        self._on_released = on_released
+        self._session: Session | None = None
+        self._handle: bytes | None = None
+        self._opening = False
+        self._closing = False
+        self._attributes_due = size_bytes is None or mtime is None
+        self._early: tuple[int, int, Answer] | None = None  # data that came before the attributes
+        self._asked = 0  # bytes of READs without an answer
+        self._next = 0  # where the next READ begins
+        self._got = 0
+        self._file: LocalFile | None = None
+        self._writer: BackgroundWriter | None = None
+
+    def start(self, session: Session) -> None:
+        """Take a slot of that session and begin."""
+        self._session = session
+        self._opening = True
+        session.protocol.open(self._path, self._opened, self)
+
+    def abandon(self) -> None:
+        """Stop, because nobody waits any more: nothing stays here, and the slot is given back as soon as it can be."""
+        self.future.cancel()
+        self._drop()
+
+    def fail(self, error: Exception) -> None:
+        """Stop with that error. Also what the protocol calls for each request that gets no answer."""
+        if not self.future.done():
+            self.future.set_exception(error)
+        self._drop()
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def _opened(self, answer: bytes | Status) -> None:
+        self._opening = False
+        if isinstance(answer, Status):
+            self.fail(self._refused(answer, "open"))
+            return
+        self._handle = answer
+        if self.future.done():
+            self._drop()
+        elif self._attributes_due:
+            protocol = self._live().protocol
+            protocol.fstat(answer, self._attributes, self)
+            # In the same flight, before the size is known: most files fit into one READ.
+            self._read(0, protocol.read_bytes)
+            self._next = protocol.read_bytes
+        else:
+            self._ask()
+
+    def _attributes(self, answer: Attributes | Status) -> None:
+        self._attributes_due = False
+        if isinstance(answer, Status):
+            if answer.code != packets.UNSUPPORTED:
+                self.fail(self._refused(answer, "stat"))
+                return
+            answer = Attributes()
+        if answer.mode is not None and not answer.is_file:
+            kind = "a folder" if answer.is_dir else "not a regular file"
+            self.fail(self._error(SFTPError, f"is {kind}"))
+            return
+        if self._size is None:
+            self._size = answer.size_bytes
+        elif answer.size_bytes not in (None, self._size):
+            self.fail(self._changed(f"it has {answer.size_bytes} bytes now"))
+            return
+        if self._mtime is None:
+            self._mtime = answer.mtime
+        self._mode = answer.mode
+        if self._early is not None:
+            early, self._early = self._early, None
+            self._data(*early)
+        elif self._size is not None:
+            self._advance()
+
+    def _data(self, offset: int, length: int, answer: bytes | Status) -> None:
+        if self._attributes_due:
+            self._early = (offset, length, answer)
+            return
+        self._asked -= length
+        if self.future.done():
+            self._drop()
+        elif isinstance(answer, Status):
+            self._no_data(offset, answer)
+        else:
+            end = offset + len(answer)
+            if self._size is not None and end > self._size:
+                self.fail(self._changed("more than that arrived"))
+                return
+            self._got += len(answer)
+            self._write(offset, answer)
+            if self._size is None:
+                self._read(end, self._live().protocol.read_bytes)
+            elif len(answer) < length and end < self._size:
+                self._read(end, offset + length - end)
+            self._advance()
+
+    def _no_data(self, offset: int, status: Status) -> None:
+        if status.code != packets.EOF:
+            self.fail(self._refused(status, "read"))
+        elif self._size is None:
+            self._size = self._got
+            self._next = self._size + 1
+            self._advance()
+        elif offset < self._size:
+            self.fail(self._changed(f"it ends after {offset}"))
+        else:
+            self._advance()
+
+    def _closed(self, _: Status) -> None:
+        self._release()
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        """Keep a window of READs under way, up to one byte past the end: a file that has grown shows it there."""
+        if self._size is None:
+            return
+        end = self._size + 1
+        block = self._live().protocol.read_bytes
+        window = _WINDOW_BYTES - (self._writer.queued if self._writer else 0)
+        while self._next < end and self._asked < window:
+            length = min(block, end - self._next)
+            self._read(self._next, length)
+            self._next += length
+
+    def _read(self, offset: int, length: int) -> None:
+        assert self._handle is not None
+        self._asked += length
+        self._live().protocol.read(self._handle, offset, length, partial(self._data, offset, length), self)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        if self._file is None:
+            self._file = LocalFile(self.local, self._mode)
+            if self._size is None or self._size > _ON_LOOP_BYTES:
+                self._writer = BackgroundWriter(self._file, self._executor(), self._written, self.fail)
+        if self._writer is None:
+            self._file.write(((offset, data),))
+        else:
+            self._writer.add(offset, data)
+
+    def _written(self) -> None:
+        try:
+            if not self.future.done():
+                self._advance()
+        except Exception as error:
+            self.fail(error)
+
+    def _advance(self) -> None:
+        """Ask for more, or be done."""
+        if self._asked or self._size is None or self._got < self._size or self._next <= self._size:
+            self._ask()
+        elif self._writer is None or not self._writer.queued:
+            file = self._file or LocalFile(self.local, self._mode)
+            self._file = self._writer = None
+            file.commit(self._mtime)
+            self.future.set_result(Transfer(self.remote, self.local, self._size, self._mtime))
+            self._close()
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _drop(self) -> None:
+        """Leave nothing here, and see that the slot is given back. May be called again."""
+        file, self._file = self._file, None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.discard()
+        elif file is not None:
+            file.discard()
+        if self._session is not None and not self._session.alive:
+            self._release()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        if self._session is None or self._opening or self._closing:
+            return  # no slot taken, or the answer that is due goes on from here
+        if self._handle is None:
+            self._release()
+        else:
+            self._closing = True
+            self._session.protocol.close(self._handle, self._closed, self)
+
+    def _release(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._on_released(session)
+
+    def _live(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    # -- errors ------------------------------------------------------------------------------------------------------
+
+    def _refused(self, status: Status, action: str) -> SFTPError:
+        return refusal(status, action, self._live().address, self.remote)
+
+    def _changed(self, what: str) -> SFTPError:
+        return self._error(SFTPFileChanged, f"was {self._size} bytes long, {what}: it changed while it was read")
+
+    def _error(self, kind: type[SFTPError], what: str) -> SFTPError:
+        address = self._live().address
+        return kind(f"{address}: {self.remote} {what}", host=address, path=self.remote)

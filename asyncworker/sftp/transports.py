@@ -1,0 +1,232 @@
+"""What carries the bytes of a session: today the SSH of asyncssh, through its public interface.
+
+A transport is two calls, :meth:`Transport.write` and :meth:`Transport.close`, and tells its :class:`Receiver` what
+comes in and that it is over. Another one (the ``ssh`` program) needs a function of the type :data:`Connect`, no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import asyncssh
+
+from asyncworker.errors import SFTPAuthError, SFTPConnectError, SFTPHostKeyError
+from asyncworker.sftp.options import Options
+
+__all__ = ["Connect", "ConnectionDropped", "Receiver", "Transport", "connect_asyncssh"]
+
+#: AES-GCM first: half the time of chacha20 in asyncssh, whose other ciphers stay as a fall-back.
+_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+#: What the server may send before it must wait for us: data of 20 ms at 400 MB/s.
+_WINDOW_BYTES = 8 * 1024 * 1024
+#: One SSH packet: large ones spare asyncssh work for each.
+_PACKET_BYTES = 128 * 1024
+#: How long a polite good-bye may take.
+_CLOSE_TIMEOUT_S = 2.0
+
+
+class ConnectionDropped(SFTPConnectError):
+    """The server took the connection and let it go, as one does that has too many at once: trying again may help."""
+
+
+class Receiver(Protocol):
+    """Who takes what a transport brings. Called on the loop."""
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes."""
+
+    def lost(self, error: Exception | None) -> None:
+        """Take that the transport is over; comes once."""
+
+
+class Transport(Protocol):
+    """An open way to a server's SFTP subsystem. Used on the loop."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, now or as soon as the other side takes them."""
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+
+    async def close(self) -> None:
+        """Say good-bye, and drop the connection if that takes long."""
+
+
+#: Opens a transport; raises SFTPConnectError or one of its kinds. The caller sets the time limit.
+Connect = Callable[[Options, Receiver], Awaitable[Transport]]
+
+
+class _Session(asyncssh.SSHClientSession[bytes]):
+    """asyncssh's side of the channel."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if datatype is None:  # else it is stderr
+            self._receiver.feed(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._receiver.lost(exc)
+
+
+class _Client(asyncssh.SSHClient):
+    """Keeps the host key that was refused, for the message."""
+
+    def __init__(self) -> None:
+        self.refused: asyncssh.SSHKey | None = None
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        self.refused = key
+        return False
+
+
+class AsyncsshTransport:
+    """One SSH connection with one channel on it."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, channel: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._connection = connection
+        self._channel = channel
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; asyncssh keeps what the server's window does not take yet."""
+        self._channel.write(data)
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._connection.abort()
+
+    async def close(self) -> None:
+        """Say good-bye, and drop the connection if that takes long."""
+        self._channel.close()
+        self._connection.close()
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._connection.wait_closed()
+        except TimeoutError:
+            self._connection.abort()
+
+
+async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
+    """Open a connection and start the SFTP subsystem on it.
+
+    No agent, X11 or port forwarding; no SSH configuration is read unless ``options.ssh_config`` names one.
+
+    Raises:
+        SFTPConnectError: The network, the handshake, or no SFTP subsystem.
+        SFTPAuthError: The login was refused.
+        SFTPHostKeyError: The host key is not the known one.
+    """
+    where = options.address
+    client = _Client()
+    try:
+        return await _connect(options, client, receiver)
+    except asyncssh.HostKeyNotVerifiable as error:
+        raise _host_key_error(options, client.refused, error) from None
+    except asyncssh.KeyExchangeFailed as error:
+        # With an RSA key known and only an Ed25519 key offered, asyncssh finds no algorithm instead of a wrong key.
+        if "host key" in str(error):
+            raise _host_key_error(options, await _offered_key(options), error) from None
+        raise SFTPConnectError(f"{where}: no way to encrypt that both sides know: {error}", host=where) from error
+    except asyncssh.PermissionDenied as error:
+        raise SFTPAuthError(_auth_message(options, error), host=where) from error
+    except asyncssh.ChannelOpenError as error:
+        raise SFTPConnectError(f"{where}: logged in, but no SFTP session opened: {error}", host=where) from error
+    except (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError) as error:
+        raise ConnectionDropped(f"{where}: the server dropped the connection: {error}", host=where) from error
+    except (asyncssh.Error, OSError) as error:
+        raise SFTPConnectError(f"{where}: cannot connect: {error or type(error).__name__}", host=where) from error
+    except ValueError as error:  # a key, a known_hosts file or a configuration that cannot be read
+        raise SFTPConnectError(f"{where}: these connection options do not work: {error}", host=where) from error
+
+
+async def _connect(options: Options, client: _Client, receiver: Receiver) -> AsyncsshTransport:
+    connection = await asyncssh.connect(
+        options.host, options.port, client_factory=lambda: client, **_arguments(options)
+    )
+    try:
+        channel, _ = await connection.create_session(
+            lambda: _Session(receiver),
+            subsystem="sftp",
+            encoding=None,
+            window=_WINDOW_BYTES,
+            max_pktsize=_PACKET_BYTES,
+            request_pty=False,
+        )
+    except BaseException:
+        connection.abort()
+        raise
+    return AsyncsshTransport(connection, channel)
+
+
+def _arguments(options: Options) -> dict[str, Any]:
+    """What asyncssh is told; an argument that is left out takes its own default."""
+    arguments: dict[str, Any] = {
+        "config": [options.ssh_config] if options.ssh_config else None,
+        "known_hosts": _known_hosts(options),
+        "encryption_algs": _CIPHERS,
+        "compression_algs": None,
+        "agent_forwarding": False,
+        "x11_forwarding": False,
+        "gss_auth": False,
+        "gss_kex": False,
+        "keepalive_interval": options.keepalive_s,
+        "login_timeout": options.connect_timeout_s,
+    }
+    if options.username is not None:
+        arguments["username"] = options.username
+    if options.password is not None:
+        arguments["password"] = options.password
+    if options.passphrase is not None:
+        arguments["passphrase"] = options.passphrase
+    if options.client_keys is not None:
+        arguments["client_keys"] = list(options.client_keys)
+    elif options.password is not None:
+        # Every key that is tried first counts against the server's limit of attempts.
+        arguments["client_keys"] = None
+        arguments["agent_path"] = None
+    return arguments
+
+
+def _known_hosts(options: Options) -> Any:
+    if options.known_hosts is None:
+        return None
+    # asyncssh would fall back to the default file for a value that is empty; nothing known must mean nothing known.
+    return options.known_hosts if Path(options.known_hosts).is_file() else ([], [], [])
+
+
+async def _offered_key(options: Options) -> asyncssh.SSHKey | None:
+    try:
+        return await asyncssh.get_server_host_key(options.host, options.port, config=None)
+    except (asyncssh.Error, OSError):
+        return None
+
+
+def _host_key_error(options: Options, found: asyncssh.SSHKey | None, error: asyncssh.Error) -> SFTPHostKeyError:
+    where = options.address
+    looked_in = f"{options.known_hosts}"
+    if options.known_hosts and not Path(options.known_hosts).is_file():
+        looked_in += ", which does not exist"
+    shown = f"{found.get_algorithm()} {found.get_fingerprint()}" if found else str(error)
+    port = "" if options.port == 22 else f"-p {options.port} "
+    return SFTPHostKeyError(
+        f"{where}: the host key is not a known one. Found {shown}; looked in {looked_in}. Ask the server's operator for"
+        f" the fingerprint; if it is the same, add the key: ssh-keyscan {port}{options.host} >> {options.known_hosts}",
+        host=where,
+    )
+
+
+def _auth_message(options: Options, error: asyncssh.Error) -> str:
+    user = "this process's user name" if options.username is None else repr(options.username)
+    if options.client_keys is not None:
+        tried = "the keys " + ", ".join(options.client_keys)
+    elif options.password is None:
+        tried = "the keys of the agent and of ~/.ssh"
+    else:
+        tried = ""
+    if options.password is not None:
+        tried = f"{tried} and a password" if tried else "a password"
+    return f"{options.address}: login as {user} refused; tried {tried}: {error}"
