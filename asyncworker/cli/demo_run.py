@@ -20,7 +20,6 @@ from asyncworker.cli.demo_view import DemoView, Summary
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.cli.environment import celery_command, client_variables, use_variables
 from asyncworker.cli.processes import Child
-from asyncworker.errors import RunNotFound
 
 if TYPE_CHECKING:
     from asyncworker import IterateResult, Progress
@@ -78,13 +77,16 @@ class DemoRun:
         """Fetch everything, check every byte, show the table; return whether all files are there and right."""
         result, before = self._begin(former, crash=crash)
         began_at = time.monotonic()
+        attempt = before.attempt + 1 if before is not None and before.state != "done" else 1
         with self._view.bar("fetching", self._files) as update:
             if crash and before is None:
-                result = self._crash(result, update)
-            progress = self._watch(result, update)
+                attempt = self._crash(result, update)
+            progress = self._watch(result, update, attempt=attempt)
         seconds = time.monotonic() - began_at
         for failure in result.errors()[:_SHOWN_FAILURES]:
-            self._view.say(f"failed: {failure.key or failure.index}: {failure.type}: {failure.message}")
+            self._view.say(f"failed: {failure}")
+        if progress.error:
+            self._view.say(f"the run {progress.state}: {progress.error}")
         found = compare(self._folder.received, self._folder.source, self._files)
         self._view.say(str(found))
         self._view.table(
@@ -99,7 +101,10 @@ class DemoRun:
         )
         if crash and before is None:
             self._view.say("seconds and files/s include the slowed first half, the kill and the start of a new worker")
-        return found.complete and not progress.failed
+        if progress.state == "done" and not found.complete:
+            # Someone else has changed the files: nothing is left to continue, so the next demo begins afresh.
+            self._folder.record_file.unlink()
+        return found.complete and progress.state == "done"
 
     def _begin(self, former: DemoRecord | None, *, crash: bool) -> tuple[IterateResult, Progress | None]:
         """Send the run, or send an unfinished one again; the second value is how far that one had come."""
@@ -110,13 +115,13 @@ class DemoRun:
         folder = str(self._folder.root)
         if former is not None:
             result = IterateResult(former.run_id, app=app)
-            with contextlib.suppress(RunNotFound):
-                before = result.progress()
+            before = result.progress()
+            if before.state != "pending":  # else no worker has ever seen it
+                begun = former.started_at.astimezone()
                 self._view.say(
-                    f"continuing the run of {former.started_at.astimezone():%Y-%m-%d %H:%M:%S}: "
-                    f"{before.done:,} of {self._files:,} done"
+                    f"continuing the run of {begun:%Y-%m-%d %H:%M:%S}: {before.done:,} of {self._files:,} done"
                 )
-                return result.resume(), before
+                return result if before.state == "done" else result.resume(), before
         concurrency = max(1, self._files // CRASH_ROUNDS) if crash else CONCURRENCY
         run = (
             fetch.partial(folder=folder)
@@ -128,29 +133,33 @@ class DemoRun:
         self._folder.save(record)
         return run.apply_async(task_id=record.run_id), None
 
-    def _crash(self, result: IterateResult, update: Callable[[int], None]) -> IterateResult:
-        """Kill the worker half-way, start another, resume; a run that ended before half-way is left as it is."""
+    def _crash(self, result: IterateResult, update: Callable[[int], None]) -> int:
+        """Kill the worker half-way, start another, resume; return the number of the run's attempt to watch."""
         self._view.say(f"slowed for the show: the worker rests {CRASH_PAUSE_S} s before each file, until it is killed")
         progress = self._watch(result, update, until=self._files // 2)
         if progress.state != "running":
-            return result
+            return progress.attempt
         self._worker.kill()
         self._view.say(f"killed the worker, process {self._worker.pid}, at {progress.done:,} of {self._files:,} files")
         self._folder.sweep()
         self._worker = self._start_worker("worker-2", slowed=False)
         self._wait_for_worker()
         self._view.say(f"another worker, process {self._worker.pid}, resumes run {result.id}")
-        return result.resume()
+        result.resume()
+        return progress.attempt + 1
 
-    def _watch(self, result: IterateResult, update: Callable[[int], None], *, until: int | None = None) -> Progress:
-        """Show the run's progress until it has ended, or until so many files are done."""
+    def _watch(
+        self, result: IterateResult, update: Callable[[int], None], *, attempt: int = 1, until: int | None = None
+    ) -> Progress:
+        """Show the run's progress until that attempt of it has ended, or until so many files are done."""
         while True:
             self._check_children()
-            with contextlib.suppress(RunNotFound):  # not begun
-                progress = result.progress()
-                update(progress.done)
-                if progress.state != "running" or (until is not None and progress.done >= until):
-                    return progress
+            progress = result.progress()
+            update(progress.done)
+            # Before a worker has begun that attempt, the store still tells how the one before ended.
+            begun = progress.state != "pending" and progress.attempt >= attempt
+            if begun and (progress.state != "running" or (until is not None and progress.done >= until)):
+                return progress
             time.sleep(_POLL_S)
 
     def _start_server(self) -> Child:

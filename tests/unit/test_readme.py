@@ -1,0 +1,56 @@
+"""What the README says is what the code does."""
+
+import re
+import stat
+
+from click.testing import CliRunner
+
+from asyncworker.cli import main
+from asyncworker.settings import ENV_PREFIX, Settings
+from tests import settings_table
+
+README = settings_table.README.read_text()
+ROOT = settings_table.README.parent
+CI = (ROOT / ".ci" / "run").read_text()
+
+TRY = "python3 -m venv .venv && .venv/bin/python -m pip install -q -e . && .venv/bin/asyncworker demo"
+TEST = "python3 -m venv .venv && .venv/bin/python -m pip install -q -e '.[dev]' && .venv/bin/python -m pytest"
+
+
+def test_the_settings_table_is_that_of_settings_py() -> None:
+    assert settings_table.written() == settings_table.table(), "run: python -m tests.settings_table"
+
+
+def test_every_setting_is_described_and_named_nowhere_else() -> None:
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.__struct_fields__} | {"ASYNCWORKER_REDIS_SERVER"}
+    assert set(re.findall(r"ASYNCWORKER_\w+", README)) == known
+
+
+def test_the_two_commands_stand_there_literally_and_ci_runs_the_second() -> None:
+    assert f"```\n{TRY}\n```" in README
+    assert f"```\n{TEST}\n```" in README
+    assert TEST in CI
+    assert (ROOT / ".ci" / "run").stat().st_mode & stat.S_IXUSR
+
+
+def test_every_command_is_in_the_table() -> None:
+    for name, command in main.commands.items():
+        assert f"| `asyncworker {name}" in README
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| `asyncworker {name}")]
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        for option in options:
+            assert option in row or f"-{option[2]} " in row, f"{option} of {name} is not in the README"
+
+
+def test_help_names_every_command() -> None:
+    answer = CliRunner().invoke(main, ["--help"])
+    assert answer.exit_code == 0
+    for name in main.commands:
+        assert f"  {name} " in answer.output
+
+
+def test_the_python_in_it_compiles() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        compile(block, "README.md", "exec")
