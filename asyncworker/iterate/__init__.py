@@ -1,0 +1,38 @@
+"""Run one call for each item of a source, inside one task: bounded, retried, checkpointed."""
+
+from asyncworker.iterate.checkpoint import MemoryRecorder, Recorder
+from asyncworker.iterate.columns import OpenTask, TaskSource
+from asyncworker.iterate.engine import Call, run_items
+from asyncworker.iterate.item import Item, SkipItem, current_item
+from asyncworker.iterate.options import IterateOptions, exception_names, make_options
+from asyncworker.iterate.outcome import RunOutcome
+from asyncworker.iterate.recorder import StoreRecorder
+from asyncworker.iterate.runs import execute_run
+from asyncworker.iterate.source import Row, Source, source_of, source_of_rows
+from asyncworker.iterate.wire import source_from_wire
+from asyncworker.store import ItemFailure, Progress
+
+__all__ = [
+    "Call",
+    "Item",
+    "ItemFailure",
+    "IterateOptions",
+    "MemoryRecorder",
+    "OpenTask",
+    "Progress",
+    "Recorder",
+    "Row",
+    "RunOutcome",
+    "SkipItem",
+    "Source",
+    "StoreRecorder",
+    "TaskSource",
+    "current_item",
+    "exception_names",
+    "execute_run",
+    "make_options",
+    "run_items",
+    "source_from_wire",
+    "source_of",
+    "source_of_rows",
+]

@@ -1,0 +1,156 @@
+"""What the engine tells of a run, the counters of that, and the keeper of runs that have no store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.errors import AsyncWorkerError
+from asyncworker.store import ItemFailure, Progress, RunState
+
+__all__ = ["MemoryRecorder", "Recorder", "Stop", "Tally"]
+
+Stop = Callable[[AsyncWorkerError], None]
+
+
+class Recorder(Protocol):
+    """What the engine tells of a run, and asks. All of it is called on the run's event loop."""
+
+    run_id: str
+    full: bool
+    """More has settled than is recorded yet: pullers wait for `room`."""
+
+    def finished(self, index: int, digest: bytes | None) -> bool:
+        """Whether an earlier attempt of the run has finished this item; counts it as resumed."""
+
+    def done(self, index: int, digest: bytes | None, value: Any) -> None:
+        """An item returned. Raises where its value cannot be stored; then the item counts as not done."""
+
+    def skipped(self, index: int, digest: bytes | None) -> None:
+        """An item asked to be skipped."""
+
+    def failed(self, failure: ItemFailure) -> None:
+        """An item failed for good."""
+
+    def retried(self) -> None:
+        """An attempt failed, and the item will be tried again."""
+
+    async def room(self) -> None:
+        """Wait until the recorder is not full."""
+
+    def start(self, stop: Stop) -> None:
+        """Begin to record; `stop` is called, once, where the run must not go on."""
+
+    async def close(
+        self, state: RunState, *, complete: bool = False, total: int | None = None, error: str = ""
+    ) -> None:
+        """Record what is left and how the run ended; ``running``: it has not, another attempt will go on."""
+
+    def progress(self) -> Progress:
+        """Where the run stands now."""
+
+    def results(self) -> list[tuple[int, Any]] | None:
+        """``(index, value)`` by index, where they are held in memory."""
+
+
+class Tally:
+    """The counters of a run, and what they say of it."""
+
+    def __init__(self, progress: Progress, clock: Clock) -> None:
+        self.run_id = progress.run_id
+        self.full = False
+        self._base = progress
+        self._clock = clock
+        self._done = progress.done
+        self._skipped = progress.skipped
+        self._failed = 0
+        self._retried = 0
+        self._resumed = 0
+
+    def retried(self) -> None:
+        """An attempt failed, and the item will be tried again."""
+        self._retried += 1
+
+    def progress(self) -> Progress:
+        """Where the run stands now."""
+        at = self._base.finished_at or self._clock.now()
+        return msgspec.structs.replace(
+            self._base,
+            done=self._done,
+            skipped=self._skipped,
+            failed=self._failed,
+            retried=self._retried,
+            resumed=self._resumed,
+            updated_at=at,
+        )
+
+    def _ended(self, state: RunState, complete: bool, total: int | None, error: str, at: datetime) -> None:
+        """Take over how the run ended."""
+        self._base = msgspec.structs.replace(
+            self._base,
+            state=state,
+            complete=complete,
+            total=self._base.total if total is None else total,
+            error=error,
+            finished_at=None if state == "running" else at,
+        )
+
+
+class MemoryRecorder(Tally):
+    """Counts, and keeps results if they are wanted; for runs without a store."""
+
+    def __init__(
+        self,
+        run_id: str,
+        task: str,
+        *,
+        total: int | None = None,
+        keep_results: bool = True,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        now = clock.now()
+        super().__init__(
+            Progress(
+                run_id=run_id, task=task, state="running", total=total, started_at=now, attempt_at=now, updated_at=now
+            ),
+            clock,
+        )
+        self._results: dict[int, Any] | None = {} if keep_results else None
+
+    def finished(self, index: int, digest: bytes | None) -> bool:
+        """Nothing is: there was no earlier attempt."""
+        return False
+
+    def done(self, index: int, digest: bytes | None, value: Any) -> None:
+        """An item returned."""
+        self._done += 1
+        if self._results is not None:
+            self._results[index] = value
+
+    def skipped(self, index: int, digest: bytes | None) -> None:
+        """An item asked to be skipped."""
+        self._skipped += 1
+
+    def failed(self, failure: ItemFailure) -> None:
+        """An item failed for good."""
+        self._failed += 1
+
+    async def room(self) -> None:
+        """There always is."""
+
+    def start(self, stop: Stop) -> None:
+        """Nothing to start."""
+
+    async def close(
+        self, state: RunState, *, complete: bool = False, total: int | None = None, error: str = ""
+    ) -> None:
+        """Keep how the run ended."""
+        self._ended(state, complete, total, error, self._clock.now())
+
+    def results(self) -> list[tuple[int, Any]] | None:
+        """``(index, value)`` by index, if they were to be kept."""
+        return None if self._results is None else sorted(self._results.items(), key=lambda pair: pair[0])

@@ -1,0 +1,412 @@
+"""Run a call for every row of a source: N pullers over one iterator, no asyncio task an item."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from time import monotonic
+from typing import Any
+
+from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.errors import (
+    ItemTimeout,
+    RunCancelled,
+    RunTakenOver,
+    RunTimeout,
+    SourceError,
+    StoreError,
+)
+from asyncworker.iterate.checkpoint import Recorder
+from asyncworker.iterate.item import Item, SkipItem, set_current_item
+from asyncworker.iterate.keys import digest_of
+from asyncworker.iterate.options import IterateOptions
+from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, failure_of, type_name
+from asyncworker.iterate.retry import RetryPolicy, Waiting, Work
+from asyncworker.iterate.source import Row, Source
+from asyncworker.store import ItemFailure, RunState
+
+__all__ = ["Call", "run_items"]
+
+logger = logging.getLogger(__name__)
+
+Call = Callable[[Row], Awaitable[Any]]
+
+#: Items that never suspend give way to the loop after so long; all pullers together share it.
+SLICE_S = 0.005
+#: How many items may wait for their retry before no more are pulled, in multiples of the concurrency.
+WAITING_FACTOR = 10
+#: How long items that were cancelled may clean up before the run leaves them behind.
+CANCEL_GRACE_S = 5.0
+
+
+async def run_items(
+    call: Call, source: Source, options: IterateOptions, *, recorder: Recorder, clock: Clock = SYSTEM_CLOCK
+) -> RunOutcome:
+    """Run every item of a source, at most ``options.concurrency`` at once.
+
+    Failed items do not raise here: `RunOutcome.raise_for_failures` does, whether the run went on past them or stopped.
+    Context variables that an item sets are seen by later items of the same puller.
+
+    Args:
+        call: Runs one item, given its keyword arguments.
+        source: The items.
+        options: How they are run.
+        recorder: Keeps what was done.
+        clock: Time, for retries, checkpoints and the total limit.
+
+    Raises:
+        SourceError: The source raised; the items before that are settled and recorded.
+        RunTimeout: The total limit passed.
+        RunCancelled: Someone asked for it through the store.
+        RunTakenOver: Another process holds the run now.
+        StoreError: The checkpoint could not be written.
+        asyncio.CancelledError: The caller was cancelled; what is done is recorded, and the run can be resumed.
+    """
+    return await _Engine(call, source, options, recorder, clock).run()
+
+
+class _Engine:
+    """One attempt at one run."""
+
+    def __init__(self, call: Call, source: Source, options: IterateOptions, recorder: Recorder, clock: Clock) -> None:
+        self._call = call
+        self._source = source
+        self._options = options
+        self._recorder = recorder
+        self._clock = clock
+        self._policy = RetryPolicy(options)
+        self._waiting = Waiting(clock, self._due)
+        self._waiting_cap = WAITING_FACTOR * options.concurrency
+        #: Retries that are due, and rows that the feeder has read.
+        self._ready: deque[Work] = deque()
+        self._idlers: deque[asyncio.Future[None]] = deque()
+        self._rows: Iterator[Row] | None = None
+        self._feeder: asyncio.Task[None] | None = None
+        self._demand = asyncio.Event()
+        self._pulled = 0
+        self._exhausted = False
+        self._source_error: SourceError | None = None
+        self._failures: list[ItemFailure] = []
+        self._exceptions: list[BaseException] = []
+        self._failed = 0
+        self._pullers: list[asyncio.Task[None]] = []
+        self._alive = 0
+        self._ended = asyncio.Event()
+        self._stopping = False
+        self._reason: BaseException | None = None
+        #: Why a run stopped early that raises nothing by itself.
+        self._stopped_by = ""
+        self._slice_ends = 0.0
+        self._slice_renewal = False
+
+    # -- the run -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> RunOutcome:
+        key = self._options.key
+        names = [column.name for column in self._source.columns]
+        if key is not None and self._source.kind != "rows" and key not in names:
+            raise SourceError(f"key is {key!r}: the source has {', '.join(names)}")
+        limit: asyncio.Task[None] | None = None
+        self._recorder.start(self._stop)
+        try:
+            self._start()
+            if self._options.total_timeout_s is not None:
+                limit = asyncio.create_task(self._limit_total(self._options.total_timeout_s))
+            await self._ended.wait()
+        except asyncio.CancelledError:
+            self._stop(None)
+            await self._wind_up()
+            await self._close_cancelled()
+            raise
+        finally:
+            if limit is not None:
+                limit.cancel()
+        await self._wind_up()
+        return await self._conclude()
+
+    def _start(self) -> None:
+        opened = self._source.open()
+        if isinstance(opened, AsyncIterator):
+            self._feeder = asyncio.create_task(self._feed(opened), name="iterate-source")
+        else:
+            self._rows = opened
+        total = self._source.total
+        count = self._options.concurrency if total is None else max(1, min(self._options.concurrency, total))
+        self._alive = count
+        self._pullers = [asyncio.create_task(self._pull(), name=f"iterate-{number}") for number in range(count)]
+
+    async def _limit_total(self, limit_s: float) -> None:
+        await self._clock.sleep(limit_s)
+        self._stop(RunTimeout(f"run {self._recorder.run_id} took longer than {limit_s:g} s"))
+
+    def _stop(self, reason: BaseException | None) -> None:
+        """Pull no more and cancel what is in flight. The first reason counts."""
+        if not self._stopping:
+            self._stopping = True
+            self._reason = reason
+            for task in self._pullers:
+                task.cancel()
+        self._ended.set()
+
+    async def _wind_up(self) -> None:
+        """Wait for what was cancelled, for a while, and close the source."""
+        self._waiting.cancel()
+        tasks = [task for task in self._pullers if not task.done()]
+        if self._feeder is not None:
+            self._feeder.cancel()
+            tasks.append(self._feeder)
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=CANCEL_GRACE_S)
+            for task in late:
+                logger.error("run %s: %s does not end after being cancelled", self._recorder.run_id, task.get_name())
+        close = getattr(self._rows, "close", None)
+        if close is not None:
+            close()
+
+    async def _close_cancelled(self) -> None:
+        try:
+            await self._recorder.close("running")
+        except Exception:
+            # What counts is that the caller was cancelled; the last flush window will be run again.
+            logger.exception("run %s: its last checkpoint failed", self._recorder.run_id)
+
+    async def _conclude(self) -> RunOutcome:
+        reason = self._reason or self._source_error
+        if isinstance(reason, RunTakenOver | StoreError):
+            raise reason
+        if isinstance(reason, RunCancelled):
+            await self._recorder.close("cancelled", error=str(reason))
+            raise reason
+        if reason is not None:
+            await self._recorder.close("failed", error=f"{type_name(reason)}: {reason}")
+            raise reason
+        if self._stopped_by:
+            await self._recorder.close("failed", error=self._stopped_by)
+        else:
+            state: RunState = "failed" if self._failed else "done"
+            await self._recorder.close(state, complete=True, total=self._pulled)
+        return RunOutcome(
+            self._recorder.progress(), tuple(self._failures), self._recorder.results(), tuple(self._exceptions)
+        )
+
+    # -- pulling -------------------------------------------------------------------------------------------------------
+
+    async def _pull(self) -> None:
+        try:
+            while not self._stopping:
+                if monotonic() >= self._slice_ends:
+                    await self._give_way()
+                    continue
+                if self._recorder.full:
+                    await self._recorder.room()
+                    continue
+                if self._ready:
+                    work: Work | None = self._ready.popleft()
+                elif self._rows is not None and len(self._waiting) < self._waiting_cap:
+                    work = self._next(self._rows)
+                elif self._exhausted and not self._waiting:
+                    return
+                else:
+                    await self._idle()
+                    continue
+                if work is not None:
+                    await self._run_item(work)
+        except Exception as exc:
+            self._stop(exc)
+        finally:
+            self._alive -= 1
+            self._wake_all()
+            if not self._alive:
+                self._ended.set()
+
+    def _next(self, rows: Iterator[Row]) -> Work | None:
+        """Read a sync source once; ``None`` where that gave nothing to run."""
+        try:
+            row = next(rows)
+        except StopIteration:
+            self._source_ended(None)
+            return None
+        except BaseException as exc:
+            self._source_ended(exc)
+            return None
+        return self._admit(row)
+
+    async def _feed(self, rows: AsyncIterator[Row]) -> None:
+        """Read an async source, in one task from beginning to end, as its cancel scopes need; a row a free puller."""
+        try:
+            while True:
+                while not self._idlers or len(self._waiting) >= self._waiting_cap:
+                    self._demand.clear()
+                    await self._demand.wait()
+                if monotonic() >= self._slice_ends:
+                    await self._give_way()
+                work = self._admit(await anext(rows))
+                if self._exhausted:
+                    return
+                if work is not None:
+                    self._ready.append(work)
+                    self._wake_one()
+        except StopAsyncIteration:
+            self._source_ended(None)
+        except BaseException as exc:
+            if self._stopping:
+                raise
+            self._source_ended(exc)
+        finally:
+            close = getattr(rows, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _source_ended(self, exc: BaseException | None) -> None:
+        self._rows = None
+        self._exhausted = True
+        if isinstance(exc, SourceError):
+            self._source_error = exc
+        elif exc is not None:
+            self._source_error = SourceError(
+                f"{self._source.name} raised after {self._pulled} items: {type_name(exc)}: {exc}"
+            )
+            self._source_error.__cause__ = exc
+        self._wake_all()
+
+    def _admit(self, row: Row) -> Work | None:
+        """Give a row its index and key; ``None`` where it is not to be run."""
+        index = self._pulled
+        key = digest = None
+        name = self._options.key
+        if name is not None:
+            try:
+                key = row[name]
+                digest = digest_of(key)
+            except (LookupError, TypeError, ValueError) as exc:
+                self._source_ended(SourceError(f"item {index} has no usable key {name!r}: {type_name(exc)}: {exc}"))
+                return None
+        self._pulled += 1
+        item = Item(index, key, 1, self._recorder.run_id)
+        try:
+            if self._recorder.finished(index, digest):
+                return None
+        except SourceError as exc:
+            self._fail(item, row, exc)
+            return None
+        return item, row, digest
+
+    async def _give_way(self) -> None:
+        """Let the loop do everything else once, before the pullers share the next slice."""
+        if not self._slice_renewal:
+            self._slice_renewal = True
+            # Queued before any puller goes on, so that the slice is renewed once a pass and not once a puller.
+            asyncio.get_running_loop().call_soon(self._renew_slice)
+        await asyncio.sleep(0)
+
+    def _renew_slice(self) -> None:
+        self._slice_renewal = False
+        self._slice_ends = monotonic() + SLICE_S
+
+    async def _idle(self) -> None:
+        idler = asyncio.get_running_loop().create_future()
+        self._idlers.append(idler)
+        self._demand.set()
+        await idler
+
+    def _wake_one(self) -> None:
+        while self._idlers:
+            idler = self._idlers.popleft()
+            if not idler.done():
+                idler.set_result(None)
+                return
+
+    def _wake_all(self) -> None:
+        while self._idlers:
+            self._wake_one()
+
+    def _due(self, work: Work) -> None:
+        self._ready.append(work)
+        if len(self._waiting) == self._waiting_cap - 1:
+            # Pulling was held back until now.
+            self._wake_all()
+        else:
+            self._wake_one()
+
+    # -- one item ------------------------------------------------------------------------------------------------------
+
+    async def _run_item(self, work: Work) -> None:
+        item, row, digest = work
+        set_current_item(item)
+        try:
+            if self._options.item_timeout_s is None:
+                value = await self._call(row)
+            else:
+                value = await self._call_limited(row, self._options.item_timeout_s)
+        except SkipItem:
+            self._recorder.skipped(item.index, digest)
+            return
+        except GeneratorExit as exc:
+            if _is_being_closed():
+                raise
+            self._settle_failure(work, exc)
+            return
+        except BaseException as exc:
+            self._settle_failure(work, exc)
+            return
+        try:
+            self._recorder.done(item.index, digest, value)
+        except Exception as exc:
+            # It cannot be stored: another attempt would give the like.
+            self._fail(item, row, exc)
+
+    async def _call_limited(self, row: Row, limit_s: float) -> Any:
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                return await self._call(row)
+        except TimeoutError as exc:
+            if limit.expired():
+                raise ItemTimeout(f"took longer than {limit_s:g} s") from exc
+            raise
+
+    def _settle_failure(self, work: Work, exc: BaseException) -> None:
+        """Try again later, or record; called in the puller, where the exception is handled."""
+        item, row, digest = work
+        if self._stopping:
+            # Interrupted, whatever it made of the cancellation: it did not fail, and a resumed run tries it again.
+            return
+        task = asyncio.current_task()
+        while isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+            # The item cancelled the task that it runs in: that is its own failure, and not the puller's end.
+            task.uncancel()
+        delay_s = self._policy.delay_s(item.attempt, exc)
+        if delay_s is None:
+            self._fail(item, row, exc)
+            return
+        self._recorder.retried()
+        again: Work = (Item(item.index, item.key, item.attempt + 1, item.run_id), row, digest)
+        if delay_s > 0:
+            self._waiting.push(again, delay_s)
+        else:
+            self._ready.append(again)
+
+    def _fail(self, item: Item, row: Row, exc: BaseException) -> None:
+        failure = failure_of(item, row, exc, self._clock.now())
+        self._recorder.failed(failure)
+        self._failed += 1
+        if self._failed <= FAILURES_KEPT:
+            self._failures.append(failure)
+            self._exceptions.append(exc)
+            logger.warning("run %s: %s", self._options.name or self._recorder.run_id, failure)
+        most = self._options.max_failures
+        if self._options.on_error == "fail_fast":
+            self._stopped_by = "stopped at the first failure"
+        elif most is not None and self._failed > most:
+            self._stopped_by = f"stopped: more than {most} items failed"
+        if self._stopped_by:
+            self._stop(None)
+
+
+def _is_being_closed() -> bool:
+    """Whether a GeneratorExit comes from the collector, and not from the item: then no task is running."""
+    try:
+        return asyncio.current_task() is None
+    except RuntimeError:
+        return True

@@ -1,0 +1,44 @@
+"""Which item is running here: known in the call, in its child tasks and in its threads."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+
+__all__ = ["Item", "SkipItem", "current_item", "set_current_item"]
+
+
+class SkipItem(Exception):
+    """Raised by an item to be counted as skipped: settled, without a result, and not tried again by a resumed run."""
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One item of a run, in one of its attempts."""
+
+    index: int
+    """Its place in the source, from 0."""
+    key: Any
+    """Value of the keyword that ``key=`` names; without one, ``None``."""
+    attempt: int
+    """1 when it is tried first."""
+    run_id: str
+
+
+_current: ContextVar[Item] = ContextVar("asyncworker_item")
+
+#: Called by the engine in the context of the puller that runs the item.
+set_current_item = _current.set
+
+
+def current_item() -> Item:
+    """Return the item that is running here.
+
+    Raises:
+        LookupError: No item is: this is not called from within a fan-out.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise LookupError("current_item(): no item is running here; it is known only within a fan-out's call") from None

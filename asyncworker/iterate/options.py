@@ -1,0 +1,112 @@
+"""What a caller may choose about a run, checked where it is given."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from asyncworker.errors import SettingsError
+
+__all__ = ["IterateOptions", "exception_classes", "exception_names", "make_options"]
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
+
+
+class IterateOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How a run treats its items. `make_options` checks what is given."""
+
+    concurrency: Positive = 100
+    """Items that run at once."""
+    retries: NotNegative = 0
+    """How many times an item that failed is tried again."""
+    backoff_s: Seconds = 1.0
+    """An item's n-th retry waits between ``backoff_s`` and ``backoff_s * 2 ** n``, at random."""
+    backoff_max_s: Seconds = 60.0
+    """No retry waits for longer."""
+    retry_on: tuple[str, ...] = ()
+    """Exception classes, as ``module:QualName``, that are tried again; empty: every ``Exception``."""
+    fail_on: tuple[str, ...] = ()
+    """Exception classes that are not tried again, whatever ``retry_on`` says."""
+    on_error: Literal["collect", "fail_fast"] = "collect"
+    """Go on past failed items, or stop at the first."""
+    max_failures: NotNegative | None = None
+    """Stop once more items than this have failed."""
+    item_timeout_s: PositiveSeconds | None = None
+    """Limit for one attempt at an item."""
+    total_timeout_s: PositiveSeconds | None = None
+    """Limit for the run, counted from where this attempt of it began."""
+    key: str | None = None
+    """Keyword whose value identifies an item; without one its index does, which a changed source spoils."""
+    results: Literal["stored", "inline", "none"] = "stored"
+    """Keep results in the store, return them, or drop them."""
+    checkpoint_every_s: PositiveSeconds = 0.25
+    """What a crash may cost: items that finished within the last so many seconds are run again."""
+    name: str | None = None
+    """Label of the run in logs."""
+
+
+def make_options(**given: Any) -> IterateOptions:
+    """Check options. ``retry_on`` and ``fail_on`` take exception classes or their names, one or several.
+
+    Raises:
+        SettingsError: An option that is none, or a value that is not allowed: names it, its value, what is.
+    """
+    known = {field.name: field for field in msgspec.structs.fields(IterateOptions)}
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise SettingsError(f"{name}: no such option of iterate; known: {', '.join(sorted(known))}")
+        if name in ("retry_on", "fail_on"):
+            value = exception_names(value)
+        try:
+            checked[name] = msgspec.convert(value, known[name].type)
+        except msgspec.ValidationError as exc:
+            raise SettingsError(f"{name} is {value!r}: {str(exc)[:1].lower()}{str(exc)[1:]}") from None
+    return IterateOptions(**checked)
+
+
+def exception_names(classes: Any) -> tuple[str, ...]:
+    """Names, as ``module:QualName``, of exception classes; a single one and names are taken as well.
+
+    Raises:
+        SettingsError: Something that is neither an exception class nor such a name.
+    """
+    several: Iterable[Any] = (classes,) if isinstance(classes, str | type) or classes is None else classes
+    names = []
+    for each in several:
+        if isinstance(each, type) and issubclass(each, BaseException):
+            names.append(f"{each.__module__}:{each.__qualname__}")
+        elif isinstance(each, str) and ":" in each:
+            names.append(each)
+        else:
+            raise SettingsError(f"{each!r} is not an exception class; give the class, or 'module:QualName'")
+    return tuple(names)
+
+
+def exception_classes(names: Iterable[str]) -> tuple[type[BaseException], ...]:
+    """Import the classes that are so named.
+
+    Raises:
+        SettingsError: There is no such exception class here.
+    """
+    return tuple(_exception_class(name) for name in names)
+
+
+def _exception_class(name: str) -> type[BaseException]:
+    module_name, _, qualname = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise SettingsError(f"retry_on or fail_on names {name!r}, which cannot be imported here: {exc}") from exc
+    if not (isinstance(found, type) and issubclass(found, BaseException)):
+        raise SettingsError(f"retry_on or fail_on names {name!r}, which is not an exception class")
+    return found

@@ -1,0 +1,117 @@
+"""What a run comes to, and what is told of an item that failed."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from asyncworker.errors import ItemError, ItemErrors, RunCancelled, RunError
+from asyncworker.iterate.item import Item
+from asyncworker.store import ItemFailure, Progress
+
+__all__ = ["FAILURES_KEPT", "RunOutcome", "failure_of"]
+
+#: Failures and exceptions that an outcome holds; the store has all of them.
+FAILURES_KEPT = 20
+#: What is stored of one failure.
+TEXT_CHARS = 2_000
+TRACEBACK_FRAMES = 12
+TRACEBACK_CHARS = 8_000
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """The end of a run."""
+
+    progress: Progress
+    failures: tuple[ItemFailure, ...] = ()
+    """The first 20."""
+    results: list[tuple[int, Any]] | None = None
+    """``(index, value)`` by index, with ``results="inline"``, or where there is no store."""
+    exceptions: tuple[BaseException, ...] = ()
+    """The exceptions of these failures, where they happened in this process in this attempt of the run."""
+
+    def raise_for_failures(self) -> None:
+        """Raise what the run failed with; return where nothing failed.
+
+        Raises:
+            RunCancelled: The run was cancelled.
+            ItemErrors: Several items failed.
+            Exception: The only failure, itself; an `ItemError` where that is no ``Exception``, or not of this process.
+        """
+        progress = self.progress
+        if progress.state == "cancelled":
+            raise RunCancelled(f"run {progress.run_id} of {progress.task} was cancelled")
+        errors = self._errors()
+        if progress.failed == 1 and errors:
+            raise errors[0]
+        if progress.failed:
+            total = progress.total if progress.total is not None else progress.settled
+            first = f"; first: {self.failures[0]}" if self.failures else ""
+            raise ItemErrors(f"{progress.failed:,} of {total:,} items failed{first}", errors)
+        if progress.state == "failed":
+            raise RunError(progress.error or f"run {progress.run_id} of {progress.task} failed")
+
+    def _errors(self) -> list[Exception]:
+        if not self.exceptions:
+            return [ItemError(str(failure)) for failure in self.failures]
+        return [_as_exception(exc) for exc in self.exceptions]
+
+
+def _as_exception(exc: BaseException) -> Exception:
+    # SystemExit out of one item must not end the worker when the run is reported.
+    if isinstance(exc, Exception):
+        return exc
+    error = ItemError(f"{type_name(exc)}: {exc}")
+    error.__cause__ = exc
+    return error
+
+
+def type_name(exc: BaseException) -> str:
+    """Qualified name of the class; builtins without their module."""
+    cls = type(exc)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def failure_of(item: Item, row: Mapping[str, Any], exc: BaseException, at: datetime) -> ItemFailure:
+    """Describe a failure; no text of it is larger than a screen or two."""
+    if item.key is None:
+        key = ", ".join(f"{name}={value!r:.200}" for name, value in row.items())
+    else:
+        key = item.key if isinstance(item.key, str) else repr(item.key)
+    return ItemFailure(
+        index=item.index,
+        key=_storable(key, TEXT_CHARS),
+        type=type_name(exc),
+        message=_storable(_message(exc), TEXT_CHARS),
+        attempt=item.attempt,
+        traceback=_storable(_traceback(exc), TRACEBACK_CHARS),
+        at=at,
+    )
+
+
+def _message(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception as own:
+        return f"<its text cannot be had: {type(own).__name__}>"
+
+
+def _traceback(exc: BaseException) -> str:
+    frames = exc.__traceback__
+    # The first frame is the engine's own.
+    frames = frames.tb_next if frames is not None and frames.tb_next is not None else frames
+    try:
+        return "".join(traceback.format_exception(type(exc), exc, frames, limit=-TRACEBACK_FRAMES))
+    except Exception:
+        return "".join(traceback.format_tb(frames, limit=-TRACEBACK_FRAMES))
+
+
+def _storable(text: str, limit: int) -> str:
+    """Shorten; write what no database takes (NUL, half a surrogate pair) as escapes."""
+    if len(text) > limit:
+        text = f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()

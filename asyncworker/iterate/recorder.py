@@ -1,0 +1,285 @@
+"""Write a run's checkpoint to the store, in small batched transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from tenacity import RetryCallState, wait_random_exponential
+
+from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.errors import AsyncWorkerError, RunCancelled, StoreError
+from asyncworker.iterate.checkpoint import Stop, Tally
+from asyncworker.iterate.keys import Keys
+from asyncworker.store import Batch, Bitmap, Counters, ItemFailure, ResultChunk, RunHold, RunState, Store
+
+__all__ = ["StoreRecorder"]
+
+logger = logging.getLogger(__name__)
+
+
+class StoreRecorder(Tally):
+    """Writes a run's checkpoint: one transaction every so often, one at a time, and one at the end.
+
+    A store that does not answer is tried again for `patience_s`; the run goes on meanwhile, until so much waits to be
+    written that the pullers are held back.
+    """
+
+    #: What may wait to be written before pullers are held back, in items and in bytes of results.
+    ITEMS_HELD = 50_000
+    BYTES_HELD = 32 << 20
+    #: The most results in one row.
+    CHUNK_ITEMS = 1000
+    CHUNK_BYTES = 1 << 20
+
+    def __init__(
+        self,
+        store: Store,
+        hold: RunHold,
+        *,
+        every_s: float = 0.25,
+        keep_results: bool = True,
+        encode: Callable[[Any], bytes] = msgspec.json.encode,
+        patience_s: float = 30.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        super().__init__(hold.progress, clock)
+        self._store = store
+        self._hold = hold
+        self._every_s = every_s
+        self._keep_results = keep_results
+        self._encode = encode
+        self._patience_s = patience_s
+        self._map = Bitmap(hold.finished_map)
+        # Read whole before the map grows: what this attempt finishes is not asked for again.
+        self._before = hold.finished_map
+        self._before_bits = len(self._before) * 8
+        self._keys = Keys(hold.keys) if hold.keyed else None
+        self._next_chunk = hold.next_chunk
+        self._results: list[tuple[int, bytes, bytes | None]] = []
+        self._results_bytes = 0
+        self._failures: list[ItemFailure] = []
+        self._changed = False
+        self._closed = False
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._flusher: asyncio.Task[None] | None = None
+        self._stop: Stop | None = None
+        self._unwritten: Batch | None = None
+        self.transactions = 0
+
+    # -- told by the engine --------------------------------------------------------------------------------------------
+
+    def finished(self, index: int, digest: bytes | None) -> bool:
+        """Whether an earlier attempt of the run has finished this item; counts it as resumed.
+
+        Raises:
+            SourceError: The item's key is that of an earlier item.
+        """
+        if digest is not None and self._keys is not None:
+            found = self._keys.seen(digest, index)
+        else:
+            found = index < self._before_bits and bool(self._before[index >> 3] >> (index & 7) & 1)
+        if found:
+            self._resumed += 1
+            self._changed = True
+        return found
+
+    def done(self, index: int, digest: bytes | None, value: Any) -> None:
+        """An item returned. Raises what `encode` raises; then the item counts as not done."""
+        if self._closed:
+            return
+        if self._keep_results:
+            body = self._encode(value)
+            self._results.append((index, body, digest))
+            self._results_bytes += len(body)
+        self._done += 1
+        self._settled(index, digest, skipped=False)
+
+    def skipped(self, index: int, digest: bytes | None) -> None:
+        """An item asked to be skipped."""
+        if not self._closed:
+            self._skipped += 1
+            self._settled(index, digest, skipped=True)
+
+    def failed(self, failure: ItemFailure) -> None:
+        """An item failed for good."""
+        if not self._closed:
+            self._failed += 1
+            self._failures.append(failure)
+            self._changed = True
+            self._check_room()
+
+    def _settled(self, index: int, digest: bytes | None, *, skipped: bool) -> None:
+        if self._keys is None or digest is None:
+            self._map.add(index)
+        else:
+            self._keys.add(digest, index, skipped=skipped)
+        self._changed = True
+        self._check_room()
+
+    def _check_room(self) -> None:
+        if (
+            len(self._results) >= self.ITEMS_HELD
+            or self._results_bytes >= self.BYTES_HELD
+            or len(self._failures) >= self.ITEMS_HELD
+        ):
+            self.full = True
+            self._room.clear()
+            self._wake.set()
+
+    async def room(self) -> None:
+        """Wait until what waits to be written is within bounds."""
+        await self._room.wait()
+
+    def results(self) -> list[tuple[int, Any]] | None:
+        """They are in the store, not here."""
+        return None
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def start(self, stop: Stop) -> None:
+        """Begin to write every so often; `stop` is called where the run was cancelled, lost, or cannot be written."""
+        self._stop = stop
+        self._flusher = asyncio.create_task(self._flush_for_ever(), name=f"iterate-checkpoint-{self.run_id}")
+
+    async def close(
+        self, state: RunState, *, complete: bool = False, total: int | None = None, error: str = ""
+    ) -> None:
+        """Write what is left and how the run ended.
+
+        Raises:
+            RunTakenOver: The run has another holder; nothing was written.
+            StoreError: The store did not take it in time.
+        """
+        self._closed = True
+        if self._flusher is not None:
+            # A transaction that is under way is waited for, not cut: its outcome would be unknown.
+            self._flusher.cancel()
+            await asyncio.wait([self._flusher])
+        at = self._clock.now()
+        if complete and self._keys is not None:
+            gone, gone_skipped = self._keys.gone()
+            self._done -= gone
+            self._skipped -= gone_skipped
+        self._ended(state, complete, total, error, at)
+        if self._unwritten is not None:
+            await self._write_patiently()
+        self._unwritten = self._batch(state, complete, total, error, at)
+        await self._write_patiently()
+
+    async def _flush_for_ever(self) -> None:
+        try:
+            while True:
+                await self._pause()
+                if self._changed or self._unwritten is not None:
+                    await self._flush()
+        except asyncio.CancelledError:
+            raise
+        except AsyncWorkerError as exc:
+            self._give_up(exc)
+        except Exception as exc:
+            logger.exception("run %s: its checkpoint cannot be written", self.run_id)
+            self._give_up(StoreError(f"run {self.run_id}: its checkpoint cannot be written: {exc!r}"))
+
+    def _give_up(self, reason: AsyncWorkerError) -> None:
+        self.full = False
+        self._room.set()
+        if self._stop is not None:
+            self._stop(reason)
+
+    async def _pause(self) -> None:
+        """Wait for the next checkpoint's time, or until there is too much to write."""
+        sleep = asyncio.ensure_future(self._clock.sleep(self._every_s))
+        wake = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait([sleep, wake], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            wake.cancel()
+        self._wake.clear()
+
+    async def _flush(self) -> None:
+        if self._unwritten is None:
+            self._unwritten = self._batch("running", False, None, "", self._clock.now())
+        # Shielded: a close in the middle of a transaction lets it end.
+        writing = asyncio.ensure_future(self._write_patiently())
+        try:
+            cancel_requested = await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            if writing.exception() is not None:
+                logger.warning(
+                    "run %s: a checkpoint failed while the run was closed: %s", self.run_id, writing.exception()
+                )
+            raise
+        if cancel_requested:
+            self._give_up(RunCancelled(f"run {self.run_id} was cancelled"))
+
+    async def _write_patiently(self) -> bool:
+        batch = self._unwritten
+        assert batch is not None
+        give_up_at = self._clock.monotonic() + self._patience_s
+        wait = wait_random_exponential(multiplier=0.2, max=5.0)
+        state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
+        while True:
+            try:
+                self.transactions += 1
+                cancel_requested = await self._store.write(self._hold, batch, self._next_chunk)
+            except StoreError as exc:
+                if self._clock.monotonic() >= give_up_at:
+                    raise
+                delay_s = wait(state)
+                state.attempt_number += 1
+                logger.warning("run %s: checkpoint failed, next try in %.1f s: %s", self.run_id, delay_s, exc)
+                await self._clock.sleep(delay_s)
+            else:
+                break
+        self._next_chunk += max(len(batch.results), len(batch.keys))
+        self._unwritten = None
+        self.full = False
+        self._room.set()
+        return cancel_requested
+
+    def _batch(self, state: RunState, complete: bool, total: int | None, error: str, at: datetime) -> Batch:
+        """Take what is new since the last one."""
+        results, self._results, self._results_bytes = self._results, [], 0
+        failures, self._failures = self._failures, []
+        self._changed = False
+        return Batch(
+            counters=Counters(self._done, self._skipped, self._failed, self._retried, self._resumed),
+            finished_map=bytes(self._map) if self._keys is None else b"",
+            results=_chunks(results, self.CHUNK_ITEMS, self.CHUNK_BYTES),
+            keys=[] if self._keys is None else self._keys.take(),
+            failures=failures,
+            total=total,
+            state=state,
+            complete=complete,
+            error=error,
+            at=at,
+        )
+
+
+def _chunks(results: list[tuple[int, bytes, bytes | None]], most_items: int, most_bytes: int) -> list[ResultChunk]:
+    # Sorted, so that a straggler stretches one chunk and not all of a batch.
+    results.sort(key=lambda each: each[0])
+    chunks = []
+    start = size_bytes = 0
+    for at, (_, body, _) in enumerate(results):
+        if at > start and (at - start == most_items or size_bytes + len(body) > most_bytes):
+            chunks.append(_chunk(results[start:at]))
+            start, size_bytes = at, 0
+        size_bytes += len(body)
+    if start < len(results):
+        chunks.append(_chunk(results[start:]))
+    return chunks
+
+
+def _chunk(results: list[tuple[int, bytes, bytes | None]]) -> ResultChunk:
+    indexes, values, digests = zip(*results, strict=True)
+    return ResultChunk(list(indexes), list(values), b"".join(digest for digest in digests if digest is not None))

@@ -1,0 +1,78 @@
+"""Which failures are tried again, and when: items wait here without holding a puller."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from tenacity import RetryCallState, wait_random_exponential
+
+from asyncworker.clock import Clock
+from asyncworker.iterate.item import Item
+from asyncworker.iterate.options import IterateOptions, exception_classes
+
+__all__ = ["RetryPolicy", "Waiting", "Work"]
+
+Work = tuple[Item, dict[str, Any], bytes | None]
+"""An item, the keyword arguments it is called with, and the digest of its key."""
+
+
+class RetryPolicy:
+    """Answers whether an item that failed is tried again, and after how long."""
+
+    def __init__(self, options: IterateOptions) -> None:
+        self._retries = options.retries
+        self._retry_on = exception_classes(options.retry_on) or (Exception,)
+        self._fail_on = exception_classes(options.fail_on)
+        # The window doubles from [b, 2b]; wait_exponential_jitter would say the same, but renamed its argument.
+        self._wait = wait_random_exponential(
+            multiplier=2 * options.backoff_s,
+            min=min(options.backoff_s, options.backoff_max_s),
+            max=options.backoff_max_s,
+        )
+        self._state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
+
+    def delay_s(self, attempt: int, exc: BaseException) -> float | None:
+        """Seconds until the next attempt; ``None``: the item has failed for good."""
+        if attempt > self._retries or isinstance(exc, self._fail_on) or not isinstance(exc, self._retry_on):
+            return None
+        self._state.attempt_number = attempt
+        return self._wait(self._state)
+
+
+class Waiting:
+    """Items whose next attempt is not due yet, and the one timer that watches over them."""
+
+    def __init__(self, clock: Clock, due: Callable[[Work], None]) -> None:
+        self._clock = clock
+        self._due = due
+        self._heap: list[tuple[float, int, Work]] = []
+        self._timer: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def push(self, work: Work, delay_s: float) -> None:
+        """Let an item wait; `due` is called with it after so many seconds."""
+        item = work[0]
+        entry = (self._clock.monotonic() + delay_s, item.index, work)
+        heapq.heappush(self._heap, entry)
+        if self._heap[0] is entry:
+            # Due before all others: the timer that sleeps would wake too late.
+            self.cancel()
+            self._timer = asyncio.create_task(self._watch(), name="iterate-retries")
+
+    def cancel(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _watch(self) -> None:
+        while self._heap:
+            remaining_s = self._heap[0][0] - self._clock.monotonic()
+            if remaining_s > 0:
+                await self._clock.sleep(remaining_s)
+                continue
+            self._due(heapq.heappop(self._heap)[2])

@@ -1,0 +1,103 @@
+"""A whole run: taken from the store, run, and closed there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.iterate.checkpoint import MemoryRecorder
+from asyncworker.iterate.engine import Call, run_items
+from asyncworker.iterate.options import IterateOptions
+from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome
+from asyncworker.iterate.recorder import StoreRecorder
+from asyncworker.iterate.source import Source
+from asyncworker.store import OnChange, Progress, RunRequest, Store
+
+__all__ = ["execute_run"]
+
+
+async def execute_run(
+    call: Call,
+    source: Source,
+    options: IterateOptions,
+    *,
+    store: Store | None,
+    run_id: str,
+    task: str,
+    fingerprint: str,
+    request: bytes = b"",
+    redelivered: bool = False,
+    resume: bool = False,
+    on_change: OnChange = "error",
+    encode: Callable[[Any], bytes] = msgspec.json.encode,
+    decode: Callable[[bytes], Any] = msgspec.json.decode,
+    clock: Clock = SYSTEM_CLOCK,
+) -> RunOutcome:
+    """Begin or resume a run, run what is left of it, and record how it ended.
+
+    Args:
+        call: Runs one item, given its keyword arguments.
+        source: The items.
+        options: How they are run.
+        store: Where the checkpoint lives; ``None`` keeps the run in memory, and it cannot be resumed.
+        run_id: Names the run.
+        task: Name of what runs each item.
+        fingerprint: Identity of the source and the fixed arguments.
+        request: What would start the run again.
+        redelivered: The same message came again: a run that has ended is not run again, its outcome is told.
+        resume: Continue a run that is complete as well: only what failed is run.
+        on_change: Where the fingerprint is not the checkpoint's: raise, start afresh, or continue.
+        encode: Makes bytes of a result; what it raises fails the item.
+        decode: The reverse.
+        clock: Time.
+
+    Returns:
+        The outcome, failed items or not; the caller raises through its ``raise_for_failures``.
+
+    Raises:
+        RunError: The run could not go on; see `run_items` and `Store.begin_run` for which.
+        SourceError: The source raised.
+    """
+    inline = options.results == "inline"
+    if store is None:
+        memory = MemoryRecorder(run_id, task, total=source.total, keep_results=options.results != "none", clock=clock)
+        return await run_items(call, source, options, recorder=memory, clock=clock)
+    hold = await store.begin_run(
+        RunRequest(
+            run_id=run_id,
+            task=task,
+            fingerprint=fingerprint,
+            total=source.total,
+            keyed=options.key is not None,
+            request=request,
+            started_at=clock.now(),
+        ),
+        redelivered,
+        resume=resume,
+        on_change=on_change,
+    )
+    if hold.finished is not None:
+        return await _outcome_of(hold.finished, store, inline, decode)
+    recorder = StoreRecorder(
+        store,
+        hold,
+        every_s=options.checkpoint_every_s,
+        # Inline ones as well: a run that is resumed must give back what was done before.
+        keep_results=options.results != "none",
+        encode=encode,
+        clock=clock,
+    )
+    outcome = await run_items(call, source, options, recorder=recorder, clock=clock)
+    if not inline:
+        return outcome
+    results = [pair async for pair in store.results(run_id, decode)]
+    return RunOutcome(outcome.progress, outcome.failures, results, outcome.exceptions)
+
+
+async def _outcome_of(progress: Progress, store: Store, inline: bool, decode: Callable[[bytes], Any]) -> RunOutcome:
+    failures = await store.errors(progress.run_id, limit=FAILURES_KEPT)
+    results = [pair async for pair in store.results(progress.run_id, decode)] if inline else None
+    return RunOutcome(progress, tuple(failures), results)

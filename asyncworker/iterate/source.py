@@ -1,0 +1,224 @@
+"""Where the items of a run come from: one lazy source of rows, each a dict of keyword arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from asyncworker.errors import SourceError
+from asyncworker.iterate.columns import Column, column_of, read_async
+
+__all__ = ["Row", "Source", "SourceMode", "make_source", "source_of", "source_of_rows"]
+
+Row = dict[str, Any]
+SourceMode = Literal["product", "zip"]
+
+
+class Source:
+    """A lazy source of rows. Made by `source_of`, `source_of_rows` and `source_from_wire`.
+
+    Attributes:
+        kind: ``product``, ``zip`` or ``rows``.
+        total: How many rows there are, where that is known beforehand.
+        name: Names it in errors and logs.
+    """
+
+    def __init__(self, kind: Literal["product", "zip", "rows"], columns: list[Column]) -> None:
+        self.kind = kind
+        self.columns = columns
+        self.name = ", ".join(column.label for column in columns)
+        self.total = self._total()
+
+    def __repr__(self) -> str:
+        return f"<Source {self.kind} of {self.name}>"
+
+    @property
+    def is_async(self) -> bool:
+        """Whether `open` gives an async iterator."""
+        return any(column.is_async for column in self.columns)
+
+    def open(self) -> Iterator[Row] | AsyncIterator[Row]:
+        """Begin to read. Sync sources give a plain iterator: pulling an item from one costs no await.
+
+        Whoever opens a source closes the iterator.
+        """
+        if self.kind == "rows":
+            return self._rows_async() if self.is_async else self._rows_sync()
+        if self.kind == "zip":
+            return self._zip_async() if self.is_async else self._zip_sync()
+        return self._product_async() if self.is_async else self._product_sync()
+
+    async def rows(self) -> AsyncIterator[Row]:
+        """All rows, whatever kind of source it is."""
+        opened = self.open()
+        if isinstance(opened, AsyncIterator):
+            async for row in opened:
+                yield row
+        else:
+            for row in opened:
+                yield row
+
+    def to_wire(self) -> dict[str, Any]:
+        """The source as JSON-ready data, for `source_from_wire` in another process.
+
+        A one-shot iterator is read to its end and kept as a list: its values must fit into memory.
+
+        Raises:
+            SourceError: An async iterator: only what runs it can read it.
+        """
+        return {"kind": self.kind, "columns": [column.to_wire() for column in self.columns]}
+
+    def fingerprint(self, extra: bytes = b"", *, keyed: bool = False) -> str:
+        """Identity of the source, as SHA-256 in hex.
+
+        Covers the values, where they can be read twice; of one-shot sources and tasks, what is known beforehand.
+
+        Args:
+            extra: What else belongs to the identity: the fixed arguments, the task's name.
+            keyed: Items are known by a key: the values may change from one attempt to the next, only the names count.
+        """
+        digest = hashlib.sha256(b"%d;" % len(extra) + extra)
+        known = [self.kind, *([c.name for c in self.columns] if keyed else [c.identity() for c in self.columns])]
+        digest.update(msgspec.json.encode(known, enc_hook=repr))
+        return digest.hexdigest()
+
+    def _total(self) -> int | None:
+        sizes = [column.size for column in self.columns]
+        if self.kind == "zip":
+            known = [size for size in sizes if size is not None]
+            if len(set(known)) > 1:
+                raise SourceError(f"{self._lengths(sizes)}: mode='zip' needs equal lengths")
+            return known[0] if known else None
+        total = 1
+        for size in sizes:
+            if size is None:
+                return None
+            total *= size
+        return total
+
+    def _lengths(self, sizes: Iterable[int | None]) -> str:
+        pairs = zip(self.columns, sizes, strict=True)
+        return ", ".join(f"{c.name} has {'an unknown number of' if n is None else n} values" for c, n in pairs)
+
+    # -- product: the last varies fastest; only the first is read lazily -----------------------------------------------
+
+    def _product_sync(self) -> Iterator[Row]:
+        first, *rest = self.columns
+        name = first.name
+        if not rest:
+            for value in first.open():
+                yield {name: value}
+            return
+        for value in first.open():
+            yield from self._combined(value)
+
+    async def _product_async(self) -> AsyncIterator[Row]:
+        async for value in read_async(self.columns[0]):
+            for row in self._combined(value):
+                yield row
+
+    def _combined(self, first: Any) -> Iterator[Row]:
+        names = [column.name for column in self.columns]
+        for others in itertools.product(*(column.open() for column in self.columns[1:])):
+            yield dict(zip(names, (first, *others), strict=True))
+
+    # -- zip -----------------------------------------------------------------------------------------------------------
+
+    def _zip_sync(self) -> Iterator[Row]:
+        names = [column.name for column in self.columns]
+        iterators = [column.open() for column in self.columns]
+        for count in itertools.count():
+            values = [next(iterator, _END) for iterator in iterators]
+            if self._zip_ended(values, count):
+                return
+            yield dict(zip(names, values, strict=True))
+
+    async def _zip_async(self) -> AsyncIterator[Row]:
+        names = [column.name for column in self.columns]
+        iterators = [read_async(column) for column in self.columns]
+        try:
+            for count in itertools.count():
+                values = [await anext(iterator, _END) for iterator in iterators]
+                if self._zip_ended(values, count):
+                    return
+                yield dict(zip(names, values, strict=True))
+        finally:
+            for iterator in iterators:
+                await iterator.aclose()
+
+    def _zip_ended(self, values: list[Any], count: int) -> bool:
+        ended = [column.name for column, value in zip(self.columns, values, strict=True) if value is _END]
+        if ended and len(ended) < len(values):
+            longer = [column.name for column in self.columns if column.name not in ended]
+            raise SourceError(
+                f"{', '.join(ended)} ended after {count} values, {', '.join(longer)} did not: "
+                "mode='zip' needs equal lengths"
+            )
+        return bool(ended)
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def _rows_sync(self) -> Iterator[Row]:
+        for number, row in enumerate(self.columns[0].open()):
+            yield _checked_row(row, number)
+
+    async def _rows_async(self) -> AsyncIterator[Row]:
+        number = 0
+        async for row in read_async(self.columns[0]):
+            yield _checked_row(row, number)
+            number += 1
+
+
+_END: Any = object()
+
+
+def source_of(iterables: Mapping[str, Any], mode: SourceMode = "product") -> Source:
+    """Make a source from what each keyword goes through.
+
+    Args:
+        iterables: Lists, tuples, ranges, dicts (an item is a ``(key, value)`` pair), iterators, generators, async
+            generators, `TaskSource`. Several make the cross product, the last fastest.
+        mode: ``zip`` takes them in step instead; unequal lengths raise.
+
+    Raises:
+        SourceError: Something that cannot be gone through so; names it and says what can.
+    """
+    if mode not in ("product", "zip"):
+        raise SourceError(f"mode is {mode!r}: expected 'product' or 'zip'")
+    if not iterables:
+        raise SourceError("nothing to iterate over: give at least one keyword, such as path=paths")
+    columns = [column_of(name, values) for name, values in iterables.items()]
+    return make_source(mode, columns)
+
+
+def make_source(kind: Literal["product", "zip", "rows"], columns: list[Column]) -> Source:
+    """Put columns together, if they can be."""
+    if kind == "product":
+        for column in columns[1:]:
+            if column.is_async or column.one_shot:
+                raise SourceError(
+                    f"{column.label} can be read only once, but a cross product reads it again for each value of "
+                    f"{columns[0].name}: put it first, or make it a list"
+                )
+    return Source(kind, columns)
+
+
+def source_of_rows(rows: Any) -> Source:
+    """Make a source from rows: an iterable, sync or async, of mappings of keyword arguments.
+
+    Raises:
+        SourceError: Not an iterable. A row that is not such a mapping raises when it is reached.
+    """
+    if isinstance(rows, Mapping):
+        raise SourceError(f"rows is one mapping ({type(rows).__name__}); give an iterable of mappings")
+    return make_source("rows", [column_of("rows", rows)])
+
+
+def _checked_row(row: Any, number: int) -> Row:
+    if isinstance(row, Mapping) and all(isinstance(name, str) for name in row):
+        return dict(row)
+    raise SourceError(f"row {number} is {row!r:.100}: expected a mapping of keyword arguments")

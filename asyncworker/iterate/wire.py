@@ -1,0 +1,61 @@
+"""A source, back from the data it travelled as."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from asyncworker.errors import SourceError
+from asyncworker.iterate.columns import Column, OpenTask, Pairs, TaskSource
+from asyncworker.iterate.source import Source, make_source
+
+__all__ = ["source_from_wire"]
+
+
+class _Task(msgspec.Struct):
+    task: str
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+
+
+class _Column(msgspec.Struct):
+    name: str
+    range: tuple[int, int, int] | None = None
+    values: list[Any] | None = None
+    pairs: list[tuple[Any, Any]] | None = None
+    task: _Task | None = None
+
+    def unpacked(self) -> Any:
+        if self.range is not None:
+            return range(*self.range)
+        if self.pairs is not None:
+            return Pairs(self.pairs)
+        if self.task is not None:
+            return TaskSource(self.task.task, tuple(self.task.args), self.task.kwargs)
+        if self.values is not None:
+            return self.values
+        raise msgspec.ValidationError(f"column {self.name} has no values")
+
+
+class _Source(msgspec.Struct):
+    kind: Literal["product", "zip", "rows"]
+    columns: list[_Column]
+
+
+def source_from_wire(wire: dict[str, Any], open_task: OpenTask | None = None) -> Source:
+    """Make the source again that `Source.to_wire` took apart.
+
+    Args:
+        wire: The data.
+        open_task: Starts the task of a `TaskSource`.
+
+    Raises:
+        SourceError: The data are of no source.
+    """
+    try:
+        parsed = msgspec.convert(wire, _Source)
+        columns = [Column(each.name, each.unpacked(), open_task) for each in parsed.columns]
+    except msgspec.ValidationError as exc:
+        raise SourceError(f"not the data of a source: {exc}") from exc
+    return make_source(parsed.kind, columns)
