@@ -61,7 +61,9 @@ class Outbox:
             raise leave
 
     def close(self) -> None:
-        """Close the descriptors; later events stay unread."""
+        """Close the descriptors, once; later events stay unread."""
+        if self._closed:
+            return
         self._closed = True
         for fd in {self._read_fd, self._write_fd}:
             os.close(fd)
