@@ -89,8 +89,8 @@ def load_settings(env: Mapping[str, str] | None = None, conf: Mapping[str, Any] 
     return Settings(**given)
 
 
-#: Names with our prefix that are read elsewhere: by the embedded server, by the tests.
-_OTHER_READERS = frozenset({"redis_server", "tests_require_servers"})
+#: Names with our prefix that are read elsewhere: by the demo, by the embedded server, by the tests.
+_OTHER_READERS = frozenset({"demo_pause_s", "redis_server", "tests_require_servers"})
 
 
 def _converted(key: str, value: Any, wanted: Any) -> Any:

@@ -67,7 +67,7 @@ class DemoRun:
         use_variables(client_variables(broker, folder.state) | {"ASYNCWORKER_INCLUDE": "asyncworker.cli.demo_tasks"})
         self._server = self._start_server()
         self._worker = self._start_worker("worker-1", slowed=slowed)
-        with self._view.bar("making files", self._files) as update:
+        with self._view.bar("making files", self._files, lines=1) as update:
             for number in write_files(folder.source, self._files):
                 update(number + 1)
         self._wait_for_server()

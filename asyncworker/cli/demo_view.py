@@ -13,9 +13,8 @@ from rich.table import Table
 
 __all__ = ["DemoView", "Summary"]
 
-#: In a pipe: a line a second, and one for each tenth of the way.
+#: In a pipe: a line a second at least.
 _LINE_EVERY_S = 1.0
-_LINES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +46,12 @@ class DemoView:
         self._console.print(text)
 
     @contextlib.contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show how far something is; call what this yields with the count, as often as you like."""
-        showing = self._live(label, total) if self._console.is_terminal else self._lines(label, total)
+    def bar(self, label: str, total: int, *, lines: int = 10) -> Iterator[Callable[[int], None]]:
+        """Show how far something is; call what this yields with the count, as often as you like.
+
+        In a pipe that is a line each second, and ``lines`` of them where it is over sooner.
+        """
+        showing = self._live(label, total) if self._console.is_terminal else self._lines(label, total, lines)
         with showing as update:
             yield update
 
@@ -68,15 +70,18 @@ class DemoView:
             yield lambda done: progress.update(shown, completed=done, rate=f"{pace.at(done):,.0f}/s")
 
     @contextlib.contextmanager
-    def _lines(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def _lines(self, label: str, total: int, lines: int) -> Iterator[Callable[[int], None]]:
         pace = _Pace()
-        last_done, last_at = -1, time.monotonic()
+        last_done, last_at = 0, time.monotonic()
 
         def update(done: int) -> None:
             nonlocal last_done, last_at
-            far = done - last_done >= max(1, total // _LINES) or (done == total and done != last_done)
-            if far or (time.monotonic() - last_at >= _LINE_EVERY_S and done != last_done):
-                self.say(f"{label}: {done:,} of {total:,} ({pace.at(done):,.0f}/s)")
+            rate = pace.at(done)
+            if done == last_done:
+                return
+            far = done == total or done - last_done >= total / lines
+            if far or time.monotonic() - last_at >= _LINE_EVERY_S:
+                self.say(f"{label}: {done:,} of {total:,} ({rate:,.0f}/s)")
                 last_done, last_at = done, time.monotonic()
 
         yield update
@@ -98,14 +103,14 @@ class DemoView:
 
 
 class _Pace:
-    """Things a second since the first count above where it began."""
+    """Things a second since the first count, which a continued run begins high up."""
 
     def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
+        self._began_at = time.monotonic()
+        self._before: int | None = None
 
     def at(self, done: int) -> float:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (now, done)
-        since, before = self._first
-        return (done - before) / (now - since) if now > since else 0.0
+        if self._before is None:
+            self._before = done
+        elapsed_s = time.monotonic() - self._began_at
+        return (done - self._before) / elapsed_s if elapsed_s else 0.0
