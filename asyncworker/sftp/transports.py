@@ -144,8 +144,9 @@ async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
 
 
 async def _connect(options: Options, client: _Client, receiver: Receiver) -> AsyncsshTransport:
+    known_hosts = await asyncio.to_thread(_read_known_hosts, options)
     connection = await asyncssh.connect(
-        options.host, options.port, client_factory=lambda: client, **_arguments(options)
+        options.host, options.port, client_factory=lambda: client, **_arguments(options, known_hosts)
     )
     try:
         channel, _ = await connection.create_session(
@@ -162,11 +163,11 @@ async def _connect(options: Options, client: _Client, receiver: Receiver) -> Asy
     return AsyncsshTransport(connection, channel)
 
 
-def _arguments(options: Options) -> dict[str, Any]:
+def _arguments(options: Options, known_hosts: Any) -> dict[str, Any]:
     """What asyncssh is told; an argument that is left out takes its own default."""
     arguments: dict[str, Any] = {
         "config": [options.ssh_config] if options.ssh_config else None,
-        "known_hosts": _known_hosts(options),
+        "known_hosts": known_hosts,
         "encryption_algs": _CIPHERS,
         "compression_algs": None,
         "agent_forwarding": False,
@@ -185,17 +186,20 @@ def _arguments(options: Options) -> dict[str, Any]:
     if options.client_keys is not None:
         arguments["client_keys"] = list(options.client_keys)
     elif options.password is not None:
-        # Every key that is tried first counts against the server's limit of attempts.
         arguments["client_keys"] = None
+    if options.client_keys is not None or options.password is not None:
+        # Every key of the agent that is tried counts against the server's limit of attempts.
         arguments["agent_path"] = None
     return arguments
 
 
-def _known_hosts(options: Options) -> Any:
+def _read_known_hosts(options: Options) -> Any:
     if options.known_hosts is None:
         return None
+    if Path(options.known_hosts).is_file():
+        return asyncssh.read_known_hosts(options.known_hosts)
     # asyncssh would fall back to the default file for a value that is empty; nothing known must mean nothing known.
-    return options.known_hosts if Path(options.known_hosts).is_file() else ([], [], [])
+    return ([], [], [])
 
 
 async def _offered_key(options: Options) -> asyncssh.SSHKey | None:
@@ -207,14 +211,12 @@ async def _offered_key(options: Options) -> asyncssh.SSHKey | None:
 
 def _host_key_error(options: Options, found: asyncssh.SSHKey | None, error: asyncssh.Error) -> SFTPHostKeyError:
     where = options.address
-    looked_in = f"{options.known_hosts}"
-    if options.known_hosts and not Path(options.known_hosts).is_file():
-        looked_in += ", which does not exist"
     shown = f"{found.get_algorithm()} {found.get_fingerprint()}" if found else str(error)
     port = "" if options.port == 22 else f"-p {options.port} "
     return SFTPHostKeyError(
-        f"{where}: the host key is not a known one. Found {shown}; looked in {looked_in}. Ask the server's operator for"
-        f" the fingerprint; if it is the same, add the key: ssh-keyscan {port}{options.host} >> {options.known_hosts}",
+        f"{where}: the host key is not the known one, or none is known. Found {shown}; looked in {options.known_hosts}."
+        " Ask the server's operator for the fingerprint; only if it is that one, remove the old key from that file and"
+        f" add the new one: ssh-keyscan {port}{options.host} >> {options.known_hosts}",
         host=where,
     )
 

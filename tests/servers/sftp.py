@@ -8,14 +8,30 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncssh
 
-__all__ = ["SFTPServer", "running_sftp_server"]
+__all__ = ["SFTPServer", "TidyFiles", "running_sftp_server"]
 
 USERNAME = "tester"
-PASSWORD = "correct horse"  # noqa: S105
+PASSWORD = "correct horse"
+
+
+class TidyFiles(asyncssh.SFTPServer):
+    """asyncssh's plain server, which leaves files open where a connection is cut; the fixture closes those."""
+
+    opened: ClassVar[set[Any]] = set()
+
+    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> Any:
+        file = super().open(path, pflags, attrs)
+        self.opened.add(file)
+        return file
+
+    def close(self, file_obj: Any) -> None:
+        self.opened.discard(file_obj)
+        file_obj.close()
+
 
 RawServer = Callable[[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]], Awaitable[None]]
 
@@ -84,7 +100,7 @@ def running_sftp_server(
             return (username, password) == (USERNAME, PASSWORD)
 
     async def start() -> asyncssh.SSHAcceptor:
-        options: dict[str, Any] = {"sftp_factory": sftp_factory or True}
+        options: dict[str, Any] = {"sftp_factory": sftp_factory or TidyFiles}
         if raw is not None:
 
             async def speak(process: asyncssh.SSHServerProcess[bytes]) -> None:
@@ -111,6 +127,8 @@ def running_sftp_server(
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        while TidyFiles.opened:
+            TidyFiles.opened.pop().close()
 
     acceptor = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
     server.port = acceptor.get_port()

@@ -1,0 +1,78 @@
+"""An OpenSSH server and an asyncssh server, and pools on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncworker.sftp import SFTPPool
+from tests.servers.sftp import SFTPServer, running_sftp_server
+from tests.servers.sshd import Sshd, running_sshd
+
+
+@pytest.fixture(scope="session")
+def _sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture
+def sshd(_sshd: Sshd) -> Sshd:
+    """An OpenSSH server, shared by all tests: do not kill its sessions, start one of your own for that."""
+    return _sshd
+
+
+@pytest.fixture(scope="session")
+def _asyncssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SFTPServer]:
+    with running_sftp_server(tmp_path_factory.mktemp("asyncssh")) as server:
+        yield server
+
+
+@pytest.fixture(params=["openssh", "asyncssh"])
+def server(request: pytest.FixtureRequest) -> Sshd | SFTPServer:
+    """Each of the two, shared by all tests."""
+    found: Sshd | SFTPServer
+    found = request.getfixturevalue("_sshd" if request.param == "openssh" else "_asyncssh_server")
+    return found
+
+
+def pool_of(server: Sshd | SFTPServer, **options: Any) -> SFTPPool:
+    """A pool that logs in as the test's user."""
+    login: dict[str, Any] = {
+        "port": server.port,
+        "username": server.username,
+        "client_keys": server.client_key,
+        "known_hosts": server.known_hosts,
+    }
+    return SFTPPool(server.host, **(login | options))
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where files come from and go to."""
+
+    remote: Path
+    local: Path
+
+    def make(self, name: str, content: bytes) -> str:
+        """Put a file on the server; returns its path there."""
+        path = self.remote / name
+        path.write_bytes(content)
+        return str(path)
+
+    def left(self) -> list[str]:
+        """All that is in the local folder."""
+        return sorted(path.name for path in self.local.iterdir())
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    """An empty remote and an empty local folder."""
+    made = Folders(tmp_path / "remote", tmp_path / "local")
+    made.remote.mkdir()
+    made.local.mkdir()
+    return made
