@@ -1,7 +1,7 @@
 """Run one call for each item of a source, inside one task: bounded, retried, checkpointed."""
 
 from asyncworker.iterate.checkpoint import MemoryRecorder, Recorder
-from asyncworker.iterate.columns import OpenTask, TaskSource
+from asyncworker.iterate.columns import OpenTask, TaskSource, previous_result
 from asyncworker.iterate.engine import Call, run_items
 from asyncworker.iterate.item import Item, SkipItem, current_item
 from asyncworker.iterate.options import IterateOptions, exception_names, make_options
@@ -31,6 +31,7 @@ __all__ = [
     "exception_names",
     "execute_run",
     "make_options",
+    "previous_result",
     "run_items",
     "source_from_wire",
     "source_of",

@@ -21,7 +21,7 @@ import msgspec
 
 from asyncworker.errors import SourceError
 
-__all__ = ["Column", "OpenTask", "Pairs", "TaskSource", "column_of", "read_async"]
+__all__ = ["Column", "OpenTask", "Pairs", "TaskSource", "column_of", "previous_result", "read_async"]
 
 OpenTask = Callable[[str, list[Any], dict[str, Any]], AsyncIterable[Any] | Iterable[Any] | Awaitable[Any]]
 """Starts a task by name, with its arguments: what it yields, or the awaitable of what it returns."""
@@ -33,6 +33,17 @@ class TaskSource(msgspec.Struct, frozen=True):
     task: str
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
+
+
+class PreviousResult:
+    """Stands for the result of the task before, in a chain; use `previous_result`."""
+
+    def __repr__(self) -> str:
+        return "previous_result"
+
+
+previous_result = PreviousResult()
+"""In a chain: iterate over what the task before returns."""
 
 
 class Pairs(list[tuple[Any, Any]]):
@@ -56,8 +67,8 @@ class Column:
         self.values = values
         self.open_task = open_task
         self.size = len(values) if isinstance(values, Sized) else None
-        self.one_shot = isinstance(values, Iterator)
-        self.is_async = isinstance(values, AsyncIterable | TaskSource)
+        self.one_shot = isinstance(values, Iterator | AsyncIterable)
+        self.is_async = isinstance(values, AsyncIterable | TaskSource | PreviousResult)
         self.label = f"{name} ({_described(values)})"
 
     def open(self) -> Iterator[Any]:
@@ -66,7 +77,7 @@ class Column:
 
     def identity(self) -> Any:
         """What makes two columns the same: the wire form, where that can be had without reading a one-shot iterator."""
-        if self.one_shot or isinstance(self.values, AsyncIterable):
+        if self.one_shot:
             return [self.name, _described(self.values)]
         return self.to_wire()
 
@@ -80,6 +91,8 @@ class Column:
         if isinstance(values, TaskSource):
             task = {"task": values.task, "args": list(values.args), "kwargs": values.kwargs}
             return {"name": self.name, "task": task}
+        if isinstance(values, PreviousResult):
+            return {"name": self.name, "previous": True}
         if isinstance(values, AsyncIterable):
             raise SourceError(
                 f"{self.label} cannot travel to a worker: make it a task that is an async generator, "
@@ -111,7 +124,7 @@ def column_of(name: str, values: Any, open_task: OpenTask | None = None) -> Colu
         raise SourceError(f"{name} is a coroutine: await it first, or give the async generator itself")
     if inspect.isgeneratorfunction(values) or inspect.isasyncgenfunction(values):
         raise SourceError(f"{name} is the function {values.__qualname__}: call it")
-    if not isinstance(values, Iterable | AsyncIterable | TaskSource):
+    if not isinstance(values, Iterable | AsyncIterable | TaskSource | PreviousResult):
         raise SourceError(
             f"{name} is {values!r:.100} of type {type(values).__name__}: expected a list, range, dict, iterator, "
             "generator, async generator or a task that yields"
@@ -127,6 +140,8 @@ _VIEWS = (type(_EMPTY.keys()), type(_EMPTY.items()))
 async def read_async(column: Column) -> AsyncGenerator[Any, None]:
     """Read any column by awaiting; runs the task of a task column."""
     values: Any = column.values
+    if isinstance(values, PreviousResult):
+        raise SourceError(f"{column.name} iterates over the previous result, and there is none: use it in a chain")
     if isinstance(values, TaskSource):
         if column.open_task is None:
             raise SourceError(f"{column.label}: the task can be run only where tasks are known")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +25,10 @@ async def execute_run(
     source: Source,
     options: IterateOptions,
     *,
-    store: Store | None,
-    run_id: str,
-    task: str,
-    fingerprint: str,
+    store: Store | None = None,
+    run_id: str = "",
+    task: str = "",
+    fingerprint: str = "",
     request: bytes = b"",
     redelivered: bool = False,
     resume: bool = False,
@@ -43,7 +44,7 @@ async def execute_run(
         source: The items.
         options: How they are run.
         store: Where the checkpoint lives; ``None`` keeps the run in memory, and it cannot be resumed.
-        run_id: Names the run.
+        run_id: Names the run; empty: a new one.
         task: Name of what runs each item.
         fingerprint: Identity of the source and the fixed arguments.
         request: What would start the run again.
@@ -61,6 +62,7 @@ async def execute_run(
         RunError: The run could not go on; see `run_items` and `Store.begin_run` for which.
         SourceError: The source raised.
     """
+    run_id = run_id or str(uuid.uuid4())
     inline = options.results == "inline"
     if store is None:
         memory = MemoryRecorder(run_id, task, total=source.total, keep_results=options.results != "none", clock=clock)

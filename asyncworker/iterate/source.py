@@ -41,6 +41,11 @@ class Source:
         """Whether `open` gives an async iterator."""
         return any(column.is_async for column in self.columns)
 
+    @property
+    def one_shot(self) -> bool:
+        """Whether it can be read only once."""
+        return any(column.one_shot for column in self.columns)
+
     def open(self) -> Iterator[Row] | AsyncIterator[Row]:
         """Begin to read. Sync sources give a plain iterator: pulling an item from one costs no await.
 
@@ -72,19 +77,18 @@ class Source:
         """
         return {"kind": self.kind, "columns": [column.to_wire() for column in self.columns]}
 
-    def fingerprint(self, extra: bytes = b"", *, keyed: bool = False) -> str:
-        """Identity of the source, as SHA-256 in hex.
+    def fingerprint(self, extra: bytes = b"") -> str:
+        """Identity of the source: two SHA-256 in hex, parted by a point.
 
-        Covers the values, where they can be read twice; of one-shot sources and tasks, what is known beforehand.
+        The first covers `extra` and the keywords, the second the values; of one-shot sources and tasks, what is known
+        beforehand. A run whose items are known by a key resumes under another second part.
 
         Args:
             extra: What else belongs to the identity: the fixed arguments, the task's name.
-            keyed: Items are known by a key: the values may change from one attempt to the next, only the names count.
         """
-        digest = hashlib.sha256(b"%d;" % len(extra) + extra)
-        known = [self.kind, *([c.name for c in self.columns] if keyed else [c.identity() for c in self.columns])]
-        digest.update(msgspec.json.encode(known, enc_hook=repr))
-        return digest.hexdigest()
+        names = msgspec.json.encode([self.kind, [column.name for column in self.columns]])
+        values = msgspec.json.encode([column.identity() for column in self.columns], enc_hook=repr)
+        return f"{hashlib.sha256(names + extra).hexdigest()}.{hashlib.sha256(values).hexdigest()}"
 
     def _total(self) -> int | None:
         sizes = [column.size for column in self.columns]

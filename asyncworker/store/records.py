@@ -33,7 +33,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     """Name of what runs each item."""
     fingerprint: str
-    """Identity of the source and the fixed arguments; a checkpoint of another one is not resumed."""
+    """Identity of the fixed arguments and the source, parted by a point; a checkpoint of another one is not resumed.
+
+    Where items are known by a key, what stands after the point may differ.
+    """
     total: int | None = None
     """How many items the source has, where it is known."""
     keyed: bool = False

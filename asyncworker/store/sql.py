@@ -361,13 +361,17 @@ def _change(row: Row[Any], request: RunRequest) -> str:
     if bool(row.keyed) != request.keyed:
         known = {True: "by key", False: "by index"}
         difference = f"its items are known {known[bool(row.keyed)]}, and now {known[request.keyed]}"
-    elif row.fingerprint != request.fingerprint:
-        difference = f"fingerprint {row.fingerprint}, and now {request.fingerprint}"
     else:
-        return ""
+        (was, _, was_values), (now, _, now_values) = row.fingerprint.partition("."), request.fingerprint.partition(".")
+        if was != now:
+            difference = f"the fixed arguments or the keywords were {was}, and now {now}"
+        elif was_values != now_values and not request.keyed:
+            difference = f"the source was {was_values}, and now {now_values}"
+        else:
+            return ""
     return (
-        f"run {request.run_id} of {row.task}: the source or the fixed arguments are not those of the checkpoint "
-        f"({difference}); restart it, or start a run of another id"
+        f"run {request.run_id} of {row.task} is not what its checkpoint was made by: {difference}; "
+        "restart it, or start a run of another id"
     )
 
 
