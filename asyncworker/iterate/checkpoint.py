@@ -10,6 +10,7 @@ import msgspec
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import AsyncWorkerError
+from asyncworker.iterate.keys import Keys
 from asyncworker.store import ItemFailure, Progress, RunState
 
 __all__ = ["MemoryRecorder", "Recorder", "Stop", "Tally"]
@@ -49,6 +50,9 @@ class Recorder(Protocol):
         self, state: RunState, *, complete: bool = False, total: int | None = None, error: str = ""
     ) -> None:
         """Record what is left and how the run ended; ``running``: it has not, another attempt will go on."""
+
+    def abandon(self) -> None:
+        """Record nothing more; after `close`, nothing is left to abandon."""
 
     def progress(self) -> Progress:
         """Where the run stands now."""
@@ -119,11 +123,16 @@ class MemoryRecorder(Tally):
             ),
             clock,
         )
+        self._keys = Keys([])
         self._results: dict[int, Any] | None = {} if keep_results else None
 
     def finished(self, index: int, digest: bytes | None) -> bool:
-        """Nothing is: there was no earlier attempt."""
-        return False
+        """Nothing is: there was no earlier attempt.
+
+        Raises:
+            SourceError: The item's key is that of an earlier item.
+        """
+        return digest is not None and self._keys.seen(digest, index)
 
     def done(self, index: int, digest: bytes | None, value: Any) -> None:
         """An item returned."""
@@ -150,6 +159,9 @@ class MemoryRecorder(Tally):
     ) -> None:
         """Keep how the run ended."""
         self._ended(state, complete, total, error, self._clock.now())
+
+    def abandon(self) -> None:
+        """Nothing is under way."""
 
     def results(self) -> list[tuple[int, Any]] | None:
         """``(index, value)`` by index, if they were to be kept."""

@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import (
+    AsyncWorkerError,
     ItemTimeout,
     RunCancelled,
     RunTakenOver,
     RunTimeout,
-    SourceError,
     StoreError,
 )
 from asyncworker.iterate.checkpoint import Recorder
+from asyncworker.iterate.intake import Intake
 from asyncworker.iterate.item import Item, SkipItem, set_current_item
-from asyncworker.iterate.keys import digest_of
 from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, failure_of, type_name
 from asyncworker.iterate.retry import RetryPolicy, Waiting, Work
 from asyncworker.iterate.source import Row, Source
+from asyncworker.iterate.turns import Turns
 from asyncworker.store import ItemFailure, RunState
 
 __all__ = ["Call", "run_items"]
@@ -33,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 Call = Callable[[Row], Awaitable[Any]]
 
-#: Items that never suspend give way to the loop after so long; all pullers together share it.
-SLICE_S = 0.005
 #: How many items may wait for their retry before no more are pulled, in multiples of the concurrency.
 WAITING_FACTOR = 10
 #: How long items that were cancelled may clean up before the run leaves them behind.
@@ -59,12 +58,21 @@ async def run_items(
     Raises:
         SourceError: The source raised; the items before that are settled and recorded.
         RunTimeout: The total limit passed.
+        SettingsError: ``retry_on`` or ``fail_on`` names what cannot be imported.
         RunCancelled: Someone asked for it through the store.
         RunTakenOver: Another process holds the run now.
         StoreError: The checkpoint could not be written.
         asyncio.CancelledError: The caller was cancelled; what is done is recorded, and the run can be resumed.
     """
-    return await _Engine(call, source, options, recorder, clock).run()
+    try:
+        engine = _Engine(call, source, options, recorder, clock)
+    except AsyncWorkerError as exc:
+        await recorder.close("failed", error=f"{type_name(exc)}: {exc}")
+        raise
+    try:
+        return await engine.run()
+    finally:
+        recorder.abandon()
 
 
 class _Engine:
@@ -79,15 +87,10 @@ class _Engine:
         self._policy = RetryPolicy(options)
         self._waiting = Waiting(clock, self._due)
         self._waiting_cap = WAITING_FACTOR * options.concurrency
-        #: Retries that are due, and rows that the feeder has read.
+        #: Retries that are due, and rows that were read ahead of the pullers that they woke.
         self._ready: deque[Work] = deque()
-        self._idlers: deque[asyncio.Future[None]] = deque()
-        self._rows: Iterator[Row] | None = None
-        self._feeder: asyncio.Task[None] | None = None
-        self._demand = asyncio.Event()
-        self._pulled = 0
-        self._exhausted = False
-        self._source_error: SourceError | None = None
+        self._turns = Turns()
+        self._intake = Intake(source, options.key, recorder, self._turns, self._fail)
         self._failures: list[ItemFailure] = []
         self._exceptions: list[BaseException] = []
         self._failed = 0
@@ -98,16 +101,10 @@ class _Engine:
         self._reason: BaseException | None = None
         #: Why a run stopped early that raises nothing by itself.
         self._stopped_by = ""
-        self._slice_ends = 0.0
-        self._slice_renewal = False
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> RunOutcome:
-        key = self._options.key
-        names = [column.name for column in self._source.columns]
-        if key is not None and self._source.kind != "rows" and key not in names:
-            raise SourceError(f"key is {key!r}: the source has {', '.join(names)}")
         limit: asyncio.Task[None] | None = None
         self._recorder.start(self._stop)
         try:
@@ -127,11 +124,7 @@ class _Engine:
         return await self._conclude()
 
     def _start(self) -> None:
-        opened = self._source.open()
-        if isinstance(opened, AsyncIterator):
-            self._feeder = asyncio.create_task(self._feed(opened), name="iterate-source")
-        else:
-            self._rows = opened
+        self._intake.open(self._may_pull, self._give)
         total = self._source.total
         count = self._options.concurrency if total is None else max(1, min(self._options.concurrency, total))
         self._alive = count
@@ -153,17 +146,12 @@ class _Engine:
     async def _wind_up(self) -> None:
         """Wait for what was cancelled, for a while, and close the source."""
         self._waiting.cancel()
-        tasks = [task for task in self._pullers if not task.done()]
-        if self._feeder is not None:
-            self._feeder.cancel()
-            tasks.append(self._feeder)
+        feeder = self._intake.stop()
+        tasks = [task for task in [*self._pullers, feeder] if task is not None and not task.done()]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=CANCEL_GRACE_S)
             for task in late:
                 logger.error("run %s: %s does not end after being cancelled", self._recorder.run_id, task.get_name())
-        close = getattr(self._rows, "close", None)
-        if close is not None:
-            close()
 
     async def _close_cancelled(self) -> None:
         try:
@@ -173,7 +161,7 @@ class _Engine:
             logger.exception("run %s: its last checkpoint failed", self._recorder.run_id)
 
     async def _conclude(self) -> RunOutcome:
-        reason = self._reason or self._source_error
+        reason = self._reason or self._intake.error
         if isinstance(reason, RunTakenOver | StoreError):
             raise reason
         if isinstance(reason, RunCancelled):
@@ -186,7 +174,7 @@ class _Engine:
             await self._recorder.close("failed", error=self._stopped_by)
         else:
             state: RunState = "failed" if self._failed else "done"
-            await self._recorder.close(state, complete=True, total=self._pulled)
+            await self._recorder.close(state, complete=True, total=self._intake.pulled)
         return RunOutcome(
             self._recorder.progress(), tuple(self._failures), self._recorder.results(), tuple(self._exceptions)
         )
@@ -194,141 +182,45 @@ class _Engine:
     # -- pulling -------------------------------------------------------------------------------------------------------
 
     async def _pull(self) -> None:
+        turns, intake, recorder = self._turns, self._intake, self._recorder
         try:
             while not self._stopping:
-                if monotonic() >= self._slice_ends:
-                    await self._give_way()
-                    continue
-                if self._recorder.full:
-                    await self._recorder.room()
-                    continue
-                if self._ready:
-                    work: Work | None = self._ready.popleft()
-                elif self._rows is not None and len(self._waiting) < self._waiting_cap:
-                    work = self._next(self._rows)
-                elif self._exhausted and not self._waiting:
+                if monotonic() >= turns.slice_ends:
+                    await turns.give_way()
+                elif recorder.full:
+                    await recorder.room()
+                elif self._ready:
+                    await self._run_item(self._ready.popleft())
+                elif intake.readable and len(self._waiting) < self._waiting_cap:
+                    work = intake.next()
+                    if work is not None:
+                        await self._run_item(work)
+                elif intake.exhausted and not self._waiting:
                     return
                 else:
-                    await self._idle()
-                    continue
-                if work is not None:
-                    await self._run_item(work)
+                    await turns.idle()
         except Exception as exc:
             self._stop(exc)
         finally:
             self._alive -= 1
-            self._wake_all()
+            turns.wake_all()
             if not self._alive:
                 self._ended.set()
-
-    def _next(self, rows: Iterator[Row]) -> Work | None:
-        """Read a sync source once; ``None`` where that gave nothing to run."""
-        try:
-            row = next(rows)
-        except StopIteration:
-            self._source_ended(None)
-            return None
-        except BaseException as exc:
-            self._source_ended(exc)
-            return None
-        return self._admit(row)
-
-    async def _feed(self, rows: AsyncIterator[Row]) -> None:
-        """Read an async source, in one task from beginning to end, as its cancel scopes need; a row a free puller."""
-        try:
-            while True:
-                while not self._idlers or len(self._waiting) >= self._waiting_cap:
-                    self._demand.clear()
-                    await self._demand.wait()
-                if monotonic() >= self._slice_ends:
-                    await self._give_way()
-                work = self._admit(await anext(rows))
-                if self._exhausted:
-                    return
-                if work is not None:
-                    self._ready.append(work)
-                    self._wake_one()
-        except StopAsyncIteration:
-            self._source_ended(None)
-        except BaseException as exc:
-            if self._stopping:
-                raise
-            self._source_ended(exc)
-        finally:
-            close = getattr(rows, "aclose", None)
-            if close is not None:
-                await close()
-
-    def _source_ended(self, exc: BaseException | None) -> None:
-        self._rows = None
-        self._exhausted = True
-        if isinstance(exc, SourceError):
-            self._source_error = exc
-        elif exc is not None:
-            self._source_error = SourceError(
-                f"{self._source.name} raised after {self._pulled} items: {type_name(exc)}: {exc}"
-            )
-            self._source_error.__cause__ = exc
-        self._wake_all()
-
-    def _admit(self, row: Row) -> Work | None:
-        """Give a row its index and key; ``None`` where it is not to be run."""
-        index = self._pulled
-        key = digest = None
-        name = self._options.key
-        if name is not None:
-            try:
-                key = row[name]
-                digest = digest_of(key)
-            except (LookupError, TypeError, ValueError) as exc:
-                self._source_ended(SourceError(f"item {index} has no usable key {name!r}: {type_name(exc)}: {exc}"))
-                return None
-        self._pulled += 1
-        item = Item(index, key, 1, self._recorder.run_id)
-        try:
-            if self._recorder.finished(index, digest):
-                return None
-        except SourceError as exc:
-            self._fail(item, row, exc)
-            return None
-        return item, row, digest
-
-    async def _give_way(self) -> None:
-        """Let the loop do everything else once, before the pullers share the next slice."""
-        if not self._slice_renewal:
-            self._slice_renewal = True
-            # Queued before any puller goes on, so that the slice is renewed once a pass and not once a puller.
-            asyncio.get_running_loop().call_soon(self._renew_slice)
-        await asyncio.sleep(0)
-
-    def _renew_slice(self) -> None:
-        self._slice_renewal = False
-        self._slice_ends = monotonic() + SLICE_S
-
-    async def _idle(self) -> None:
-        idler = asyncio.get_running_loop().create_future()
-        self._idlers.append(idler)
-        self._demand.set()
-        await idler
-
-    def _wake_one(self) -> None:
-        while self._idlers:
-            idler = self._idlers.popleft()
-            if not idler.done():
-                idler.set_result(None)
-                return
-
-    def _wake_all(self) -> None:
-        while self._idlers:
-            self._wake_one()
 
     def _due(self, work: Work) -> None:
         self._ready.append(work)
         if len(self._waiting) == self._waiting_cap - 1:
             # Pulling was held back until now.
-            self._wake_all()
+            self._turns.wake_all()
         else:
-            self._wake_one()
+            self._turns.wake_one()
+
+    def _may_pull(self) -> bool:
+        return len(self._waiting) < self._waiting_cap
+
+    def _give(self, work: Work) -> None:
+        self._ready.append(work)
+        self._turns.wake_one()
 
     # -- one item ------------------------------------------------------------------------------------------------------
 

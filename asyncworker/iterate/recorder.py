@@ -32,6 +32,8 @@ class StoreRecorder(Tally):
     #: What may wait to be written before pullers are held back, in items and in bytes of results.
     ITEMS_HELD = 50_000
     BYTES_HELD = 32 << 20
+    #: A run with nothing new to say writes this often all the same: it may have been cancelled.
+    HEARTBEAT_S = 1.0
     #: The most results in one row.
     CHUNK_ITEMS = 1000
     CHUNK_BYTES = 1 << 20
@@ -71,6 +73,7 @@ class StoreRecorder(Tally):
         self._flusher: asyncio.Task[None] | None = None
         self._stop: Stop | None = None
         self._unwritten: Batch | None = None
+        self._written_at = clock.monotonic()
         self.transactions = 0
 
     # -- told by the engine --------------------------------------------------------------------------------------------
@@ -173,11 +176,18 @@ class StoreRecorder(Tally):
         self._unwritten = self._batch(state, complete, total, error, at)
         await self._write_patiently()
 
+    def abandon(self) -> None:
+        """Write nothing more, but for the transaction that is under way."""
+        self._closed = True
+        if self._flusher is not None:
+            self._flusher.cancel()
+
     async def _flush_for_ever(self) -> None:
         try:
             while True:
                 await self._pause()
-                if self._changed or self._unwritten is not None:
+                due = self._clock.monotonic() >= self._written_at + self.HEARTBEAT_S
+                if self._changed or due or self._unwritten is not None:
                     await self._flush()
         except asyncio.CancelledError:
             raise
@@ -242,6 +252,7 @@ class StoreRecorder(Tally):
                 break
         self._next_chunk += max(len(batch.results), len(batch.keys))
         self._unwritten = None
+        self._written_at = self._clock.monotonic()
         self.full = False
         self._room.set()
         return cancel_requested
