@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,7 +33,26 @@ class TidyFiles(asyncssh.SFTPServer):
         file_obj.close()
 
 
-RawServer = Callable[[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]], Awaitable[None]]
+#: Makes, for one session, what answers bytes with bytes.
+RawServer = Callable[[], Callable[[bytes], bytes]]
+
+
+class _RawSession(asyncssh.SSHServerSession[bytes]):
+    """The ``sftp`` subsystem with nothing of SFTP in it."""
+
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+        self._answer = answer
+
+    def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
+        self._channel = chan
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        return True
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        answer = self._answer(data)
+        if answer:
+            self._channel.write(answer)
 
 
 @dataclass
@@ -75,7 +94,7 @@ def running_sftp_server(
     Args:
         folder: For its keys; made if it is not there.
         sftp_factory: Makes the object that serves files; ``None``: the plain one.
-        raw: Speaks in its place: gets the two streams of the ``sftp`` subsystem and may send what it likes.
+        raw: Speaks in its place, and may send what it likes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     host_key = asyncssh.generate_private_key("ssh-ed25519")
@@ -89,6 +108,11 @@ def running_sftp_server(
     class Login(asyncssh.SSHServer):
         def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
             server.connections.append(conn)
+            self.connection = conn
+
+        def session_requested(self) -> Any:
+            assert raw is not None  # with an sftp_factory, nobody asks here
+            return self.connection.create_server_channel(encoding=None), _RawSession(raw())
 
         def auth_completed(self) -> None:
             server.logins += 1
@@ -100,22 +124,13 @@ def running_sftp_server(
             return (username, password) == (USERNAME, PASSWORD)
 
     async def start() -> asyncssh.SSHAcceptor:
-        options: dict[str, Any] = {"sftp_factory": sftp_factory or TidyFiles}
-        if raw is not None:
-
-            async def speak(process: asyncssh.SSHServerProcess[bytes]) -> None:
-                with contextlib.suppress(asyncssh.Error, OSError, asyncio.IncompleteReadError):
-                    await raw(process.stdin, process.stdout)
-                process.exit(0)
-
-            options = {"process_factory": speak, "encoding": None}
         return await asyncssh.listen(
             "127.0.0.1",
             0,
             server_factory=Login,
             server_host_keys=[host_key],
             authorized_client_keys=asyncssh.import_authorized_keys(client_key.export_public_key().decode()),
-            **options,
+            sftp_factory=None if raw else sftp_factory or TidyFiles,
         )
 
     async def stop() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asyncworker.errors import SFTPConnectionLost, SFTPProtocolError
 from asyncworker.sftp.packets import Attributes, Limits, Name, Status
 from asyncworker.sftp.protocol import SFTPProtocol
-from tests.unit.sftp import wire
+from tests.servers import sftp_wire as wire
 
 OFFERS_LIMITS = wire.version(3, (b"limits@openssh.com", b"1"), (b"other@example.com", b"x"))
 
