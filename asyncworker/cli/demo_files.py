@@ -110,7 +110,8 @@ def compare(folder: Path, source: Path, count: int) -> Comparison:
             missing.append(name)
             continue
         found.remove(name)
-        content = (folder / name).read_bytes()
+        path = folder / name
+        content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).digest() == hashlib.sha256((source / name).read_bytes()).digest():
             same += 1
             same_bytes += len(content)

@@ -115,6 +115,7 @@ class DemoRun:
         folder = str(self._folder.root)
         if former is not None:
             result = IterateResult(former.run_id, app=app)
+            self._stack.callback(_let_go, result)
             before = result.progress()
             if before.state != "pending":  # else no worker has ever seen it
                 begun = former.started_at.astimezone()
@@ -131,7 +132,9 @@ class DemoRun:
         record = DemoRecord(files=self._files, run_id=str(uuid.uuid4()), started_at=datetime.now(UTC))
         # Noted before it is sent: a run that was never sent is found out, one that was never noted would be lost.
         self._folder.save(record)
-        return run.apply_async(task_id=record.run_id), None
+        result = run.apply_async(task_id=record.run_id)
+        self._stack.callback(_let_go, result)
+        return result, None
 
     def _crash(self, result: IterateResult, update: Callable[[int], None]) -> int:
         """Kill the worker half-way, start another, resume; return the number of the run's attempt to watch."""
@@ -204,6 +207,12 @@ class DemoRun:
         for name, child in (("worker", self._worker), ("SFTP server", self._server)):
             if child.returncode is not None:
                 raise _failed(f"the {name} has ended with exit code {child.returncode}", child)
+
+
+def _let_go(result: IterateResult) -> None:
+    # While the broker lives: a result that is collected later tries for long to reach it, to unsubscribe.
+    result.backend.remove_pending_result(result)
+    result.backend = None
 
 
 def _failed(what: str, child: Child) -> click.ClickException:

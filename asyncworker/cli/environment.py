@@ -43,4 +43,6 @@ def use_variables(variables: Mapping[str, str]) -> None:
 def celery_command(python: str, *, name: str, loglevel: str, concurrency: int | None = None) -> list[str]:
     """Return the command line of a worker with the default app."""
     command = [python, "-m", "celery", "-A", "asyncworker", "worker", "--loglevel", loglevel, "--hostname", name]
+    # It would spend its first second looking for others on a broker that only it uses.
+    command.append("--without-mingle")
     return command if concurrency is None else [*command, "--concurrency", str(concurrency)]
