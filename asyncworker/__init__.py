@@ -16,7 +16,7 @@ from asyncworker.tasks.task import AsyncTask
 if TYPE_CHECKING:
     from celery import Celery
 
-    app: Celery
+    app: Celery[AsyncTask]
 
 __all__ = ["AsyncTask", "app", "install"]
 

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from celery import Celery, signals
@@ -23,12 +23,14 @@ from asyncworker.worker.tracing import check_locals
 
 __all__ = ["get_app", "install"]
 
+_App = TypeVar("_App", bound="Celery[Any]")
+
 POOL = "asyncworker.worker.pool:AsyncPool"
 
-_app: Celery | None = None
+_app: Celery[AsyncTask] | None = None
 
 
-def get_app() -> Celery:
+def get_app() -> Celery[AsyncTask]:
     """Return the default app, ``asyncworker.app``; made on first use from ``ASYNCWORKER_*`` and ``CELERY_*``.
 
     Raises:
@@ -36,7 +38,7 @@ def get_app() -> Celery:
     """
     global _app
     if _app is None:
-        app = Celery("asyncworker", task_cls=AsyncTask, set_as_current=True)
+        app: Celery[AsyncTask] = Celery("asyncworker", task_cls=AsyncTask, set_as_current=True)
         # Before the modules are looked for: importing a package of theirs may ask for the app.
         _app = app
         try:
@@ -47,7 +49,7 @@ def get_app() -> Celery:
     return _app
 
 
-def install(app: Celery, *, include: Iterable[str] = ()) -> Celery:
+def install(app: _App, *, include: Iterable[str] = ()) -> _App:
     """Make the workers of a Celery app run ``async def`` tasks; its own configuration keeps the last word.
 
     Call it before tasks are declared, so that they get ``.partial()`` and ``.iterate()``; tasks that were declared
@@ -152,7 +154,7 @@ def _use_async_tasks(app: Any) -> None:
         app.__dict__.pop("Task", None)
 
 
-def _import_tasks(sender: Celery, **_: Any) -> None:
+def _import_tasks(sender: Celery[Any], **_: Any) -> None:
     """Import the worker's modules ourselves, so that one that fails is told in one line."""
     for module in (*sender.conf.imports, *sender.conf.include):
         try:

@@ -8,7 +8,7 @@ from asyncworker.iterate.options import IterateOptions, exception_names, make_op
 from asyncworker.iterate.outcome import RunOutcome
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.runs import execute_run
-from asyncworker.iterate.source import Row, Source, source_of, source_of_rows
+from asyncworker.iterate.source import Row, Source, SourceMode, source_of, source_of_rows
 from asyncworker.iterate.wire import source_from_wire
 from asyncworker.store import ItemFailure, Progress
 
@@ -25,6 +25,7 @@ __all__ = [
     "RunOutcome",
     "SkipItem",
     "Source",
+    "SourceMode",
     "StoreRecorder",
     "TaskSource",
     "current_item",

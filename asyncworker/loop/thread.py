@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from asyncworker.errors import LoopError
 
+new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
     from uvloop import new_event_loop
 except ImportError:

@@ -19,7 +19,7 @@ __all__ = [
     "RunState",
 ]
 
-RunState = Literal["running", "done", "failed", "cancelled"]
+RunState = Literal["pending", "running", "done", "failed", "cancelled"]
 
 
 def _now() -> datetime:
@@ -72,6 +72,12 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     attempt_at: datetime
     updated_at: datetime
     finished_at: datetime | None = None
+
+    @classmethod
+    def pending(cls, run_id: str) -> Progress:
+        """Where a run stands that nobody has begun."""
+        now = _now()
+        return cls(run_id=run_id, task="", state="pending", started_at=now, attempt_at=now, updated_at=now)
 
     @property
     def settled(self) -> int:

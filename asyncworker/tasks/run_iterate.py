@@ -1,1 +1,161 @@
-"""The one task that runs a fan-out."""
+"""The one task that runs a fan-out: its message holds the target, the fixed arguments, the source and the options."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from celery import Task, shared_task
+from celery.exceptions import Ignore
+from kombu.utils.json import dumps, loads
+
+from asyncworker.errors import RunTakenOver, SourceError
+from asyncworker.iterate import IterateOptions, RunOutcome, Source, execute_run, make_options, source_from_wire
+from asyncworker.resources import lifetimes
+from asyncworker.settings import load_settings
+from asyncworker.store import Store, open_store
+from asyncworker.tasks.names import RUN_ITERATE
+from asyncworker.tasks.result import IterateResult
+from asyncworker.tasks.task import AsyncTask
+from asyncworker.worker.tracing import is_async
+
+__all__ = ["RunIterateTask", "run_here", "run_iterate", "shared_store"]
+
+logger = logging.getLogger(__name__)
+
+
+class RunIterateTask(AsyncTask):
+    """The fan-out as a Celery task; its id is the run's id."""
+
+    abstract = True
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> IterateResult:
+        """Return the result object of a run."""
+        return IterateResult(task_id, app=self.app)
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:  # type: ignore[override]
+        """Send the fan-out to where its target would be sent."""
+        if not options.keys() & {"queue", "exchange", "routing_key"} and kwargs and "task" in kwargs:
+            route = self.app.amqp.router.lookup_route(kwargs["task"])
+            options = {**(route or {}), **options}
+        return super().apply_async(args, kwargs, **options)
+
+
+@shared_task(name=RUN_ITERATE, base=RunIterateTask, bind=True, acks_late=True, reject_on_worker_lost=True)
+async def run_iterate(
+    self: RunIterateTask,
+    *previous: Any,
+    task: str,
+    partial: dict[str, Any],
+    source: dict[str, Any] | None,
+    options: dict[str, Any],
+    resume: bool = False,
+) -> Any:
+    """Run a fan-out to its end, from its checkpoint where it has one.
+
+    Args:
+        self: The task.
+        *previous: In a chain, the result of the task before.
+        task: The name of the task that each item runs.
+        partial: Its fixed keyword arguments.
+        source: The wire form of the source.
+        options: The wire form of :class:`IterateOptions`.
+        resume: Go on from the checkpoint of a run that has ended, too.
+
+    Returns:
+        The run's progress as a mapping; with ``results="inline"`` the list of values in the order of the source.
+    """
+    source = _with_previous(source, previous)
+    request = {"task": task, "partial": partial, "source": source, "options": options}
+    opened = source_from_wire(source, _opener(self.app))
+    chosen = make_options(**options)
+    try:
+        outcome = await execute_run(
+            _caller(self.app.tasks[task], partial),
+            opened,
+            chosen,
+            store=await shared_store(self.app),
+            run_id=str(self.request.id),
+            task=task,
+            fingerprint=opened.fingerprint(dumps([task, partial]).encode()),
+            request=dumps(request).encode(),
+            redelivered=bool((self.request.delivery_info or {}).get("redelivered")),
+            resume=resume,
+            encode=lambda value: dumps(value).encode(),
+            decode=loads,
+        )
+    except RunTakenOver as exc:
+        logger.warning("%s; its outcome is reported there", exc)
+        raise Ignore(str(exc)) from exc
+    outcome.raise_for_failures()
+    return _returned(outcome, chosen)
+
+
+async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, fixed: dict[str, Any]) -> RunOutcome:
+    """Run a fan-out on the running loop, in memory."""
+    return await execute_run(
+        _caller(task, fixed),
+        source,
+        msgspec.structs.replace(options, results="inline"),
+        store=None,
+        run_id=uuid.uuid4().hex,
+        task=task.name,
+        fingerprint="",
+    )
+
+
+async def shared_store(app: Any) -> Store:
+    """Return the running loop's store, opened on first use."""
+    url = load_settings(conf=app.conf).store_url_or_default()
+    return await lifetimes().use(("store", url), lambda: open_store(url))
+
+
+def _returned(outcome: RunOutcome, options: IterateOptions) -> Any:
+    if options.results == "inline":
+        return [value for _, value in sorted(outcome.results or [], key=lambda pair: pair[0])]
+    return msgspec.to_builtins(outcome.progress)
+
+
+def _caller(task: Task[Any, Any], fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+    """Return what runs one item: the task's body, without a message and without a request of its own."""
+    run = task.run
+    if is_async(task):
+        return lambda row: run(**fixed, **row)
+    return lambda row: asyncio.to_thread(run, **fixed, **row)
+
+
+def _opener(app: Any) -> Callable[[str, list[Any], dict[str, Any]], Any]:
+    def open_task(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        task = app.tasks.get(name)
+        if task is None:
+            raise SourceError(f"source task {name!r} is not registered with this worker; is its module imported?")
+        if is_async(task):
+            return task.run(*args, **kwargs)
+        return asyncio.to_thread(task.run, *args, **kwargs)
+
+    return open_task
+
+
+def _with_previous(source: dict[str, Any] | None, previous: tuple[Any, ...]) -> dict[str, Any]:
+    """Put the previous task's result in the place that ``previous_result`` holds."""
+    if source is None:
+        raise SourceError("the fan-out came without its source: an iterator cannot be linked; pass a list or a task")
+    if not previous:
+        return source
+    columns = [
+        {"name": column["name"], **_literal(previous[0])} if column.get("previous") else column
+        for column in source["columns"]
+    ]
+    return {**source, "columns": columns}
+
+
+def _literal(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {"pairs": [list(pair) for pair in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"values": list(value)}
+    raise SourceError(f"the previous result is {value!r:.100}: expected a list or a dict to iterate over")

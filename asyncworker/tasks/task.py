@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
-from celery.canvas import Signature, group
+from celery.canvas import group
 from celery.result import AsyncResult
 
+from asyncworker.iterate import SourceMode
 from asyncworker.loop import off_loop_async
 from asyncworker.worker.tracing import bridge_run, is_async_function, share_stacks
 
 if TYPE_CHECKING:
-    from asyncworker.tasks.partial import Partial
+    from asyncworker.tasks.partial import IterateSignature, Partial
 
     _Task = Task[Any, Any]
 else:
@@ -40,7 +42,7 @@ class AsyncTask(_Task):
             return
         if isinstance(declared, staticmethod):
             # A decorated function: this class is its own, and the only one whose requests it can be part of.
-            cls.run = staticmethod(bridge_run(run, lambda: cls.request_stack))  # type: ignore[method-assign,assignment]
+            cls.run = staticmethod(bridge_run(run, lambda: cls.request_stack))  # type: ignore[method-assign]
         else:
             cls.run = _bridge_method(run)  # type: ignore[method-assign]
 
@@ -56,15 +58,15 @@ class AsyncTask(_Task):
 
         return Partial(self, fixed)
 
-    def iterate(self, *, mode: str = "product", **sources: Any) -> Signature[Any]:
+    def iterate(self, *, mode: SourceMode = "product", **sources: Any) -> IterateSignature:
         """Build a fan-out with no fixed arguments; see :meth:`Partial.iterate`."""
         return self.partial().iterate(mode=mode, **sources)
 
-    def iterate_kwargs(self, rows: Iterable[Mapping[str, Any]]) -> Signature[Any]:
+    def iterate_kwargs(self, rows: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]) -> IterateSignature:
         """Build a fan-out over rows of keyword arguments; see :meth:`Partial.iterate_kwargs`."""
         return self.partial().iterate_kwargs(rows)
 
-    def expand(self, *, mode: str = "product", **sources: Any) -> group:
+    def expand(self, *, mode: SourceMode = "product", **sources: Any) -> group:
         """Build a group of one message an item; see :meth:`Partial.expand`."""
         return self.partial().expand(mode=mode, **sources)
 
@@ -81,7 +83,6 @@ class AsyncTask(_Task):
 
 def _bridge_method(run: Any) -> Any:
     """Bridge a method: whose requests it may be part of is known once it is called."""
-    import functools
 
     @functools.wraps(run)
     def method(self: AsyncTask, *args: Any, **kwargs: Any) -> Any:

@@ -18,12 +18,30 @@ logger = logging.getLogger(__name__)
 #: Writes that an abandoned job may not make: its outcome was reported already.
 _OUTCOMES = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry", "store_result"})
 
-#: Called for every task by the tracer; nothing to wait for in any backend that a worker uses.
-_QUICK = frozenset({"process_cleanup"})
+#: What talks to the store of results. Not every method may leave the loop: a result's destructor calls some.
+_BLOCKING = _OUTCOMES | {
+    "mark_as_started",
+    "mark_as_revoked",
+    "apply_chord",
+    "add_to_chord",
+    "on_chord_part_return",
+    "chord_error_from_stack",
+    "get_state",
+    "get_result",
+    "get_traceback",
+    "get_task_meta",
+    "get_children",
+    "get_group_meta",
+    "save_group",
+    "restore_group",
+    "delete_group",
+    "forget",
+    "on_task_call",
+}
 
 
 class OffLoopBackend:
-    """Any Celery result backend; inside a bridge its methods run on an I/O thread, elsewhere at once.
+    """Any Celery result backend; inside a bridge its blocking methods run on an I/O thread, elsewhere at once.
 
     It is set as ``task.backend``. The backend proper is the app's, which Celery keeps a thread.
     """
@@ -33,12 +51,10 @@ class OffLoopBackend:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._app.backend, name)
-        if not callable(value) or not in_bridge():
+        if name not in _BLOCKING or not in_bridge():
             return value
         if name in _OUTCOMES and _is_abandoned():
             return _ignore
-        if name in _QUICK:
-            return value
         return functools.partial(off_loop, self._call, name)
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:

@@ -54,7 +54,7 @@ def check_locals() -> None:
         raise SettingsError("USE_FAST_LOCALS is set: Celery's fast locals lose task.request in async tasks; unset it")
 
 
-def share_stacks(task: Task[Any, Any]) -> None:
+def share_stacks(task: Task[Any, Any] | type[Task[Any, Any]]) -> None:
     """Make ``current_task`` and the task's request follow the context."""
     stacks: list[Any] = [_state._task_stack, task.request_stack]  # type: ignore[attr-defined]
     for stack in stacks:

@@ -1,0 +1,159 @@
+"""Building a fan-out: fixed arguments, options, a source; what comes out is a Celery signature."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from celery.canvas import Signature, group
+from celery.result import AsyncResult
+
+from asyncworker.errors import SourceError
+from asyncworker.iterate import (
+    IterateOptions,
+    RunOutcome,
+    Source,
+    SourceMode,
+    TaskSource,
+    make_options,
+    source_of,
+    source_of_rows,
+)
+from asyncworker.tasks.names import RUN_ITERATE
+
+if TYPE_CHECKING:
+    from asyncworker.tasks.task import AsyncTask
+
+    _Signature = Signature[Any]
+else:
+    _Signature = Signature
+
+__all__ = ["IterateSignature", "Partial"]
+
+
+class Partial:
+    """A task with some keyword arguments fixed; immutable, so that one can be the start of several fan-outs."""
+
+    def __init__(self, task: AsyncTask, fixed: Mapping[str, Any], options: IterateOptions | None = None) -> None:
+        self._task = task
+        self._fixed = dict(fixed)
+        self._options = options or IterateOptions()
+
+    def partial(self, **fixed: Any) -> Partial:
+        """Fix more arguments; a name that is fixed already gets the new value."""
+        return Partial(self._task, {**self._fixed, **fixed}, self._options)
+
+    def options(self, **options: Any) -> Partial:
+        """Say how the fan-out runs; the fields of :class:`asyncworker.IterateOptions`, and their defaults, apply.
+
+        Exception classes are given to ``retry_on`` and ``fail_on`` as classes.
+
+        Raises:
+            SettingsError: An option is unknown or its value not allowed: names it, the value, what is allowed.
+        """
+        given = {name: getattr(self._options, name) for name in self._options.__struct_fields__}
+        return Partial(self._task, self._fixed, make_options(**{**given, **options}))
+
+    def iterate(self, *, mode: SourceMode = "product", **sources: Any) -> IterateSignature:
+        """Build the fan-out: one message, one task that runs an item for each value of the source.
+
+        Args:
+            mode: With several keywords, ``"product"`` is every combination, the last keyword changing fastest;
+                ``"zip"`` pairs them up, and unequal lengths raise.
+            **sources: For each argument that is iterated: a list, range, dict (its pairs), iterator, generator, async
+                generator (``.run()`` only), the signature of a task that yields or returns the values (it is run on the
+                worker, lazily where it is an async generator), or ``asyncworker.previous_result`` in a chain.
+
+        Raises:
+            SourceError: A source that cannot be iterated; an argument that is fixed and iterated at once.
+        """
+        twice = self._fixed.keys() & sources.keys()
+        if twice:
+            raise SourceError(f"{self._task.name}: {', '.join(sorted(twice))} is both fixed and iterated")
+        if not sources:
+            raise SourceError(f"{self._task.name}: iterate() needs at least one keyword to iterate over")
+        return self._signature(source_of({name: _task_source(value) for name, value in sources.items()}, mode=mode))
+
+    def iterate_kwargs(self, rows: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]) -> IterateSignature:
+        """Build a fan-out over rows: each item's own keyword arguments, as a mapping."""
+        return self._signature(source_of_rows(rows))
+
+    def expand(self, *, mode: SourceMode = "product", **sources: Iterable[Any]) -> group:
+        """Build a group instead: one message an item, spread over all workers, at the price of a message each.
+
+        Sources are literal; the group's results come in their order.
+        """
+        names = list(sources)
+        if mode == "zip":
+            rows: Iterable[tuple[Any, ...]] = zip(*sources.values(), strict=True)
+        else:
+            rows = itertools.product(*sources.values())
+        return group(self._task.s(**self._fixed, **dict(zip(names, row, strict=True))) for row in rows)
+
+    def _signature(self, source: Source) -> IterateSignature:
+        return IterateSignature(self._task, self._fixed, source, self._options)
+
+
+class IterateSignature(_Signature):
+    """A fan-out as a Celery signature: ``delay``, ``apply_async``, chain, group and chord take it.
+
+    Its result is an :class:`asyncworker.IterateResult`.
+    """
+
+    def __init__(self, task: AsyncTask, fixed: Mapping[str, Any], source: Source, options: IterateOptions) -> None:
+        super().__init__(
+            RUN_ITERATE,
+            kwargs={
+                "task": task.name,
+                "partial": dict(fixed),
+                # An iterator is read once, by whoever comes first: run() here, or the message.
+                "source": None if source.one_shot else source.to_wire(),
+                "options": msgspec.to_builtins(options),
+            },
+            app=task.app,
+        )
+        # Not plain attributes: a signature is a dictionary that travels.
+        self.__dict__["_local"] = (task, source, options)
+
+    def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Copy the signature, as Celery's canvas does; reads a source that is an iterator to its end."""
+        self._read_source()
+        return super().clone(args, kwargs, **options)
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, route_name: str | None = None, **options: Any) -> Any:
+        """Send the fan-out; reads a source that is an iterator to its end first."""
+        self._read_source()
+        return super().apply_async(args, kwargs, route_name, **options)
+
+    async def adelay(self) -> AsyncResult[Any]:
+        """Send the fan-out without holding up the running loop."""
+        self._read_source()
+        task: AsyncTask = self.type
+        return await task.aapply_async(self.args, self.kwargs, **self.options)
+
+    async def run(self) -> list[Any]:
+        """Run the fan-out here, on the running loop: no broker, no worker, no checkpoint.
+
+        Returns:
+            The values in the order of the source, without those of skipped items.
+
+        Raises:
+            Exception: The one failure, or ``ItemErrors`` with all of them, once every item has run.
+        """
+        from asyncworker.tasks.run_iterate import run_here
+
+        outcome: RunOutcome = await run_here(*self.__dict__["_local"], fixed=self.kwargs["partial"])
+        outcome.raise_for_failures()
+        return [value for _, value in sorted(outcome.results or [], key=lambda pair: pair[0])]
+
+    def _read_source(self) -> None:
+        if self.kwargs["source"] is None:
+            self.kwargs["source"] = self.__dict__["_local"][1].to_wire()
+
+
+def _task_source(value: Any) -> Any:
+    if isinstance(value, Signature):
+        return TaskSource(str(value.task), tuple(value.args or ()), dict(value.kwargs or {}))
+    return value

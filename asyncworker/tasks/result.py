@@ -1,0 +1,148 @@
+"""What a client holds of a fan-out: Celery's AsyncResult, and what the store knows of the run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery.result import AsyncResult
+from kombu.utils.json import loads
+
+from asyncworker.errors import RunNotFound
+from asyncworker.iterate import ItemFailure, Progress
+from asyncworker.loop import get_loop_thread, off_loop_async
+from asyncworker.tasks.names import RUN_ITERATE
+
+if TYPE_CHECKING:
+    from asyncworker.store import Store
+
+    _AsyncResult = AsyncResult[Any]
+else:
+    _AsyncResult = AsyncResult
+
+__all__ = ["IterateResult"]
+
+T = TypeVar("T")
+
+
+class IterateResult(_AsyncResult):
+    """The result of a fan-out, by its run id; anyone with the broker and the store can make one.
+
+    The store is read on asyncworker's own loop, which is started where there is none. The plain methods wait for it;
+    inside a coroutine, await their twins that begin with ``a``.
+    """
+
+    def progress(self) -> Progress:
+        """Return where the run stands; its state is ``"pending"`` before a worker has begun."""
+        return _wait(self.aprogress())
+
+    def errors(self, offset: int = 0, limit: int = 1000) -> list[ItemFailure]:
+        """Return a page of the failed items, by index."""
+        return _wait(self.aerrors(offset, limit))
+
+    def results(self) -> list[Any]:
+        """Return the stored values of the finished items in the order of the source.
+
+        Raises:
+            RunNotFound: No worker has begun the run.
+        """
+        return _wait(self.aresults())
+
+    def cancel(self) -> None:
+        """Ask the run to stop; it does at its next checkpoint, and what is done stays done."""
+        _wait(self.acancel())
+
+    def resume(self) -> IterateResult:
+        """Send the run again, from its checkpoint: only what is not done runs, failed items among it.
+
+        Returns:
+            This result; ``get()`` waits for the new outcome.
+
+        Raises:
+            RunNotFound: No worker has ever begun the run.
+        """
+        self._send_again(_wait(_on_our_loop(self._stored_request())))
+        return self
+
+    def retry_failed(self) -> IterateResult:
+        """Run the failed items of a run once more; those that are done stay done."""
+        return self.resume()
+
+    async def aprogress(self) -> Progress:
+        """Awaitable twin of :meth:`progress`."""
+        return await _on_our_loop(self._progress())
+
+    async def aerrors(self, offset: int = 0, limit: int = 1000) -> list[ItemFailure]:
+        """Awaitable twin of :meth:`errors`."""
+        return await _on_our_loop(self._errors(offset, limit))
+
+    async def aresults(self) -> list[Any]:
+        """Awaitable twin of :meth:`results`."""
+        return await _on_our_loop(self._results())
+
+    async def acancel(self) -> None:
+        """Awaitable twin of :meth:`cancel`."""
+        await _on_our_loop(self._cancel())
+
+    async def aresume(self) -> IterateResult:
+        """Awaitable twin of :meth:`resume`."""
+        await off_loop_async(self._send_again, await _on_our_loop(self._stored_request()))
+        return self
+
+    async def stream(self) -> AsyncIterator[tuple[int, Any]]:
+        """Yield ``(index, value)`` of the finished items in the order of the source, in bounded memory.
+
+        Runs on asyncworker's own loop: inside a task.
+        """
+        async for index, value in (await self._store()).results(self.id, decode=loads):
+            yield index, value
+
+    # -- on our loop ---------------------------------------------------------------------------------------------
+
+    async def _store(self) -> Store:
+        from asyncworker.tasks.run_iterate import shared_store
+
+        return await shared_store(self.app)
+
+    async def _progress(self) -> Progress:
+        try:
+            progress = await (await self._store()).progress(self.id)
+        except RunNotFound:
+            return Progress.pending(self.id)
+        return progress
+
+    async def _errors(self, offset: int, limit: int) -> list[ItemFailure]:
+        return await (await self._store()).errors(self.id, offset=offset, limit=limit)
+
+    async def _results(self) -> list[Any]:
+        return [value async for _, value in self.stream()]
+
+    async def _cancel(self) -> None:
+        try:
+            await (await self._store()).request_cancel(self.id)
+        except RunNotFound:
+            # Its message is still on its way: the worker that gets it drops it.
+            await off_loop_async(self.revoke)
+
+    async def _stored_request(self) -> bytes:
+        return await (await self._store()).request_of(self.id)
+
+    def _send_again(self, request: bytes) -> None:
+        # The outcome of the earlier attempt would be taken for that of the new one.
+        self.forget()
+        self.backend.remove_pending_result(self)
+        # Celery's own start, once more: a promise that was kept cannot be waited for again.
+        AsyncResult.__init__(self, self.id, backend=self.backend, app=self.app)
+        self.app.tasks[RUN_ITERATE].apply_async(kwargs={**loads(request), "resume": True}, task_id=self.id)
+
+
+def _wait(coro: Coroutine[Any, Any, T]) -> T:
+    return get_loop_thread().run(coro)
+
+
+async def _on_our_loop(coro: Coroutine[Any, Any, T]) -> T:
+    loop = get_loop_thread().loop
+    if asyncio.get_running_loop() is loop:
+        return await coro
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coro, loop))

@@ -1,0 +1,205 @@
+"""Tasks that the worker tests run; of any app, by name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from typing import Any
+
+from celery import current_task, shared_task
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from pydantic import BaseModel
+
+
+class Point(BaseModel):
+    x: int
+
+
+@shared_task(name="t.add")
+async def add(x: int, y: int) -> int:
+    await asyncio.sleep(0)
+    return x + y
+
+
+@shared_task(name="t.total")
+async def total(numbers: list[int]) -> int:
+    await asyncio.sleep(0)
+    return sum(numbers)
+
+
+@shared_task(name="t.sync_double")
+def sync_double(x: int) -> list[Any]:
+    return [x * 2, threading.current_thread().name, current_task.request.id]
+
+
+@shared_task(name="t.who", bind=True)
+async def who(self: Any) -> list[str]:
+    """The request's id as seen from the body, its child tasks, and a thread."""
+
+    async def child() -> str:
+        await asyncio.sleep(0.01)
+        return str(current_task.request.id)
+
+    async with asyncio.TaskGroup() as group:
+        children = [group.create_task(child()) for _ in range(2)]
+    thread = await asyncio.to_thread(lambda: current_task.request.id)
+    return [self.request.id, current_task.request.id, thread, *(task.result() for task in children)]
+
+
+@shared_task(name="t.sleep")
+async def sleep(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@shared_task(name="t.sleep_late", acks_late=True)
+async def sleep_late(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@shared_task(name="t.thread_sleep")
+def thread_sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@shared_task(name="t.burn_cpu")
+async def burn_cpu(seconds: float) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return "burnt"
+
+
+@shared_task(name="t.stubborn")
+async def stubborn(seconds: float) -> str:
+    """Swallows every cancellation until its time is over."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(left)
+    return "stubborn to the end"
+
+
+@shared_task(
+    name="t.autoretry", bind=True, autoretry_for=(ValueError,), retry_kwargs={"max_retries": 3, "countdown": 0}
+)
+async def autoretry(self: Any) -> int:
+    await asyncio.sleep(0)
+    if self.request.retries < 2:
+        raise ValueError("not yet")
+    return int(self.request.retries)
+
+
+@shared_task(name="t.retry", bind=True, max_retries=3)
+async def retry(self: Any) -> int:
+    await asyncio.sleep(0)
+    if self.request.retries < 2:
+        raise self.retry(countdown=0)
+    return int(self.request.retries)
+
+
+@shared_task(name="t.give_up", bind=True, max_retries=1)
+async def give_up(self: Any) -> None:
+    await asyncio.sleep(0)
+    raise self.retry(countdown=0, exc=ValueError("never"))
+
+
+@shared_task(name="t.pydantic", pydantic=True)
+async def move(point: Point) -> Point:
+    await asyncio.sleep(0)
+    return Point(x=point.x + 1)
+
+
+@shared_task(
+    name="t.pydantic_retry", bind=True, pydantic=True, autoretry_for=(ValueError,), retry_kwargs={"countdown": 0}
+)
+async def move_retry(self: Any, point: Point) -> Point:
+    await asyncio.sleep(0)
+    if not self.request.retries:
+        raise ValueError("not yet")
+    return Point(x=point.x + self.request.retries)
+
+
+@shared_task(name="t.calls_another")
+async def calls_another(x: int) -> int:
+    first: int = await add(x, 1)
+    return first + await add(x, 2)
+
+
+@shared_task(name="t.sends_another")
+async def sends_another(x: int) -> str:
+    return str(add.delay(x, 1).id)
+
+
+@shared_task(name="t.numbers")
+async def numbers(count: int) -> Any:
+    for number in range(count):
+        await asyncio.sleep(0)
+        yield number
+
+
+@shared_task(name="t.fail")
+async def fail(text: str = "on purpose") -> None:
+    await asyncio.sleep(0)
+    raise KeyError(text)
+
+
+@shared_task(name="t.ignore")
+async def ignore() -> None:
+    raise Ignore
+
+
+@shared_task(name="t.reject", acks_late=True)
+async def reject() -> None:
+    raise Reject("not wanted", requeue=False)
+
+
+@shared_task(name="t.cancels_itself")
+async def cancels_itself() -> None:
+    raise asyncio.CancelledError
+
+
+@shared_task(name="t.exits")
+async def exits() -> None:
+    raise SystemExit(3)
+
+
+@shared_task(name="t.child_exits")
+async def child_exits() -> None:
+    async def child() -> None:
+        raise SystemExit(3)
+
+    asyncio.get_running_loop().create_task(child())
+    await asyncio.sleep(0.05)
+
+
+@shared_task(name="t.soft", soft_time_limit=0.2)
+async def soft(catch: bool) -> str:
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(30))
+    except SoftTimeLimitExceeded:
+        if not catch:
+            raise
+        await asyncio.sleep(0.01)
+        return "cleaned up"
+    return "never"
+
+
+@shared_task(name="t.hard", time_limit=0.3)
+async def hard() -> None:
+    await asyncio.sleep(30)
+
+
+@shared_task(name="t.hard_stubborn", time_limit=0.3)
+async def hard_stubborn(seconds: float) -> str:
+    return str(await stubborn(seconds))
+
+
+@shared_task(name="t.on_error")
+def on_error(request: Any, exc: Any, traceback: Any) -> None:
+    pass

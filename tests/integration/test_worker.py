@@ -1,0 +1,222 @@
+"""A stock Celery worker with the async pool: every kind of task gives what it gives under prefork."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import Celery, chain, chord, group
+from celery.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
+
+import asyncworker
+from asyncworker.cli.embedded import EmbeddedServer
+from asyncworker.errors import TaskCancelled
+from tests.integration import tasks
+from tests.servers.worker import Worker, running_worker
+
+GET_S = 30.0
+
+
+def make_client(server: EmbeddedServer) -> Celery:
+    app = Celery("client", broker=server.broker_url, backend=server.result_url, set_as_current=False)
+    return asyncworker.install(app)
+
+
+@pytest.fixture(scope="module")
+def running(
+    _valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Callable[..., Any], Worker, Celery]]:
+    folder = tmp_path_factory.mktemp("worker")
+    env = {
+        "ASYNCWORKER_BROKER_URL": _valkey.broker_url,
+        "ASYNCWORKER_RESULT_URL": _valkey.result_url,
+        "ASYNCWORKER_INCLUDE": tasks.__name__,
+        "ASYNCWORKER_STATE_DIR": str(folder),
+        "ASYNCWORKER_CANCEL_GRACE_S": "0.3",
+    }
+    with running_worker(folder, "--without-mingle", "--without-gossip", env=env) as worker, make_client(_valkey) as app:
+
+        def run(name: str, *args: Any, **options: Any) -> Any:
+            return app.tasks[name].apply_async(args, **options).get(timeout=GET_S)
+
+        yield run, worker, app
+        # A result's destructor talks to the backend, which must still be there.
+        gc.collect()
+
+
+@pytest.fixture
+def run(running: Any) -> Callable[..., Any]:
+    return running[0]
+
+
+@pytest.fixture
+def node(running: Any) -> Worker:
+    return running[1]
+
+
+@pytest.fixture
+def app(running: Any) -> Celery:
+    return running[2]
+
+
+def test_async_and_sync_tasks(run: Callable[..., Any]) -> None:
+    assert run("t.add", 1, 2) == 3
+    result, thread, request_id = run("t.sync_double", 4)
+    assert result == 8
+    assert thread.startswith("asyncworker-task")
+    assert request_id
+
+
+def test_the_request_is_right_in_body_children_and_threads(app: Celery) -> None:
+    results = [app.tasks["t.who"].delay() for _ in range(50)]
+    for result in results:
+        assert set(result.get(timeout=GET_S)) == {result.id}
+
+
+def test_a_thousand_sleeps_overlap(app: Celery) -> None:
+    started = time.monotonic()
+    results = [app.tasks["t.sleep"].apply_async((1,)) for _ in range(1000)]
+    assert sum(result.get(timeout=60) for result in results) == 1000
+    # Not a bound on the machine's speed: one after the other they would take 1,000 s.
+    assert time.monotonic() - started < 100
+
+
+@pytest.mark.parametrize("name", ["t.autoretry", "t.retry"])
+def test_retries(run: Callable[..., Any], name: str) -> None:
+    assert run(name) == 2
+
+
+def test_retries_give_up_with_the_exception(run: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="never"):
+        run("t.give_up")
+
+
+def test_pydantic_sees_the_value(run: Callable[..., Any]) -> None:
+    assert run("t.pydantic", {"x": 1}) == {"x": 2}
+    assert run("t.pydantic_retry", {"x": 1}) == {"x": 2}
+
+
+def test_a_task_awaits_another_and_sends_another(run: Callable[..., Any], app: Celery) -> None:
+    assert run("t.calls_another", 1) == 5
+    assert app.AsyncResult(run("t.sends_another", 1)).get(timeout=GET_S) == 2
+
+
+def test_an_async_generator_gives_a_list(run: Callable[..., Any]) -> None:
+    assert run("t.numbers", 3) == [0, 1, 2]
+
+
+def test_canvas(app: Celery) -> None:
+    add, total = app.tasks["t.add"], app.tasks["t.total"]
+    assert chain(add.s(1, 2), add.s(3), app=app).apply_async().get(timeout=GET_S) == 6
+    assert group([add.s(i, i) for i in range(3)], app=app).apply_async().get(timeout=GET_S) == [0, 2, 4]
+    assert chord([add.s(i, i) for i in range(5)], total.s(), app=app).apply_async().get(timeout=GET_S) == 20
+
+
+def test_a_failing_chord_member_fails_the_body(app: Celery) -> None:
+    header = [app.tasks["t.add"].s(1, 1), app.tasks["t.fail"].s()]
+    with pytest.raises(Exception, match="on purpose"):
+        chord(header, app.tasks["t.total"].s(), app=app).apply_async().get(timeout=GET_S)
+
+
+def test_link_and_link_error_run(app: Celery, node: Worker) -> None:
+    app.tasks["t.add"].apply_async((1, 2), link=app.tasks["t.add"].s(40).set(task_id="linked"))
+    assert app.AsyncResult("linked").get(timeout=GET_S) == 43
+    failed = app.tasks["t.fail"].apply_async(link_error=app.tasks["t.on_error"].s())
+    with pytest.raises(KeyError):
+        failed.get(timeout=GET_S)
+
+
+def test_failures(run: Callable[..., Any], app: Celery) -> None:
+    with pytest.raises(KeyError, match="on purpose"):
+        run("t.fail")
+    with pytest.raises(TaskCancelled):
+        run("t.cancels_itself")
+    with pytest.raises(WorkerLostError, match="SystemExit"):
+        run("t.exits")
+    run("t.child_exits")
+    assert run("t.add", 1, 1) == 2
+
+
+def test_ignore_and_reject_leave_no_result(app: Celery, run: Callable[..., Any]) -> None:
+    results = [app.tasks[name].delay() for name in ("t.ignore", "t.reject")]
+    assert run("t.add", 1, 1) == 2
+    assert [result.state for result in results] == ["PENDING", "PENDING"]
+
+
+def test_soft_limit_arrives_where_the_task_waits(run: Callable[..., Any]) -> None:
+    assert run("t.soft", True) == "cleaned up"
+    with pytest.raises(SoftTimeLimitExceeded):
+        run("t.soft", False)
+
+
+def test_hard_limit(run: Callable[..., Any], app: Celery, node: Worker) -> None:
+    with pytest.raises(TimeLimitExceeded):
+        run("t.hard")
+    stubborn = app.tasks["t.hard_stubborn"].delay(3)
+    with pytest.raises(TimeLimitExceeded):
+        stubborn.get(timeout=GET_S)
+    node.wait_for_log(f"t.hard_stubborn[{stubborn.id}] did not end within")
+    _until(lambda: _pool_stats(app)["in-flight"] == 0)
+    assert stubborn.state == "FAILURE"
+
+
+def test_terminate_hits_only_its_task(app: Celery) -> None:
+    doomed, spared = app.tasks["t.sleep"].delay(60), app.tasks["t.sleep"].delay(1)
+    _until(lambda: len(_active(app)) == 2)
+    doomed.revoke(terminate=True)
+    with pytest.raises(TaskRevokedError):
+        doomed.get(timeout=GET_S)
+    assert spared.get(timeout=GET_S) == 1
+    _until(lambda: not _active(app))
+
+
+def test_a_revoked_task_that_swallows_it_stays_revoked(app: Celery) -> None:
+    result = app.tasks["t.stubborn"].apply_async((1,), link=app.tasks["t.add"].s(1).set(task_id="must-not-run"))
+    _until(lambda: result.id in [each["id"] for each in _active(app)])
+    result.revoke(terminate=True)
+    _until(lambda: not _active(app) and _pool_stats(app)["in-flight"] == 0)
+    assert result.state == "REVOKED"
+    assert app.AsyncResult("must-not-run").state == "PENDING"
+
+
+def test_the_worker_answers_while_a_coroutine_burns_cpu(app: Celery, node: Worker) -> None:
+    result = app.tasks["t.burn_cpu"].delay(3)
+    node.wait_for_log(f"by task t.burn_cpu[{result.id}]")
+    assert app.control.broadcast("ping", reply=True, timeout=2, limit=1) == [{node.name: {"ok": "pong"}}]
+    assert not result.ready()
+    assert result.get(timeout=GET_S) == "burnt"
+    assert "in burn_cpu: while time.monotonic() < end" in node.log()
+
+
+def test_inspect_stats(app: Celery) -> None:
+    stats = _pool_stats(app)
+    assert stats["implementation"] == "asyncworker.worker.pool:AsyncPool"
+    assert stats["max-concurrency"] == 1000
+
+
+def _inspect(app: Celery, what: str) -> Any:
+    inspect = app.control.inspect(timeout=5, limit=1)
+    return next(iter((getattr(inspect, what)() or {"": {}}).values()))
+
+
+def _active(app: Celery) -> Any:
+    return _inspect(app, "active")
+
+
+def _pool_stats(app: Celery) -> Any:
+    return _inspect(app, "stats")["pool"]
+
+
+def _until(reached: Callable[[], bool], timeout_s: float = GET_S) -> None:
+    give_up = time.monotonic() + timeout_s
+    while time.monotonic() < give_up:
+        with contextlib.suppress(KeyError):
+            if reached():
+                return
+        time.sleep(0.05)
+    raise AssertionError("did not happen in time")
