@@ -25,13 +25,15 @@ logger = logging.getLogger(__name__)
 class StoreRecorder(Tally):
     """Writes a run's checkpoint: one transaction every so often, one at a time, and one at the end.
 
-    A store that does not answer is tried again for `patience_s`; the run goes on meanwhile, until so much waits to be
+    A store that does not answer is tried again for `PATIENCE_S`; the run goes on meanwhile, until so much waits to be
     written that the pullers are held back.
     """
 
     #: What may wait to be written before pullers are held back, in items and in bytes of results.
     ITEMS_HELD = 50_000
     BYTES_HELD = 32 << 20
+    #: How long a transaction that fails is tried again.
+    PATIENCE_S = 30.0
     #: A run with nothing new to say writes this often all the same: it may have been cancelled.
     HEARTBEAT_S = 1.0
     #: The most results in one row.
@@ -46,7 +48,6 @@ class StoreRecorder(Tally):
         every_s: float = 0.25,
         keep_results: bool = True,
         encode: Callable[[Any], bytes] = msgspec.json.encode,
-        patience_s: float = 30.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(hold.progress, clock)
@@ -55,7 +56,6 @@ class StoreRecorder(Tally):
         self._every_s = every_s
         self._keep_results = keep_results
         self._encode = encode
-        self._patience_s = patience_s
         self._map = Bitmap(hold.finished_map)
         # Read whole before the map grows: what this attempt finishes is not asked for again.
         self._before = hold.finished_map
@@ -234,7 +234,7 @@ class StoreRecorder(Tally):
     async def _write_patiently(self) -> bool:
         batch = self._unwritten
         assert batch is not None
-        give_up_at = self._clock.monotonic() + self._patience_s
+        give_up_at = self._clock.monotonic() + self.PATIENCE_S
         wait = wait_random_exponential(multiplier=0.2, max=5.0)
         state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
         while True:

@@ -37,10 +37,8 @@ async def open_store(url: str) -> Store:
     parsed = _parsed(url)
     shown = parsed.render_as_string(hide_password=True)
     try:
-        if parsed.get_backend_name() == "sqlite":
-            # Results and arguments are nobody else's business.
-            await asyncio.to_thread(Path(parsed.database or "").parent.mkdir, 0o700, True, True)
-        engine = _engine(parsed)
+        # In a thread: it imports the driver, and looks at folders.
+        engine = await asyncio.to_thread(_engine, parsed)
     except (SQLAlchemyError, ImportError) as exc:
         raise SettingsError(f"store_url is {shown!r}: {exc}") from exc
     except OSError as exc:
@@ -76,6 +74,8 @@ def _parsed(url: str) -> URL:
 def _engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() != "sqlite":
         return create_async_engine(url, pool_pre_ping=True)
+    # Results and arguments are nobody else's business.
+    Path(url.database or "").parent.mkdir(0o700, parents=True, exist_ok=True)
     engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)

@@ -271,7 +271,7 @@ async def test_retry_on_and_fail_on_choose_what_is_tried_again() -> None:
 
 
 async def test_a_class_that_cannot_be_imported_ends_the_run_with_its_name() -> None:
-    with pytest.raises(SettingsError, match="no.such.module:Error"):
+    with pytest.raises(SettingsError, match=r"no\.such\.module:Error"):
         await run(double, [1], retry_on=["no.such.module:Error"])
     with pytest.raises(SettingsError, match="not an exception class"):
         await run(double, [1], retry_on=["os.path:join"])
