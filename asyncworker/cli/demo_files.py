@@ -71,7 +71,11 @@ def write_files(folder: Path, count: int) -> Iterator[int]:
     for number in range(count):
         path, content = folder / file_name(number), file_content(number)
         if not path.exists() or path.stat().st_size != len(content):
-            path.write_bytes(content)
+            try:
+                path.write_bytes(content)
+            except OSError as exc:
+                # A full disk is told without the file's name.
+                raise OSError(exc.errno, exc.strerror, str(path)) from exc
         yield number
 
 

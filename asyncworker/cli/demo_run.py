@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -67,6 +68,8 @@ class DemoRun:
         use_variables(client_variables(broker, folder.state) | {"ASYNCWORKER_INCLUDE": "asyncworker.cli.demo_tasks"})
         self._server = self._start_server()
         self._worker = self._start_worker("worker-1", slowed=slowed)
+        # Only now, since the default app reads the environment when it is made; and while the worker starts.
+        importlib.import_module("asyncworker.cli.demo_tasks")
         with self._view.bar("making files", self._files, lines=1) as update:
             for number in write_files(folder.source, self._files):
                 update(number + 1)
@@ -83,6 +86,8 @@ class DemoRun:
                 attempt = self._crash(result, update)
             progress = self._watch(result, update, attempt=attempt)
         seconds = time.monotonic() - began_at
+        # Nothing runs any more: a warm shutdown waits for nothing, and so is the quicker one.
+        self._worker.stop_signal = signal.SIGTERM
         for failure in result.errors()[:_SHOWN_FAILURES]:
             self._view.say(f"failed: {failure}")
         if progress.error:
@@ -108,7 +113,7 @@ class DemoRun:
 
     def _begin(self, former: DemoRecord | None, *, crash: bool) -> tuple[IterateResult, Progress | None]:
         """Send the run, or send an unfinished one again; the second value is how far that one had come."""
-        # Not sooner: the default app reads the environment when it is made, and this made ours.
+        # Not at the top of the file: see start().
         from asyncworker import IterateResult, app
         from asyncworker.cli.demo_tasks import fetch, list_files
 

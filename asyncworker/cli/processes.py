@@ -58,7 +58,7 @@ class Child:
     ) -> None:
         self.args = list(args)
         self.log_path = log
-        self._stop_signal = stop_signal
+        self.stop_signal = stop_signal
         self._log_start = log.stat().st_size if log is not None and log.exists() else 0
         with contextlib.ExitStack() as files:
             output: IO[bytes] | None = files.enter_context(log.open("ab")) if log is not None else None
@@ -126,7 +126,7 @@ class Child:
     def stop(self, grace_s: float = 10.0) -> int:
         """Ask it to end, wait, then kill; return the exit code."""
         if self.returncode is None:
-            self.signal(self._stop_signal)
+            self.signal(self.stop_signal)
         try:
             self.wait(grace_s)
         finally:
