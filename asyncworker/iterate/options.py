@@ -78,7 +78,7 @@ def exception_names(classes: Any) -> tuple[str, ...]:
     Raises:
         SettingsError: Something that is neither an exception class nor such a name.
     """
-    several: Iterable[Any] = (classes,) if isinstance(classes, str | type) or classes is None else classes
+    several: Iterable[Any] = classes if isinstance(classes, list | tuple | set | frozenset) else (classes,)
     names = []
     for each in several:
         if isinstance(each, type) and issubclass(each, BaseException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -23,7 +23,6 @@ class Source:
 
     Attributes:
         kind: ``product``, ``zip`` or ``rows``.
-        total: How many rows there are, where that is known beforehand.
         name: Names it in errors and logs.
     """
 
@@ -31,10 +30,24 @@ class Source:
         self.kind = kind
         self.columns = columns
         self.name = ", ".join(column.label for column in columns)
-        self.total = self._total()
+        if kind == "zip":
+            self._check_lengths()
 
     def __repr__(self) -> str:
         return f"<Source {self.kind} of {self.name}>"
+
+    @property
+    def total(self) -> int | None:
+        """How many rows there are, where that is known beforehand."""
+        sizes = [column.size for column in self.columns]
+        if self.kind == "zip":
+            return next((size for size in sizes if size is not None), None)
+        total = 1
+        for size in sizes:
+            if size is None:
+                return None
+            total *= size
+        return total
 
     @property
     def is_async(self) -> bool:
@@ -90,23 +103,11 @@ class Source:
         values = msgspec.json.encode([column.identity() for column in self.columns], enc_hook=repr)
         return f"{hashlib.sha256(names + extra).hexdigest()}.{hashlib.sha256(values).hexdigest()}"
 
-    def _total(self) -> int | None:
-        sizes = [column.size for column in self.columns]
-        if self.kind == "zip":
-            known = [size for size in sizes if size is not None]
-            if len(set(known)) > 1:
-                raise SourceError(f"{self._lengths(sizes)}: mode='zip' needs equal lengths")
-            return known[0] if known else None
-        total = 1
-        for size in sizes:
-            if size is None:
-                return None
-            total *= size
-        return total
-
-    def _lengths(self, sizes: Iterable[int | None]) -> str:
-        pairs = zip(self.columns, sizes, strict=True)
-        return ", ".join(f"{c.name} has {'an unknown number of' if n is None else n} values" for c, n in pairs)
+    def _check_lengths(self) -> None:
+        known = {column.name: column.size for column in self.columns if column.size is not None}
+        if len(set(known.values())) > 1:
+            lengths = ", ".join(f"{name} has {size} values" for name, size in known.items())
+            raise SourceError(f"{lengths}: mode='zip' needs equal lengths")
 
     # -- product: the last varies fastest; only the first is read lazily -----------------------------------------------
 

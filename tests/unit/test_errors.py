@@ -47,3 +47,20 @@ def test_an_sftp_error_carries_where_it_happened() -> None:
     error = errors.SFTPFileNotFound("no such file", host="h:22", path="/in/a.xml")
     assert (str(error), error.host, error.path) == ("no such file", "h:22", "/in/a.xml")
     assert isinstance(pickle.loads(pickle.dumps(error)), errors.SFTPFileNotFound)
+
+
+def test_item_errors_survive_a_trip_through_text() -> None:
+    group = errors.ItemErrors("2 of 3 items failed", [ValueError("a"), KeyError("b")])
+    assert pickle.loads(pickle.dumps(group)).exceptions[0].args == ("a",)
+    # The JSON result backend sends what it cannot encode as its repr.
+    rebuilt = errors.ItemErrors(group.args[0], repr(group.args[1]))
+    assert rebuilt.message == group.message
+    assert [str(each) for each in rebuilt.exceptions] == ["[ValueError('a'), KeyError('b')]"]
+    assert isinstance(rebuilt.exceptions[0], errors.ItemError)
+    assert errors.ItemErrors("none are known", []).exceptions
+
+
+def test_item_errors_are_taken_apart_as_a_group_is() -> None:
+    group = errors.ItemErrors("2 of 3 items failed", [ValueError("a"), KeyError("b")])
+    matched, rest = group.split(ValueError)
+    assert (type(matched), type(rest)) == (errors.ItemErrors, errors.ItemErrors)

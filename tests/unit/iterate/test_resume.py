@@ -100,7 +100,7 @@ async def rows_of(values: list[int]) -> AsyncIterator[int]:
             await asyncio.sleep(0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     values=st.lists(st.integers(0, 200), unique=True, max_size=100),
     kills=st.lists(st.integers(0, 50), max_size=4),
