@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
@@ -174,10 +174,7 @@ class SFTPPool:
                 on_released=self._connections.release,
             )
 
-        try:
-            return await self._run(make())
-        except SFTPConnectionLost:
-            return await self._run(make())
+        return await self._twice(make)
 
     async def stat(self, path: PathLike, *, follow_links: bool = True) -> Attributes:
         """Return what the server says of a file.
@@ -192,7 +189,7 @@ class SFTPPool:
             send = session.protocol.stat if follow_links else session.protocol.lstat
             send(raw, request.answered, request)
 
-        return await self._run(Request[Attributes](ask, "stat", os.fspath(path), self._connections.release))
+        return await self._twice(lambda: Request(ask, "stat", os.fspath(path), self._connections.release))
 
     async def list(
         self, path: PathLike, *, bad_names: Literal["raise", "skip"] = "raise"
@@ -226,6 +223,12 @@ class SFTPPool:
                 listing.close()
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _twice(self, make: Callable[[], _Awaited[T]]) -> T:
+        try:
+            return await self._run(make())
+        except SFTPConnectionLost:
+            return await self._run(make())
 
     async def _run(self, job: _Awaited[T]) -> T:
         self._connections.submit(job)

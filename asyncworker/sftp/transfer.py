@@ -134,6 +134,9 @@ class Download:
 
     def _attributes(self, answer: Attributes | Status) -> None:
         self._attributes_due = False
+        if self.future.done():
+            self._drop()
+            return
         if isinstance(answer, Status):
             if answer.code != packets.UNSUPPORTED:
                 self.fail(self._refused(answer, "stat"))

@@ -88,6 +88,7 @@ def running_sftp_server(
     *,
     sftp_factory: Callable[[asyncssh.SSHServerChannel[bytes]], asyncssh.SFTPServer] | None = None,
     raw: RawServer | None = None,
+    most_logins: int | None = None,
 ) -> Iterator[SFTPServer]:
     """Start a server on a free port of 127.0.0.1.
 
@@ -95,6 +96,7 @@ def running_sftp_server(
         folder: For its keys; made if it is not there.
         sftp_factory: Makes the object that serves files; ``None``: the plain one.
         raw: Speaks in its place, and may send what it likes.
+        most_logins: Cut connections beyond that number.
     """
     folder.mkdir(parents=True, exist_ok=True)
     host_key = asyncssh.generate_private_key("ssh-ed25519")
@@ -107,6 +109,9 @@ def running_sftp_server(
 
     class Login(asyncssh.SSHServer):
         def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            if most_logins is not None and len(server.connections) >= most_logins:
+                conn.abort()
+                return
             server.connections.append(conn)
             self.connection = conn
 
@@ -138,12 +143,15 @@ def running_sftp_server(
         for connection in server.connections:
             connection.abort()
         await acceptor.wait_closed()
+        await asyncio.wait_for(asyncio.gather(*(connection.wait_closed() for connection in server.connections)), 10)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         while TidyFiles.opened:
             TidyFiles.opened.pop().close()
+        for _ in range(5):  # asyncio closes the socket of a cut connection a turn later
+            await asyncio.sleep(0)
 
     acceptor = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
     server.port = acceptor.get_port()

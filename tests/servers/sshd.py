@@ -37,8 +37,8 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 UseDNS no
 LogLevel INFO
-Subsystem sftp internal-sftp
 """
+_SUBSYSTEM = "Subsystem sftp internal-sftp"
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def running_sshd(folder: Path, *config: str, open_files: int | None = None) -> I
         MissingServer: There is no ``sshd`` on this machine.
     """
     program = _find()
+    if not any(line.startswith("Subsystem") for line in config):  # two of one name are an error
+        config = (*config, _SUBSYSTEM)
     folder.mkdir(parents=True, exist_ok=True)
     host_key = _write_key(folder / "host_key")
     client_key = _write_key(folder / "client_key")

@@ -26,6 +26,19 @@ def sshd(_sshd: Sshd) -> Sshd:
     return _sshd
 
 
+@pytest.fixture
+def own_sshd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sshd]:
+    """An OpenSSH server for one test: ``@configured("MaxSessions 1", open_files=32)``."""
+    config, open_files = getattr(request, "param", ((), None))
+    with running_sshd(tmp_path / "sshd", *config, open_files=open_files) as server:
+        yield server
+
+
+def configured(*config: str, open_files: int | None = None) -> pytest.MarkDecorator:
+    """Lines for the configuration of ``own_sshd``."""
+    return pytest.mark.parametrize("own_sshd", [(config, open_files)], indirect=True, ids=["own"])
+
+
 @pytest.fixture(scope="session")
 def _asyncssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SFTPServer]:
     with running_sftp_server(tmp_path_factory.mktemp("asyncssh")) as server:

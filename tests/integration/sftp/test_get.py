@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncworker.errors import SFTPError, SFTPFileChanged, SFTPFileNotFound, SFTPNameError, SFTPPermissionDenied
+from asyncworker.errors import SFTPError, SFTPFileChanged, SFTPFileNotFound, SFTPNameError
 from asyncworker.sftp import Transfer
 from tests.integration.sftp.conftest import Folders, pool_of
 from tests.servers.sftp import SFTPServer
@@ -100,15 +100,6 @@ async def test_a_folder_is_no_file(server: Server, folders: Folders) -> None:
         with pytest.raises(SFTPError, match=str(folders.remote)):
             await pool.get(folders.remote, folders.local / "a")
     assert folders.left() == []
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_a_file_that_may_not_be_read(sshd: Sshd, folders: Folders) -> None:
-    remote = folders.make("secret", b"x")
-    Path(remote).chmod(0)
-    async with pool_of(sshd) as pool:
-        with pytest.raises(SFTPPermissionDenied, match="secret"):
-            await pool.get(remote, folders.local / "a")
 
 
 @pytest.mark.parametrize("announced", [0, 5, 99, 101, 400_000, 10_000_000])
