@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -114,12 +114,12 @@ class DemoRun:
     def _begin(self, former: DemoRecord | None, *, crash: bool) -> tuple[IterateResult, Progress | None]:
         """Send the run, or send an unfinished one again; the second value is how far that one had come."""
         # Not at the top of the file: see start().
-        from asyncworker import IterateResult, app
+        from asyncworker import IterateResult
         from asyncworker.cli.demo_tasks import fetch, list_files
 
         folder = str(self._folder.root)
         if former is not None:
-            result = IterateResult(former.run_id, app=app)
+            result = IterateResult(former.run_id)  # of the current app, which importing the tasks has made
             self._stack.callback(_let_go, result)
             before = result.progress()
             if before.state != "pending":  # else no worker has ever seen it
@@ -214,7 +214,7 @@ class DemoRun:
                 raise _failed(f"the {name} has ended with exit code {child.returncode}", child)
 
 
-def _let_go(result: IterateResult) -> None:
+def _let_go(result: Any) -> None:
     # While the broker lives: a result that is collected later tries for long to reach it, to unsubscribe.
     result.backend.remove_pending_result(result)
     result.backend = None

@@ -86,9 +86,8 @@ class Demos:
 
     def end(self) -> None:
         for demo in self.started:
-            if demo.process.poll() is None:
-                demo.process.kill()
-                demo.process.communicate()
+            demo.process.kill()
+            demo.process.communicate()
 
 
 @pytest.fixture

@@ -16,15 +16,10 @@ from tests.servers.worker import ROOT
 
 ASYNCWORKER = [sys.executable, "-c", "from asyncworker.cli import main; main()"]
 
-MODULE = """
-from asyncworker import app
-
-@app.task
-async def double(number):
-    return 2 * number
-"""
-
-CLIENT = "from shop import double; print(double.delay(21).get(timeout=30))"
+#: The README's task, and what it says of it.
+README = (ROOT / "README.md").read_text()
+MODULE = re.findall(r"```python\n(# shop\.py\n.*?)```", README, re.DOTALL)[0]
+CALL = 'shop.restock.delay("A-17").get()'
 
 
 def environment(state_dir: Path) -> dict[str, str]:
@@ -75,9 +70,8 @@ def folder(tmp_path: Path) -> Path:
 def dev(folder: Path, state_dir: Path) -> Iterator[Dev]:
     running = Dev(folder, state_dir, "shop", "-c", "7")
     yield running
-    if running.process.poll() is None:
-        running.process.kill()
-        running.process.communicate()
+    running.process.kill()
+    running.process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -88,9 +82,15 @@ def test_a_client_in_another_shell_gets_an_answer_and_ctrl_c_stops_all(
     children = psutil.Process(dev.process.pid).children(recursive=True)
     assert len(children) == 2
     answer = subprocess.run(
-        [sys.executable, "-c", CLIENT], cwd=folder, env=client_env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"import shop; print({CALL})"],
+        cwd=folder,
+        env=client_env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert answer.stdout == "42\n"
+    assert CALL in README
+    assert answer.stdout == "A-17 is back\n"
     assert dev.end(number) == 128 + number
     assert "Traceback" not in dev.output
     _gone, alive = psutil.wait_procs(children, timeout=5)

@@ -2,6 +2,8 @@
 
 import re
 import stat
+import subprocess
+import sys
 
 from click.testing import CliRunner
 
@@ -49,8 +51,14 @@ def test_help_names_every_command() -> None:
         assert f"  {name} " in answer.output
 
 
-def test_the_python_in_it_compiles() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        compile(block, "README.md", "exec")
+def test_the_fan_out_in_it_is_built_as_written() -> None:
+    _shop, pull, run = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    built, sent, rest = run.partition(".delay()")
+    # All but the sending; in a process of its own, since the default app is one a process.
+    program = f"{pull}\n{built}\nprint(result.task, result.kwargs['task'])\nfrom asyncworker import IterateResult\n"
+    program += "".join(f"IterateResult.{name}\n" for name in re.findall(r"result\.(\w+)\(\)", rest))
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert sent
+    assert answer.stdout.split() == ["asyncworker.iterate", "asyncworker.fetch"], answer.stderr
