@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncworker.default_app import get_app, install
-from asyncworker.errors import SettingsError
+from asyncworker.errors import AsyncWorkerError, ItemErrors, SettingsError
+from asyncworker.iterate import (
+    Item,
+    ItemFailure,
+    IterateOptions,
+    Progress,
+    SkipItem,
+    current_item,
+    previous_result,
+)
+from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
 
 if TYPE_CHECKING:
@@ -18,7 +28,21 @@ if TYPE_CHECKING:
 
     app: Celery[AsyncTask]
 
-__all__ = ["AsyncTask", "app", "install"]
+__all__ = [
+    "app",
+    "install",
+    "AsyncTask",
+    "IterateOptions",
+    "IterateResult",
+    "Progress",
+    "ItemFailure",
+    "Item",
+    "current_item",
+    "previous_result",
+    "SkipItem",
+    "AsyncWorkerError",
+    "ItemErrors",
+]
 
 
 def __getattr__(name: str) -> Any:

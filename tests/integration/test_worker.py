@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,18 +12,13 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, chain, chord, group
 from celery.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
 
-import asyncworker
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.errors import TaskCancelled
 from tests.integration import tasks
+from tests.servers.client import client_app
 from tests.servers.worker import Worker, running_worker
 
 GET_S = 30.0
-
-
-def make_client(server: EmbeddedServer) -> Celery:
-    app = Celery("client", broker=server.broker_url, backend=server.result_url, set_as_current=False)
-    return asyncworker.install(app)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +33,12 @@ def running(
         "ASYNCWORKER_STATE_DIR": str(folder),
         "ASYNCWORKER_CANCEL_GRACE_S": "0.3",
     }
-    with running_worker(folder, "--without-mingle", "--without-gossip", env=env) as worker, make_client(_valkey) as app:
+    with running_worker(folder, "--without-mingle", "--without-gossip", env=env) as worker, client_app(_valkey) as app:
 
         def run(name: str, *args: Any, **options: Any) -> Any:
             return app.tasks[name].apply_async(args, **options).get(timeout=GET_S)
 
         yield run, worker, app
-        # A result's destructor talks to the backend, which must still be there.
-        gc.collect()
 
 
 @pytest.fixture

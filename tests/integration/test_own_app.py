@@ -1,0 +1,154 @@
+"""``install(app)``: a user's own app, eagerly, in a worker of its own, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+import asyncworker
+from asyncworker.errors import SettingsError
+from tests.integration import own_app
+from tests.servers.worker import ROOT, Worker
+
+APP = "tests.integration.own_app"
+
+
+def test_in_a_worker(worker: Callable[..., Worker], client: Celery) -> None:
+    node = worker(None, "--without-mingle", app=APP)
+
+    def run(name: str, *args: Any) -> tuple[str, Any]:
+        result = client.send_task(name, args, queue="own")
+        return result.id, result.get(timeout=30)
+
+    assert run("own.async", 1)[1] == 2
+    assert run("own.sync", 1)[1] == 3
+    task_id, value = run("own.class", 1)
+    assert value == ["hello", task_id, 1]
+    task_id, value = run("own.derived", 1)
+    assert value == ["hello", task_id, 2]
+    task_id, value = run("own.bound", 1)
+    assert value == ["hello", task_id, 1]
+    assert run("own.calling", 1)[1] == {"called": 1}
+    inspected = client.control.inspect(timeout=5, limit=1)
+    assert {"own.async", "own.sync", "own.class"} <= set(inspected.registered()[node.name])
+    client.control.shutdown()
+    assert node.wait() == 0
+
+
+def test_a_stock_pool_runs_async_tasks_too(worker: Callable[..., Worker], client: Celery) -> None:
+    """Going back is possible: under prefork each async task is run to its end, one a process."""
+    worker(None, "--without-mingle", "-P", "solo", app=APP)
+    assert client.send_task("own.async", (1,), queue="own").get(timeout=30) == 2
+
+
+def test_eager_outside_a_loop() -> None:
+    assert own_app.an_async_task.apply((1,)).get() == 2
+    result = own_app.bound.apply((1,))
+    assert result.get() == ["hello", result.id, 1]
+    assert own_app.app.tasks["own.derived"].apply((2,)).get()[2] == 4
+    with pytest.raises(TypeError):
+        own_app.an_async_task.apply(("no",)).get()
+
+
+async def test_eager_inside_a_running_loop_and_awaited_directly() -> None:
+    assert own_app.an_async_task.apply((1,)).get() == 2
+    assert await own_app.an_async_task(1) == 2
+
+
+async def test_always_eager() -> None:
+    own_app.app.conf.task_always_eager = True
+    try:
+        assert own_app.an_async_task.delay(1).get() == 2
+        chained = own_app.an_async_task.s(1) | own_app.an_async_task.s()
+        assert chained.delay().get() == 3
+    finally:
+        own_app.app.conf.task_always_eager = False
+
+
+def test_eager_inside_our_own_loop() -> None:
+    from asyncworker.loop import get_loop_thread
+
+    async def in_a_child_task() -> Any:
+        return await asyncio.gather(asyncio.create_task(self_applied()))
+
+    async def self_applied() -> Any:
+        return own_app.an_async_task.apply((1,)).get()
+
+    assert get_loop_thread().run(in_a_child_task()) == [2]
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------
+
+
+def test_a_module_that_does_not_exist() -> None:
+    with pytest.raises(SettingsError, match=r"no module 'no\.such\.module'"):
+        asyncworker.install(Celery("other", set_as_current=False), include=["no.such.module"])
+
+
+def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASYNCWORKER_SYNC_THREADS", "0")
+    with pytest.raises(SettingsError, match=r"ASYNCWORKER_SYNC_THREADS is '0'.*>= 1"):
+        asyncworker.install(Celery("other", set_as_current=False))
+
+
+def celery(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ASYNCWORKER_", "CELERY_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "celery", *arguments],
+        env={**inherited, "PYTHONPATH": str(ROOT), **env},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+BAD_STARTS = {
+    "no module": ({"ASYNCWORKER_INCLUDE": "no.such"}, "asyncworker: no module 'no.such' (ASYNCWORKER_INCLUDE"),
+    "a module that fails": (
+        {"ASYNCWORKER_INCLUDE": "tests.integration.broken_tasks"},
+        "asyncworker: cannot import 'tests.integration.broken_tasks': RuntimeError: broken on purpose (at ",
+    ),
+    "a wrong setting": ({"ASYNCWORKER_CONCURRENCY": "many"}, "asyncworker: ASYNCWORKER_CONCURRENCY is 'many'"),
+    "an unknown setting": ({"ASYNCWORKER_CONCURENCY": "1"}, "asyncworker: ASYNCWORKER_CONCURENCY: no such setting"),
+    "fast locals": ({"USE_FAST_LOCALS": "1"}, "asyncworker: USE_FAST_LOCALS is set"),
+    "no broker": ({"ASYNCWORKER_BROKER_WAIT_S": "0.2"}, "asyncworker: no broker answers at redis://"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STARTS)
+def test_a_worker_that_cannot_start_says_why_in_one_line(case: str, unused_tcp_port: int) -> None:
+    env, message = BAD_STARTS[case]
+    broker = {"ASYNCWORKER_BROKER_URL": f"redis://127.0.0.1:{unused_tcp_port}/0"}
+    ended = celery("-A", "asyncworker", "worker", **broker, **env)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1].startswith(message), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_loop_thread_is_one_a_process() -> None:
+    own_app.an_async_task.apply((1,))
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("asyncworker-loop") == 1
+
+
+def test_the_package_can_be_run_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from asyncworker import app\n\n@app.task\nasync def hello(): return 'hi'\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", "import mine; print(mine.hello.apply().get())"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.stdout.strip() == "hi", ended.stderr

@@ -1,0 +1,94 @@
+"""How a worker ends: what runs is finished, what waits goes back, nothing is lost or run twice."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from celery import Celery
+
+from asyncworker.cli.embedded import EmbeddedServer
+from tests.integration import tasks
+from tests.servers.worker import Worker
+
+MODULE = tasks.__name__
+
+
+@pytest.fixture
+def broker(valkey: EmbeddedServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey.redis_url) as connection:
+        yield connection
+
+
+def wait_until(reached: Callable[[], bool], timeout_s: float = 30) -> None:
+    give_up = time.monotonic() + timeout_s
+    while not reached():
+        assert time.monotonic() < give_up, "did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", ["t.sleep_late", "t.thread_sleep"])
+def test_sigterm_finishes_what_runs_and_returns_what_waits(
+    worker: Callable[..., Worker], client: Celery, broker: redis.Redis, name: str
+) -> None:
+    node = worker(MODULE, "-c", "5", "--without-mingle")
+    results = [client.tasks[name].delay(1.5) for _ in range(12)]
+    wait_until(lambda: node.log().count("received") >= 5)
+    assert node.stop() == 0
+    assert sum(result.state == "SUCCESS" for result in results) == 5
+    assert broker.llen("celery") == 7
+    assert broker.hlen("unacked") == 0
+    assert "Traceback" not in node.log()
+
+
+def test_a_revoked_task_that_still_waits_never_runs(worker: Callable[..., Worker], client: Celery) -> None:
+    node = worker(MODULE, "-c", "1", "--without-mingle")
+    first = client.tasks["t.sleep"].delay(1)
+    second = client.tasks["t.sleep"].delay(0)
+    node.wait_for_log("received")
+    second.revoke()
+    assert first.get(timeout=30) == 1
+    with pytest.raises(Exception, match="revoked"):
+        second.get(timeout=30)
+
+
+def test_sigquit_cancels_what_runs_and_unacknowledged_tasks_return(
+    worker: Callable[..., Worker], client: Celery, broker: redis.Redis
+) -> None:
+    node = worker(MODULE, "-c", "5", "--without-mingle")
+    for _ in range(3):
+        client.tasks["t.sleep_late"].delay(60)
+    wait_until(lambda: node.log().count("received") >= 3)
+    node.signal(signal.SIGQUIT)
+    node.wait(20)
+    assert broker.llen("celery") + broker.hlen("unacked") == 3
+
+
+def test_kill_loses_no_late_task(worker: Callable[..., Worker], client: Celery, broker: redis.Redis) -> None:
+    node = worker(MODULE, "-c", "5", "--without-mingle")
+    results = [client.tasks["t.sleep_late"].delay(0.5) for _ in range(5)]
+    wait_until(lambda: broker.hlen("unacked") == 5)
+    node.kill()
+    node.wait()
+    # What the visibility timeout would do in an hour.
+    for tag in broker.hkeys("unacked"):
+        broker.zadd("unacked_index", {tag: 0})
+    worker(MODULE, "-c", "5", "--without-mingle", name="second@test")
+    assert [result.get(timeout=60) for result in results] == [0.5] * 5
+
+
+def test_a_broker_restart_does_not_make_the_worker_deaf(
+    worker: Callable[..., Worker], client: Celery, broker: redis.Redis
+) -> None:
+    node = worker(MODULE, "-c", "50", "--without-mingle")
+    running = [client.tasks["t.sleep_late"].delay(1.5) for _ in range(20)]
+    wait_until(lambda: node.log().count("received") >= 20)
+    # Every connection but ours: the consumer's, the control channel's, the results'.
+    broker.client_kill_filter(_type="normal", skipme=True)
+    broker.client_kill_filter(_type="pubsub", skipme=True)
+    assert [result.get(timeout=60) for result in running] == [1.5] * 20
+    assert client.tasks["t.add"].delay(1, 2).get(timeout=60) == 3
+    assert node.returncode is None

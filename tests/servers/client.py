@@ -1,0 +1,34 @@
+"""A client's Celery app, and its orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import kombu.pools
+from celery import Celery
+
+import asyncworker
+from asyncworker.cli.embedded import EmbeddedServer
+
+
+@contextlib.contextmanager
+def client_app(server: EmbeddedServer, **conf: Any) -> Iterator[Celery[Any]]:
+    """An app with asyncworker installed that talks to that server; its connections are closed at the end."""
+    app: Celery[Any] = Celery("client", broker=server.broker_url, backend=server.result_url, set_as_current=False)
+    app.conf.update(conf)
+    asyncworker.install(app)
+    try:
+        yield app
+    finally:
+        # A result's destructor talks to the backend, which must still be there.
+        gc.collect()
+        backend: Any = app.backend
+        backend.result_consumer.stop()
+        backend.client.close()
+        # They are the process's, by URL: a closed one would be met by the next app.
+        kombu.pools.reset()
+        app.close()
+        gc.collect()
