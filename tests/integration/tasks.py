@@ -203,3 +203,35 @@ async def hard_stubborn(seconds: float) -> str:
 @shared_task(name="t.on_error")
 def on_error(request: Any, exc: Any, traceback: Any) -> None:
     pass
+
+
+# -- items of fan-outs ---------------------------------------------------------------------------------------------
+
+
+@shared_task(name="t.item")
+async def item(number: int, base: int = 0, pause_s: float = 0.0, log: str | None = None) -> int:
+    """Double a number; write down that it was run, where a log is given."""
+    if pause_s:
+        await asyncio.sleep(pause_s)
+    if log is not None:
+        with open(log, "a", buffering=1) as file:  # noqa: PTH123 - one write a line, appended whole
+            file.write(f"{number}\n")
+    return base + number * 2
+
+
+@shared_task(name="t.picky")
+async def picky(number: int) -> int:
+    await asyncio.sleep(0)
+    if number % 10 == 7:
+        raise ValueError(f"{number} is not wanted")
+    return number
+
+
+@shared_task(name="t.sync_item")
+def sync_item(number: int) -> int:
+    return -number
+
+
+@shared_task(name="t.add_up")
+async def add_up(values: list[int]) -> int:
+    return sum(values)
