@@ -53,6 +53,7 @@ class AsyncPool(BasePool):
         self._zombies: set[int] = set()
         self._hub: Any = None
         self._closing = False
+        self._ended = False
         self._inbox: deque[Job] = deque()
         self._inbox_rung = False
         self._timer = Timer()
@@ -142,6 +143,8 @@ class AsyncPool(BasePool):
 
     def on_terminate(self) -> None:
         """Cold shutdown: settle what has ended, cancel what runs, give it the grace to clean up, stop the loop."""
+        if self._ended:  # Celery's handler of SIGQUIT has stopped the pool before this
+            return
         self._closing = True
         self._waiting.clear()
         self._settle()
@@ -316,6 +319,7 @@ class AsyncPool(BasePool):
             self._hub.remove_reader(self._outbox.fileno())
         if self._drainer is None:
             self._outbox.close()
+        self._ended = True
 
     def _start_drainer(self) -> None:
         """Where the transport has no event loop of kombu's, a thread of ours drains the outbox."""
