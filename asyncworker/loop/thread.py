@@ -9,10 +9,10 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from asyncworker.errors import LoopError
+from asyncworker.loop.threads import DaemonExecutor
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -36,7 +36,7 @@ class LoopThread:
 
     def __init__(self, *, threads: int = 32) -> None:
         self.loop: asyncio.AbstractEventLoop = new_event_loop()
-        self.loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="asyncworker-thread"))
+        self.loop.set_default_executor(DaemonExecutor(threads, "asyncworker-thread"))
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="asyncworker-loop", daemon=True)
@@ -144,7 +144,7 @@ def _copy_outcome(task: asyncio.Task[T], waiter: concurrent.futures.Future[T]) -
 
 _lock = threading.Lock()
 _loop_thread: LoopThread | None = None
-_io: ThreadPoolExecutor | None = None
+_io: DaemonExecutor | None = None
 _io_threads = 8
 
 
@@ -163,12 +163,12 @@ def running_loop_thread() -> LoopThread | None:
     return _loop_thread if _loop_thread is not None and _loop_thread.alive else None
 
 
-def io_executor() -> ThreadPoolExecutor:
+def io_executor() -> DaemonExecutor:
     """Return the threads for what is blocking inside Celery: result writes and publishing."""
     global _io
     with _lock:
         if _io is None:
-            _io = ThreadPoolExecutor(_io_threads, thread_name_prefix="asyncworker-io")
+            _io = DaemonExecutor(_io_threads, "asyncworker-io")
         return _io
 
 

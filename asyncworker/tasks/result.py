@@ -131,7 +131,7 @@ class IterateResult(_AsyncResult):
     def _send_again(self, request: bytes) -> None:
         # The outcome of the earlier attempt would be taken for that of the new one.
         self.forget()
-        self.backend.remove_pending_result(self)
+        self.backend.remove_pending_result(self)  # type: ignore[attr-defined]
         # Celery's own start, once more: a promise that was kept cannot be waited for again.
         AsyncResult.__init__(self, self.id, backend=self.backend, app=self.app)
         self.app.tasks[RUN_ITERATE].apply_async(kwargs={**loads(request), "resume": True}, task_id=self.id)

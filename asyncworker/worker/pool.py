@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -20,6 +19,7 @@ from celery.utils.timer2 import Timer
 
 from asyncworker.loop import LoopThread, Watchdog, current_job, get_loop_thread, live_jobs, run_in_bridge
 from asyncworker.loop.thread import set_io_threads
+from asyncworker.loop.threads import DaemonExecutor
 from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
 from asyncworker.worker.job import Job, SoftTimeLimitReached
@@ -57,7 +57,7 @@ class AsyncPool(BasePool):
         self._inbox: deque[Job] = deque()
         self._inbox_rung = False
         self._timer = Timer()
-        self._threads = ThreadPoolExecutor(self._settings.sync_threads, thread_name_prefix="asyncworker-task")
+        self._threads = DaemonExecutor(self._settings.sync_threads, "asyncworker-task")
         self._async_names: set[str] = set()
         for task in self.app.tasks.values():
             adopt(task)
