@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +20,6 @@ from asyncworker.store import Batch, Bitmap, RunHold, RunRequest, Store, open_st
 from asyncworker.store.chunks import keys_from_row
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'store.sqlite'}")
-    yield opened
-    await opened.close()
-
-
 async def execute(call: Any, source: Source, store: Store, **options: Any) -> RunOutcome:
     given = {"run_id": "run", "redelivered": False, "resume": False, "on_change": "error"}
     given |= {name: options.pop(name) for name in list(options) if name in given}
@@ -41,10 +33,15 @@ async def results_of(store: Store) -> list[tuple[int, Any]]:
 
 
 class Process:
-    """A process that dies at its n-th item: nothing that it does afterwards counts, and its writes do not arrive."""
+    """A process that dies at its n-th item: nothing that it does afterwards counts, and its writes do not arrive.
+
+    Half-way to that it sees a checkpoint written.
+    """
 
     def __init__(self, store: Store, dies_after: int | None) -> None:
         self.left = dies_after
+        self.half = -1 if dies_after is None else dies_after // 2
+        self.wrote = asyncio.Event()
         self.dead = False
         self.executed: list[Any] = []
         self.store = Store(store._engine)
@@ -54,7 +51,9 @@ class Process:
     async def write(self, hold: RunHold, batch: Batch, first_chunk: int) -> bool:
         if self.dead:
             raise RunTakenOver("this process is dead")
-        return await self._real.write(hold, batch, first_chunk)
+        cancel_requested = await self._real.write(hold, batch, first_chunk)
+        self.wrote.set()
+        return cancel_requested
 
     async def call(self, row: dict[str, Any]) -> Any:
         value = row["x"]
@@ -63,6 +62,9 @@ class Process:
         if self.left is not None:
             self.dead = self.dead or self.left == 0
             self.left -= 1
+            if self.left == self.half:
+                self.wrote.clear()
+                await self.wrote.wait()
         if self.dead:
             await asyncio.Event().wait()
         self.executed.append(value)
