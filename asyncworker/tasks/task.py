@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from celery.result import AsyncResult
 
 from asyncworker.iterate import SourceMode
 from asyncworker.loop import off_loop_async
-from asyncworker.worker.tracing import bridge_run, is_async_function, share_stacks
+from asyncworker.worker.tracing import bridge_method, bridge_run, is_async_function, share_stacks
 
 if TYPE_CHECKING:
     from asyncworker.tasks.partial import IterateSignature, Partial
@@ -44,7 +43,7 @@ class AsyncTask(_Task):
             # A decorated function: this class is its own, and the only one whose requests it can be part of.
             cls.run = staticmethod(bridge_run(run, lambda: cls.request_stack))  # type: ignore[method-assign]
         else:
-            cls.run = _bridge_method(run)  # type: ignore[method-assign]
+            cls.run = bridge_method(run)  # type: ignore[method-assign]
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
@@ -79,13 +78,3 @@ class AsyncTask(_Task):
     ) -> AsyncResult[Any]:
         """Send the task without holding up the running loop: the awaitable twin of ``apply_async``."""
         return await off_loop_async(super().apply_async, args, kwargs, **options)
-
-
-def _bridge_method(run: Any) -> Any:
-    """Bridge a method: whose requests it may be part of is known once it is called."""
-
-    @functools.wraps(run)
-    def method(self: AsyncTask, *args: Any, **kwargs: Any) -> Any:
-        return bridge_run(run, lambda: self.request_stack)(self, *args, **kwargs)
-
-    return method

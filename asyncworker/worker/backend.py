@@ -1,4 +1,4 @@
-"""The result backend as an async task sees it: its blocking calls leave the loop."""
+"""The result backend as a task of the async pool sees it: blocking calls leave the loop, late outcomes are ignored."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class OffLoopBackend:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._app.backend, name)
-        if name not in _BLOCKING or not in_bridge():
-            return value
         if name in _OUTCOMES and _is_abandoned():
             return _ignore
+        if name not in _BLOCKING or not in_bridge():
+            return value
         return functools.partial(off_loop, self._call, name)
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:

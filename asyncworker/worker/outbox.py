@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
+import threading
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "OutboxThread"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,3 +69,24 @@ class Outbox:
         self._closed = True
         for fd in {self._read_fd, self._write_fd}:
             os.close(fd)
+
+
+class OutboxThread:
+    """A reader for an outbox where no hub polls it."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._stopping = False
+        self._thread = threading.Thread(target=self._main, name="asyncworker-outbox", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reading; returns when the last event that was begun has run."""
+        self._stopping = True
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _main(self) -> None:
+        while not self._stopping:
+            if select.select([self._outbox.fileno()], [], [], 0.2)[0]:
+                self._outbox.drain()

@@ -1,30 +1,25 @@
-"""The async pool: ``async def`` tasks on the event loop, others in threads, everything of kombu on the main thread."""
+"""The async pool: Celery's pool interface, and the account of what is in flight. All of it is the main thread's."""
 
 from __future__ import annotations
 
-import contextvars
-import functools
 import logging
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
-from billiard.exceptions import Terminated, WorkerLostError
+from billiard.exceptions import Terminated
 from celery.concurrency.base import BasePool
 from celery.utils.timer2 import Timer
 
-from asyncworker.loop import LoopThread, Watchdog, current_job, get_loop_thread, live_jobs, run_in_bridge
+from asyncworker.loop import Watchdog, get_loop_thread, live_jobs
 from asyncworker.loop.thread import set_io_threads
-from asyncworker.loop.threads import DaemonExecutor
 from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
-from asyncworker.worker.job import Job, SoftTimeLimitReached
-from asyncworker.worker.outbox import Outbox
-from asyncworker.worker.tracing import adopt, check_locals, is_async, own_stacks
+from asyncworker.worker.job import Job
+from asyncworker.worker.outbox import Outbox, OutboxThread
+from asyncworker.worker.runner import Runner, exception_info
+from asyncworker.worker.tracing import adopt, check_locals, is_async
 
 __all__ = ["AsyncPool"]
 
@@ -34,8 +29,7 @@ logger = logging.getLogger(__name__)
 class AsyncPool(BasePool):
     """Celery's pool interface over one event loop and a bounded set of threads.
 
-    Methods run on the main thread unless they say otherwise. ``limit`` is the number of tasks in flight, sync and
-    async together.
+    ``limit`` is the number of tasks in flight, sync and async together; more wait here, unacknowledged.
     """
 
     body_can_be_buffer = True
@@ -47,27 +41,21 @@ class AsyncPool(BasePool):
         check_locals()
         self._settings = load_settings(conf=self.app.conf)
         set_io_threads(self._settings.io_threads)
-        self._outbox = Outbox()
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[Job] = deque()
         self._zombies: set[int] = set()
         self._hub: Any = None
+        self._outbox_thread: OutboxThread | None = None
         self._closing = False
         self._ended = False
-        self._inbox: deque[Job] = deque()
-        self._inbox_rung = False
+        self._async_names = self._adopt_tasks()
         self._timer = Timer()
-        self._threads = DaemonExecutor(self._settings.sync_threads, "asyncworker-task")
-        self._async_names: set[str] = set()
-        for task in self.app.tasks.values():
-            adopt(task)
-            if is_async(task):
-                self._async_names.add(task.name)
-        self._loop_thread: LoopThread = get_loop_thread(threads=self._settings.sync_threads)
+        self._outbox = Outbox()
+        self._loop_thread = get_loop_thread(threads=self._settings.sync_threads)
         self._loop_thread.on_stop(_close_resources)
+        self._runner = Runner(self._loop_thread, self._outbox, self._finished, threads=self._settings.sync_threads)
         self._watchdog = Watchdog(self._loop_thread, blocked_after_s=self._settings.blocked_after_s)
         self._watchdog.start()
-        self._drainer: threading.Thread | None = None
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Have the hub poll the outbox; called again after every reconnect."""
@@ -100,8 +88,9 @@ class AsyncPool(BasePool):
             soft_timeout_s=soft_timeout or self.options.get("soft_timeout"),
             timeout_s=timeout or self.options.get("timeout"),
         )
-        if self._hub is None and self._drainer is None:
-            self._start_drainer()
+        if self._hub is None and self._outbox_thread is None:
+            # The transport has no event loop of kombu's: Celery then expects settling from any thread.
+            self._outbox_thread = OutboxThread(self._outbox)
         if len(self._jobs) >= self.limit:
             self._waiting.append(job)
         else:
@@ -113,10 +102,10 @@ class AsyncPool(BasePool):
 
         A synchronous task on its thread cannot be stopped: it is abandoned, and keeps its slot until it returns.
         """
-        job = live_jobs.get(pid)
-        if isinstance(job, Job):
-            job.terminated = job.abandoned = True
-            self._cancel(job)
+        job = self._jobs.get(pid)
+        if job is not None:
+            job.terminated = True
+            self._abandon(job)
 
     def grow(self, n: int = 1) -> None:
         """Allow ``n`` more tasks in flight."""
@@ -133,10 +122,7 @@ class AsyncPool(BasePool):
 
     def on_stop(self) -> None:
         """Warm shutdown: finish what runs, settle it, then stop the loop."""
-        self._closing = True
-        if self._waiting:
-            logger.info("%d tasks that had not started return to the queue", len(self._waiting))
-            self._waiting.clear()
+        self._stop_taking()
         while len(self._jobs) > len(self._zombies):
             self._wait_for_events()
         self._shut_down(timeout_s=self._settings.cancel_grace_s)
@@ -145,11 +131,10 @@ class AsyncPool(BasePool):
         """Cold shutdown: settle what has ended, cancel what runs, give it the grace to clean up, stop the loop."""
         if self._ended:  # Celery's handler of SIGQUIT has stopped the pool before this
             return
-        self._closing = True
-        self._waiting.clear()
+        self._stop_taking()
         self._settle()
         for job in list(self._jobs.values()):
-            self._cancel(job)
+            self._abandon(job)
         give_up_at_s = time.monotonic() + self._settings.cancel_grace_s
         while self._jobs and time.monotonic() < give_up_at_s:
             self._wait_for_events()
@@ -169,34 +154,44 @@ class AsyncPool(BasePool):
 
     # -- starting and settling -----------------------------------------------------------------------------------
 
+    def _adopt_tasks(self) -> frozenset[str]:
+        """Fit all tasks into the bridge; return the names of those that run on the loop."""
+        async_names = set()
+        for task in self.app.tasks.values():
+            adopt(task)
+            if is_async(task):
+                async_names.add(task.name)
+            elif task.soft_time_limit:
+                logger.warning(
+                    "task %s is not async: its soft time limit cannot be raised in its thread and has no effect",
+                    task.name,
+                )
+        return frozenset(async_names)
+
     def _begin(self, job: Job) -> None:
         self._jobs[job.pid] = live_jobs[job.pid] = job
         job.on_accepted(job.pid, time.monotonic())
-        if job.terminated:
-            return  # revoked in the moment of its acceptance: _cancel has reported it
+        if job.terminated:  # revoked in the moment of its acceptance
+            self._outbox.put(lambda: self._finished(job, _ignore))
+            return
         if job.timeout_s:
-            job.timers.append(
-                self._timer.call_after(job.timeout_s, lambda: self._outbox.put(lambda: self._time_out(job)))
-            )
+            timer = self._timer.call_after(job.timeout_s, lambda: self._outbox.put(lambda: self._time_out(job)))
+            job.timers.append(timer)
+        job.started = True
         if job.name in self._async_names:
-            self._inbox.append(job)
-            if not self._inbox_rung:
-                self._inbox_rung = True
-                self._loop_thread.loop.call_soon_threadsafe(self._take_inbox)
+            self._runner.start_on_loop(job)
         else:
-            context = contextvars.copy_context()
-            self._threads.submit(context.run, self._run_in_thread, job)
+            self._runner.start_on_thread(job)
 
     def _finished(self, job: Job, report: Callable[[], Any]) -> None:
         """Settle a job whose code has ended; its slot is free again."""
         job.disarm()
         live_jobs.pop(job.pid, None)
-        if self._jobs.pop(job.pid, None) is None:
-            return
+        self._jobs.pop(job.pid, None)
         self._zombies.discard(job.pid)
         try:
             if job.terminated:
-                job.on_error(_exception_info(Terminated(0)))
+                job.on_error(exception_info(Terminated(0)))
             elif not job.abandoned:
                 report()
         finally:
@@ -208,26 +203,22 @@ class AsyncPool(BasePool):
 
     def _time_out(self, job: Job) -> None:
         """The hard limit: report at once, then cancel."""
-        if job.pid not in self._jobs or job.abandoned:
-            return
+        if job.pid in self._jobs and not job.abandoned:
+            job.on_timeout(False, job.timeout_s or 0)
+            self._abandon(job)
+
+    def _abandon(self, job: Job) -> None:
+        """Cancel a job, and ignore what still comes of it; it keeps its slot until its code has ended."""
         job.abandoned = True
-        job.on_timeout(False, job.timeout_s or 0)
-        self._cancel(job)
-
-    def _cancel(self, job: Job) -> None:
-        loop = self._loop_thread.loop
-        if job.name not in self._async_names:
-            logger.warning("%s runs on a thread and cannot be stopped; its outcome is ignored", job)
-        elif job.pid not in self._jobs or job.task is not None or job in self._inbox:
-            loop.call_soon_threadsafe(self._cancel_on_loop, job)
+        if not job.started:
+            return
+        if job.name in self._async_names:
+            self._runner.cancel(job)
         else:
-            self._outbox.put(lambda: self._finished(job, _ignore))
-        if job.pid in self._jobs:
-            self._timer.call_after(
-                self._settings.cancel_grace_s, lambda: self._outbox.put(lambda: self._check_cancelled(job))
-            )
+            logger.warning("%s runs on a thread and cannot be stopped; its outcome is ignored", job)
+        self._timer.call_after(self._settings.cancel_grace_s, lambda: self._outbox.put(lambda: self._check_ended(job)))
 
-    def _check_cancelled(self, job: Job) -> None:
+    def _check_ended(self, job: Job) -> None:
         if job.pid in self._jobs and job.pid not in self._zombies:
             self._zombies.add(job.pid)
             logger.error(
@@ -237,58 +228,15 @@ class AsyncPool(BasePool):
                 "\n  ".join(job.stack()) or "(unknown)",
             )
 
-    # -- on the loop thread --------------------------------------------------------------------------------------
-
-    def _take_inbox(self) -> None:
-        self._inbox_rung = False
-        while self._inbox:
-            job = self._inbox.popleft()
-            job.task = self._loop_thread.loop.create_task(self._run_on_loop(job), name=str(job))
-            if job.soft_timeout_s:
-                job.timers.append(
-                    self._loop_thread.loop.call_later(job.soft_timeout_s, self._soft_limit, job, job.soft_timeout_s)
-                )
-
-    async def _run_on_loop(self, job: Job) -> None:
-        own_stacks()
-        current_job.set(job)
-        try:
-            outcome = await run_in_bridge(job.interrupt, job.target, *job.args)
-        except BaseException:
-            # Nothing may leave: SystemExit would end the loop, and a cancellation is settled like any other end.
-            self._put_error(job)
-        else:
-            self._outbox.put(functools.partial(self._finished, job, functools.partial(job.on_success, outcome)))
-
-    def _soft_limit(self, job: Job, limit_s: float) -> None:
-        if job.task is not None and job.coroutine is not None:
-            self._outbox.put(functools.partial(job.on_timeout, True, limit_s))
-            job.interrupt.throw(job.task, SoftTimeLimitReached(limit_s))
-
-    def _cancel_on_loop(self, job: Job) -> None:
-        if job.task is not None and not job.task.done():
-            job.interrupt.cancel(job.task)
-
-    # -- on a task's thread --------------------------------------------------------------------------------------
-
-    def _run_in_thread(self, job: Job) -> None:
-        own_stacks()
-        current_job.set(job)
-        job.thread_ident = threading.get_ident()
-        try:
-            outcome = job.target(*job.args)
-        except BaseException:
-            self._put_error(job)
-        else:
-            self._outbox.put(functools.partial(self._finished, job, functools.partial(job.on_success, outcome)))
-
-    def _put_error(self, job: Job) -> None:
-        """Report what escaped the tracer, which catches every ``Exception``: as a worker lost, like prefork."""
-        exc = sys.exc_info()[1]
-        lost = WorkerLostError(f"the task raised {exc!r}")
-        self._outbox.put(functools.partial(self._finished, job, functools.partial(job.on_error, _exception_info(lost))))
-
     # -- the end -------------------------------------------------------------------------------------------------
+
+    def _stop_taking(self) -> None:
+        self._closing = True
+        if self._outbox_thread is not None:
+            self._outbox_thread.stop()
+        if self._waiting:
+            logger.info("%d tasks that had not started return to the queue", len(self._waiting))
+            self._waiting.clear()
 
     def _wait_for_events(self) -> None:
         """Let the hub go on, up to a second, though the consumer has stopped: outbox, acknowledgements, heartbeats."""
@@ -312,38 +260,17 @@ class AsyncPool(BasePool):
         self._settle()
         self._watchdog.stop()
         self._timer.stop()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._runner.stop()
         if not self._loop_thread.stop(timeout_s=timeout_s):
             logger.error("the event loop did not stop within %.1f s and is left behind", timeout_s)
         if self._hub is not None:
             self._hub.remove_reader(self._outbox.fileno())
-        if self._drainer is None:
-            self._outbox.close()
+        self._outbox.close()
         self._ended = True
-
-    def _start_drainer(self) -> None:
-        """Where the transport has no event loop of kombu's, a thread of ours drains the outbox."""
-
-        def main() -> None:
-            import select
-
-            while not self._closing:
-                if select.select([self._outbox.fileno()], [], [], 0.5)[0]:
-                    self._outbox.drain()
-
-        self._drainer = threading.Thread(target=main, name="asyncworker-outbox", daemon=True)
-        self._drainer.start()
 
 
 async def _close_resources() -> None:
     await lifetimes().close()
-
-
-def _exception_info(exc: BaseException) -> ExceptionInfo:
-    try:
-        raise exc
-    except BaseException:
-        return ExceptionInfo()
 
 
 def _ignore(*_args: Any, **_kwargs: Any) -> None:

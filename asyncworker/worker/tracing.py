@@ -24,7 +24,16 @@ from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, of
 from asyncworker.worker.backend import OffLoopBackend
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 
-__all__ = ["adopt", "bridge_run", "check_locals", "is_async"]
+__all__ = [
+    "adopt",
+    "bridge_method",
+    "bridge_run",
+    "check_locals",
+    "is_async",
+    "is_async_function",
+    "own_stacks",
+    "share_stacks",
+]
 
 #: Whose request and task stacks the running code sees. The stacks' own key, the greenlet or thread, would lose them in
 #: child tasks and threads; a context variable goes along.
@@ -78,15 +87,14 @@ def adopt(task: Task[Any, Any]) -> None:
     stack = task.request_stack
     attribute = "_orig_run" if hasattr(task, "_orig_run") else "run"
     run = getattr(task, attribute)
-    if is_async_function(run) and not hasattr(run, _MARK):
+    if not hasattr(run, _MARK):
         # Below autoretry_for, which must see the exception.
-        setattr(task, attribute, bridge_run(run, lambda: stack))
-    if is_async(task):
-        if not isinstance(task.backend, OffLoopBackend):
-            task.backend = OffLoopBackend(task.app)  # type: ignore[assignment]
-        if not isinstance(task.apply_async, functools.partial):
-            # So that retries, links and chains, which the tracer sends, do not hold up the loop.
-            task.apply_async = functools.partial(off_loop, task.apply_async)  # type: ignore[method-assign]
+        setattr(task, attribute, bridge_run(run, lambda: stack) if is_async_function(run) else _guarded(run))
+    if not isinstance(task.backend, OffLoopBackend):
+        task.backend = OffLoopBackend(task.app)  # type: ignore[assignment]
+    if not isinstance(task.apply_async, functools.partial):
+        # A sync task's too: the tracer of an async one sends what is linked to it, on the loop.
+        task.apply_async = functools.partial(off_loop, task.apply_async)  # type: ignore[method-assign]
 
 
 def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Callable[..., Any]:
@@ -111,6 +119,16 @@ def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Cal
         return _wait(coroutine)
 
     return _marked(bridged)
+
+
+def bridge_method(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Bridge the ``run`` of a task class: whose requests it may be part of is known once it is called."""
+
+    @functools.wraps(run)
+    def method(self: Task[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        return bridge_run(run, lambda: self.request_stack)(self, *args, **kwargs)
+
+    return _marked(method)
 
 
 def _marked(bridged: Callable[..., Any]) -> Callable[..., Any]:
@@ -184,15 +202,38 @@ def _wait_in_bridge(coroutine: Coroutine[Any, Any, Any]) -> Any:
         raise _outcome_of(exc, job) from exc.__cause__
     finally:
         job.coroutine = outer
-    if job.interrupt.requested:
-        # It swallowed the cancellation. The tracer must not store its value nor start what is linked to it.
+    return _unless_abandoned(value, job)
+
+
+def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a synchronous ``run`` whose outcome counts only while somebody still waits for it."""
+
+    @functools.wraps(run)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        job = current_job.get()
+        if not isinstance(job, Job):
+            return run(*args, **kwargs)
+        try:
+            value = run(*args, **kwargs)
+        except BaseException as exc:
+            if job.abandoned:
+                raise asyncio.CancelledError from exc
+            raise
+        return _unless_abandoned(value, job)
+
+    return _marked(guarded)
+
+
+def _unless_abandoned(value: Any, job: Job) -> Any:
+    if job.abandoned:
+        # Its outcome was reported before it ended. The tracer must not store another, nor start what is linked to it.
         raise asyncio.CancelledError
     return value
 
 
 def _outcome_of(exc: BaseException, job: Job) -> BaseException:
     """Return what the tracer should see of an exception that left a task's coroutine."""
-    if job.interrupt.requested:
+    if job.abandoned or job.interrupt.requested:
         return exc if isinstance(exc, asyncio.CancelledError) else asyncio.CancelledError()
     if isinstance(exc, SoftTimeLimitReached):
         return SoftTimeLimitExceeded(*exc.args).with_traceback(exc.__traceback__)

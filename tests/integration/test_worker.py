@@ -212,3 +212,21 @@ def _until(reached: Callable[[], bool], timeout_s: float = GET_S) -> None:
                 return
         time.sleep(0.05)
     raise AssertionError("did not happen in time")
+
+
+def test_a_sync_task_past_its_hard_limit_reports_once(app: Celery, node: Worker) -> None:
+    """Its thread cannot be stopped; what it returns later changes nothing and starts nothing."""
+    late = app.tasks["t.thread_sleep"].apply_async(
+        (1.5,), time_limit=0.3, link=app.tasks["t.add"].si(1, 1).set(task_id="must-not-run-either")
+    )
+    with pytest.raises(TimeLimitExceeded):
+        late.get(timeout=GET_S)
+    node.wait_for_log(f"t.thread_sleep[{late.id}] runs on a thread and cannot be stopped")
+    _until(lambda: _pool_stats(app)["in-flight"] == 0)
+    assert late.state == "FAILURE"
+    assert app.AsyncResult("must-not-run-either").state == "PENDING"
+
+
+def test_an_async_task_links_to_a_sync_one(app: Celery) -> None:
+    app.tasks["t.add"].apply_async((1, 2), link=app.tasks["t.sync_double"].s().set(task_id="sync-linked"))
+    assert app.AsyncResult("sync-linked").get(timeout=GET_S)[0] == 6

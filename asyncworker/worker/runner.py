@@ -1,0 +1,125 @@
+"""Where jobs run: coroutines on the loop, the rest on threads. The other side of the outbox."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import WorkerLostError
+
+from asyncworker.loop import LoopThread, current_job, run_in_bridge
+from asyncworker.loop.threads import DaemonExecutor
+from asyncworker.worker.job import Job, SoftTimeLimitReached
+from asyncworker.worker.outbox import Outbox
+from asyncworker.worker.tracing import own_stacks
+
+__all__ = ["Runner", "exception_info"]
+
+#: Settles a job on the main thread: the job, and what reports its outcome.
+Finished = Callable[[Job, Callable[[], Any]], None]
+
+
+class Runner:
+    """Starts and cancels jobs; called on the main thread, works on others.
+
+    Args:
+        loop_thread: Runs coroutines.
+        outbox: Takes the news to the main thread.
+        finished: Called there, exactly once for each job that was started, when its code has ended.
+        threads: How many synchronous jobs run at once; more wait for a thread.
+    """
+
+    def __init__(self, loop_thread: LoopThread, outbox: Outbox, finished: Finished, *, threads: int) -> None:
+        self._loop = loop_thread.loop
+        self._outbox = outbox
+        self._finished = finished
+        self._threads = DaemonExecutor(threads, "asyncworker-task")
+        self._inbox: deque[Job] = deque()
+        self._inbox_rung = False
+
+    def start_on_loop(self, job: Job) -> None:
+        """Run a job whose target gives way to the loop."""
+        self._inbox.append(job)
+        if not self._inbox_rung:
+            # One wake-up of the loop for all that come until it has taken them.
+            self._inbox_rung = True
+            self._loop.call_soon_threadsafe(self._take_inbox)
+
+    def start_on_thread(self, job: Job) -> None:
+        """Run a job that blocks."""
+        self._threads.submit(contextvars.copy_context().run, self._run_on_thread, job)
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a job that was started on the loop; on the loop, after whatever was asked of it before."""
+        self._loop.call_soon_threadsafe(self._cancel, job)
+
+    def stop(self) -> None:
+        """Start nothing that still waits for a thread."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # -- on the loop thread --------------------------------------------------------------------------------------
+
+    def _take_inbox(self) -> None:
+        self._inbox_rung = False
+        while self._inbox:
+            job = self._inbox.popleft()
+            job.task = self._loop.create_task(self._run_on_loop(job), name=str(job))
+            if job.soft_timeout_s:
+                job.timers.append(self._loop.call_later(job.soft_timeout_s, self._soft_limit, job, job.soft_timeout_s))
+
+    async def _run_on_loop(self, job: Job) -> None:
+        own_stacks()
+        current_job.set(job)
+        try:
+            outcome = await run_in_bridge(job.interrupt, job.target, *job.args)
+        except BaseException:
+            # Nothing may leave: SystemExit would end the loop, and a cancellation is settled like any other end.
+            self._put_lost(job)
+        else:
+            self._put(job, functools.partial(job.on_success, outcome))
+
+    def _soft_limit(self, job: Job, limit_s: float) -> None:
+        if job.task is not None and job.coroutine is not None:
+            self._outbox.put(functools.partial(job.on_timeout, True, limit_s))
+            job.interrupt.throw(job.task, SoftTimeLimitReached(limit_s))
+
+    def _cancel(self, job: Job) -> None:
+        if job.task is not None and not job.task.done():
+            job.interrupt.cancel(job.task)
+
+    # -- on a task's thread --------------------------------------------------------------------------------------
+
+    def _run_on_thread(self, job: Job) -> None:
+        own_stacks()
+        current_job.set(job)
+        job.thread_ident = threading.get_ident()
+        try:
+            outcome = job.target(*job.args)
+        except BaseException:
+            self._put_lost(job)
+        else:
+            self._put(job, functools.partial(job.on_success, outcome))
+
+    # -- on either -----------------------------------------------------------------------------------------------
+
+    def _put(self, job: Job, report: Callable[[], Any]) -> None:
+        self._outbox.put(functools.partial(self._finished, job, report))
+
+    def _put_lost(self, job: Job) -> None:
+        """Report what escaped the tracer, which catches every ``Exception``: like prefork, as a worker lost."""
+        lost = exception_info(WorkerLostError(f"the task raised {sys.exc_info()[1]!r}"))
+        self._put(job, functools.partial(job.on_error, lost))
+
+
+def exception_info(exc: BaseException) -> ExceptionInfo:
+    """Return an exception in the form in which Celery's requests take it."""
+    try:
+        raise exc
+    except BaseException:
+        return ExceptionInfo()
