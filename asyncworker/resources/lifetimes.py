@@ -36,7 +36,10 @@ class Lifetimes:
         cancelled does not cancel the making for the others.
         """
         making = self._made.get(key)
-        if making is None or (making.done() and (making.cancelled() or making.exception() is not None)):
+        if making is not None and making.done() and not making.cancelled() and making.exception() is None:
+            made: T = making.result()  # by far the most calls end here: one for each item of a fan-out
+            return made
+        if making is None or making.done():
             making = self._made[key] = asyncio.ensure_future(make())
         result: T = await asyncio.shield(making)
         return result

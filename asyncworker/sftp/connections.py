@@ -120,8 +120,10 @@ class Connections:
         self._grow()
 
     def _grow(self) -> None:
-        load = self._in_flight + len(self._waiting)
         have = len(self._sessions) + len(self._making)
+        if have >= self._options.connections:
+            return
+        load = self._in_flight + len(self._waiting)
         spread = min(_JOBS_BEFORE_NEXT, *(session.capacity for session in self._sessions), self._options.in_flight)
         if load <= have * spread or self._closed:
             return

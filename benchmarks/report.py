@@ -1,0 +1,77 @@
+"""What every benchmark has in common: medians of interleaved rounds, one table, the same rows as JSON."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["Measured", "print_table", "write_json"]
+
+
+@dataclass
+class Measured:
+    """One competitor and what was measured of it.
+
+    Attributes:
+        name: Ours begin with ``asyncworker``.
+        metric: As in ``files_per_s``; more is better.
+        unit: As in ``files/s``.
+        amount: How much it was given to do, for the table.
+        values: One value a round.
+        missing: Why it could not take part.
+    """
+
+    name: str
+    metric: str
+    unit: str
+    amount: str = ""
+    values: list[float] = field(default_factory=list)
+    missing: str = ""
+
+    @property
+    def median(self) -> float:
+        """The median over the rounds."""
+        return statistics.median(self.values)
+
+
+def print_table(title: str, rows: Sequence[Measured], reference: str, console: Console) -> None:
+    """Print all rows, the fastest first; the last column is the value of ``reference`` divided by that row's."""
+    took_part = sorted((row for row in rows if row.values), key=lambda row: -row.median)
+    best = next((row.median for row in took_part if row.name == reference), None)
+    table = Table(title=title, title_justify="left", caption=f"ratio: {reference}, divided by that row")
+    for heading in ("", "given", f"{rows[0].unit}, median", "lowest - highest", "ratio"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for row in took_part:
+        table.add_row(
+            f"[bold]{row.name}[/bold]" if row.name.startswith("asyncworker") else row.name,
+            row.amount,
+            f"{row.median:,.0f}",
+            f"{min(row.values):,.0f} - {max(row.values):,.0f}",
+            "" if best is None else f"{best / row.median:,.2f}",
+        )
+    for row in rows:
+        if not row.values:
+            table.add_row(row.name, "", "not measured", "", row.missing)
+    console.print(table)
+
+
+def write_json(path: Path, rows: Sequence[Measured]) -> None:
+    """Write one object a row; ``ratio_to`` holds this row's value divided by that of each other row."""
+    took_part = [row for row in rows if row.values]
+    objects = [
+        {
+            "name": row.name,
+            "metric": row.metric,
+            "value": round(row.median, 2),
+            "unit": row.unit,
+            "ratio_to": {other.name: round(row.median / other.median, 3) for other in took_part if other is not row},
+        }
+        for row in took_part
+    ]
+    path.write_text(json.dumps(objects, indent=2) + "\n")
