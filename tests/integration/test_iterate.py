@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery, chain, chord
 
 from asyncworker import AsyncTask, ItemErrors, IterateResult, previous_result
@@ -31,6 +32,8 @@ def app(_valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> It
         "ASYNCWORKER_INCLUDE": MODULE,
         "ASYNCWORKER_STATE_DIR": str(folder),
     }
+    with redis.Redis.from_url(_valkey.redis_url) as connection:
+        connection.flushall()
     with (
         running_worker(folder, "--without-mingle", env=env),
         client_app(_valkey, asyncworker_state_dir=str(folder)) as client,

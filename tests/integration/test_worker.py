@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, chain, chord, group
 from celery.exceptions import TaskRevokedError, TimeLimitExceeded, WorkerLostError
@@ -33,6 +34,8 @@ def running(
         "ASYNCWORKER_STATE_DIR": str(folder),
         "ASYNCWORKER_CANCEL_GRACE_S": "0.3",
     }
+    with redis.Redis.from_url(_valkey.redis_url) as connection:
+        connection.flushall()
     with running_worker(folder, "--without-mingle", "--without-gossip", env=env) as worker, client_app(_valkey) as app:
 
         def run(name: str, *args: Any, **options: Any) -> Any:
