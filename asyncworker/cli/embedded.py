@@ -162,6 +162,10 @@ class EmbeddedServer:
                 self._child.stop()
                 self._child = None
                 self.socket_path.unlink(missing_ok=True)
+                if self.socket_path.parent != self.folder:
+                    with contextlib.suppress(OSError):
+                        self.socket_path.parent.rmdir()
+                    self._socket = None  # made again with its folder
 
     @property
     def _log(self) -> Path:
