@@ -152,3 +152,16 @@ def test_the_package_can_be_run_from_any_folder(tmp_path: Path) -> None:
         timeout=60,
     )
     assert ended.stdout.strip() == "hi", ended.stderr
+
+
+def test_a_process_that_gevent_has_patched_is_refused() -> None:
+    code = "from gevent import monkey; monkey.patch_all(); import asyncworker; asyncworker.app"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode != 0
+    assert "SettingsError: this process is patched by gevent" in ended.stderr
