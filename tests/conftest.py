@@ -19,6 +19,8 @@ from asyncworker.cli.embedded import EmbeddedServer, find_server
 from asyncworker.errors import EmbeddedServerError
 from tests.servers import MissingServer
 from tests.servers.client import client_app
+from tests.servers.postgres import Postgres, running_postgres
+from tests.servers.rabbitmq import RabbitMQ, running_rabbitmq
 from tests.servers.worker import Worker, running_worker
 
 REQUIRE_SERVERS = "ASYNCWORKER_TESTS_REQUIRE_SERVERS"
@@ -97,6 +99,20 @@ def valkey(_valkey: EmbeddedServer) -> EmbeddedServer:
     with redis.Redis.from_url(_valkey.redis_url) as client:
         client.flushall()
     return _valkey
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A RabbitMQ for the session; each test takes a virtual host of its own."""
+    with running_rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for the session; each test takes a database of its own."""
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,0 +1,106 @@
+"""A TCP proxy on a thread, which can fall silent like a network that is parted, and cut connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+
+__all__ = ["Proxy", "running_proxy"]
+
+
+class Proxy:
+    """Passes bytes between its port and a server's, as long as it is told to."""
+
+    def __init__(self, target_port: int) -> None:
+        self.port = 0
+        self._target_port = target_port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._open = asyncio.Event()
+        self._open.set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def partition(self) -> None:
+        """Fall silent: no byte and no end of a connection passes, new connections get no answer."""
+        self._loop.call_soon_threadsafe(self._open.clear)
+
+    def heal(self) -> None:
+        """Go on; what was held up is passed on, as TCP would send it again."""
+        self._loop.call_soon_threadsafe(self._open.set)
+
+    def cut(self) -> None:
+        """Reset every connection; new ones are welcome."""
+        self._loop.call_soon_threadsafe(self._abort_all)
+
+    def start(self) -> None:
+        """Listen on a free port."""
+        self._thread.start()
+        self._server = asyncio.run_coroutine_threadsafe(
+            asyncio.start_server(self._accept, "127.0.0.1", 0), self._loop
+        ).result(10)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        """Cut every connection and end the thread."""
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    # -- on its own loop -----------------------------------------------------------------------------------------
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        self._writers.add(writer)
+        try:
+            await self._open.wait()
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            self._writers.add(far_writer)
+            try:
+                await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
+            finally:
+                self._writers.discard(far_writer)
+                far_writer.transport.abort()
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is down, or a side is gone: so is the other
+        finally:
+            self._writers.discard(writer)
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._open.wait()
+            writer.write(data)
+            await writer.drain()
+        await self._open.wait()
+        raise ConnectionResetError  # ends the other direction as well
+
+    def _abort_all(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _stop(self) -> None:
+        self._server.close()
+        for task in list(self._connections):
+            task.cancel()
+        while self._connections:
+            await asyncio.sleep(0.01)
+        for _ in range(5):  # asyncio closes an aborted socket a turn later
+            await asyncio.sleep(0)
+
+
+@contextlib.contextmanager
+def running_proxy(target_port: int) -> Iterator[Proxy]:
+    """Run a proxy before a port of 127.0.0.1 until the block ends."""
+    proxy = Proxy(target_port)
+    proxy.start()
+    try:
+        yield proxy
+    finally:
+        proxy.stop()
