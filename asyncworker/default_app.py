@@ -19,6 +19,7 @@ from kombu.utils.compat import detect_environment
 from asyncworker.errors import AsyncWorkerError, SettingsError
 from asyncworker.settings import Settings, load_settings
 from asyncworker.tasks.task import AsyncTask
+from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.tracing import check_locals
 
 __all__ = ["get_app", "install"]
@@ -77,6 +78,7 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
         os.environ["CELERY_RESULT_BACKEND"] = settings.result_url
     app.add_defaults(lambda: _defaults(settings, modules))
     _use_async_tasks(app)
+    add_options(app)
     # Registers the task that runs fan-outs with every app of the process.
     importlib.import_module("asyncworker.tasks.run_iterate")
     connect: Any = functools.partial(Signal.connect, weak=False, dispatch_uid=f"asyncworker-{id(app)}")
@@ -177,17 +179,25 @@ def _where(exc: BaseException) -> str:
     return f" (at {last.tb_frame.f_code.co_filename}:{last.tb_lineno})"
 
 
-def _check_worker(instance: Any = None, **_: Any) -> None:
-    """Before a worker starts: its settings, and its broker. What cannot work ends it with one line."""
+def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
+    """Before a worker starts: its settings, and its broker. What cannot work ends it with one line.
+
+    With ``--processes`` it never starts: this process becomes the supervisor, and ends with its exit code.
+    """
     app = instance.app
     if app.conf.worker_pool != POOL:
+        if (options or {}).get("processes"):
+            raise SystemExit(f"asyncworker: --processes is for its own pool, and worker_pool is {app.conf.worker_pool}")
         return
     try:
         settings = load_settings(conf=app.conf)
         check_environment()
         _check_broker(app, settings.broker_wait_s)
+        code = supervise(instance, options or {}, drain_timeout_s=settings.drain_timeout_s)
     except AsyncWorkerError as exc:
         raise SystemExit(f"asyncworker: {exc}") from None
+    if code is not None:
+        raise SystemExit(code)
 
 
 def _check_broker(app: Any, wait_s: float) -> None:

@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A coroutine that keeps the loop for longer is named in the log, with its stack."""
     cancel_grace_s: Seconds = 5.0
     """How long a cancelled coroutine may clean up before it is called a zombie."""
+    drain_timeout_s: PositiveSeconds = 300.0
+    """With ``--processes``: how long a worker that was told to end may go on with its tasks before it is killed."""
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
 

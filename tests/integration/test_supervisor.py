@@ -1,0 +1,211 @@
+"""``celery worker --processes N``: complete workers, replaced when they die or have had enough, ended together."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+from celery import Celery
+
+from asyncworker.cli.embedded import EmbeddedServer
+from tests.integration import tasks
+from tests.integration.test_shutdown import wait_until
+from tests.servers.worker import Worker
+
+MODULE = tasks.__name__
+FRAGILE = "tests.integration.fragile_tasks"
+NODES = {"worker-1@test", "worker-2@test"}
+QUICK = ("--without-mingle", "--without-gossip")
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def broker(valkey: EmbeddedServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey.redis_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def start(worker: Start, tmp_path: Path) -> Start:
+    """Start a supervisor of two; returns once both are ready."""
+
+    def start(*arguments: str, module: str = MODULE, env: dict[str, str] | None = None) -> Worker:
+        variables = {"FRAGILE_FOLDER": str(tmp_path)} | (env or {})
+        node = worker(module, "--processes", "2", *QUICK, *arguments, env=variables)
+        wait_until(lambda: node.log().count(" ready.") >= 2)
+        return node
+
+    return start
+
+
+def children(node: Worker) -> dict[str, psutil.Process]:
+    """The worker processes by the name of their node."""
+    found = {}
+    for process in psutil.Process(node.pid).children():
+        words = process.cmdline()
+        if "--supervised" in words:
+            found[words[words.index("--supervised") - 1]] = process
+    return found
+
+
+def ends(processes: Any) -> bool:
+    _gone, alive = psutil.wait_procs(list(processes), timeout=20)
+    return not alive
+
+
+def test_each_process_is_a_worker_of_its_own(start: Start, client: Celery, tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
+    node = start("-c", "7", "--pidfile", str(pidfile))
+    pids = {name: process.pid for name, process in children(node).items()}
+    assert set(pids) == NODES
+    assert int(pidfile.read_text()) == node.pid
+    pings = client.control.broadcast("ping", reply=True, timeout=10, limit=2)
+    assert {name for ping in pings for name in ping} == NODES
+    stats = client.control.inspect(timeout=10, limit=2).stats()
+    assert {name: each["pid"] for name, each in stats.items()} == pids
+    assert [each["pool"]["max-concurrency"] for each in stats.values()] == [7, 7]
+    for name in NODES:
+        assert f"/{name}] {name} ready." in node.log()
+    processes = list(children(node).values())
+    assert node.stop() == 0
+    assert ends(processes)
+    assert not pidfile.exists()
+    assert "Traceback" not in node.log()
+
+
+def test_a_killed_worker_is_replaced_and_a_killed_supervisor_leaves_none(start: Start, client: Celery) -> None:
+    node = start("-c", "5")
+    before = children(node)
+    before["worker-1@test"].kill()
+    node.wait_for_log("worker-1@test ended with signal SIGKILL; another starts in 0.5 s")
+    # The other one alone has them all, long before the replacement is ready or with it.
+    assert [client.tasks["t.add"].delay(i, 1).get(timeout=30) for i in range(10)] == list(range(1, 11))
+    wait_until(lambda: node.log().count("worker-1@test ready.") == 2)
+    after = children(node)
+    assert after["worker-1@test"].pid != before["worker-1@test"].pid
+    assert after["worker-2@test"] == before["worker-2@test"]
+    if sys.platform == "linux":  # elsewhere there is no parent-death signal
+        node.kill()
+        assert ends(after.values())
+
+
+def test_a_crash_loop_backs_off_and_is_left_when_the_cause_is_gone(
+    start: Start, client: Celery, tmp_path: Path
+) -> None:
+    node = start(module=f"{FRAGILE},{MODULE}")
+    spawns, broken = tmp_path / "spawns", tmp_path / "broken"
+    broken.touch()
+    survivor = children(node)["worker-2@test"]
+    children(node)["worker-1@test"].kill()
+    wait_until(lambda: len(spawns.read_text().split()) == 2 + 2)
+    assert client.tasks["t.add"].delay(1, 1).get(timeout=30) == 2
+    node.wait_for_log("ended with exit code 3; another starts in 2 s")
+    broken.unlink()
+    waits = [float(wait) for wait in re.findall(r"another starts in ([\d.]+) s", node.log())]
+    assert waits == [0.5, 1, 2]
+    assert len(spawns.read_text().split()) in (2 + 2, 2 + 3)
+    wait_until(lambda: node.log().count("worker-1@test ready.") == 2)
+    assert children(node)["worker-2@test"] == survivor
+
+
+def test_what_keeps_all_from_starting_ends_it(worker: Start, tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    node = worker(FRAGILE, "--processes", "2", *QUICK, env={"FRAGILE_FOLDER": str(tmp_path)}, ready=False)
+    assert node.wait(30) == 3
+    assert "ended with exit code 3 before any worker was ready: giving up" in node.log()
+
+
+def test_sigterm_drains_all(start: Start, client: Celery, broker: redis.Redis) -> None:
+    node = start("-c", "5")
+    processes = list(children(node).values())
+    results = [client.tasks["t.sleep_late"].delay(1.5) for _ in range(14)]
+    wait_until(lambda: node.log().count("received") >= 10)
+    assert node.stop() == 0
+    assert ends(processes)
+    assert sum(result.state == "SUCCESS" for result in results) == 10
+    assert broker.llen("celery") == 4
+    assert broker.hlen("unacked") == 0
+
+
+def test_after_the_drain_deadline_it_kills_and_says_so(start: Start, client: Celery) -> None:
+    node = start(env={"ASYNCWORKER_DRAIN_TIMEOUT_S": "0.5"})
+    processes = list(children(node).values())
+    client.tasks["t.sleep"].delay(60)
+    node.wait_for_log("received")
+    node.signal(signal.SIGTERM)
+    assert node.wait(30) == 124
+    assert "did not end within 0.5 s and is killed" in node.log()
+    assert ends(processes)
+
+
+def test_a_second_ctrl_c_is_a_cold_shutdown(start: Start, client: Celery, broker: redis.Redis) -> None:
+    node = start()
+    processes = list(children(node).values())
+    for _ in range(4):
+        client.tasks["t.sleep_late"].delay(60)
+    wait_until(lambda: node.log().count("received") >= 4)
+    node.signal(signal.SIGINT)
+    node.wait_for_log("SIGINT: warm shutdown")
+    wait_until(lambda: node.log().count("worker: Warm shutdown") == 2)
+    node.signal(signal.SIGINT)
+    assert node.wait(30) not in (124, None)
+    assert ends(processes)
+    assert broker.llen("celery") + broker.hlen("unacked") == 4
+
+
+def test_remote_shutdown_is_the_end(start: Start, client: Celery) -> None:
+    node = start()
+    client.control.shutdown(destination=["worker-1@test"])
+    node.wait_for_log("worker-1@test was shut down by remote control and is not replaced")
+    assert set(children(node)) == {"worker-2@test"}
+    client.control.shutdown()
+    assert node.wait(30) == 0
+
+
+def test_one_after_the_other_is_replaced_after_its_tasks_and_none_is_lost(
+    start: Start, client: Celery, broker: redis.Redis
+) -> None:
+    node = start("-c", "2", "--max-tasks", "6")
+    pids = {process.pid for process in children(node).values()}
+    results = [client.tasks["t.sleep_late"].delay(0.4) for _ in range(40)]
+    assert [result.get(timeout=60) for result in results] == [0.4] * 40
+    wait_until(lambda: node.log().count(" is replaced: ") >= 2)
+    assert re.search(r"is replaced: \d+ tasks, of at most 6", node.log())
+    wait_until(lambda: len(children(node)) == 2 and not pids & {each.pid for each in children(node).values()})
+    assert node.stop() == 0
+    assert broker.llen("celery") == broker.hlen("unacked") == 0
+    assert "another starts in" not in node.log()
+    steps = re.findall(r"is replaced: |Connected to", node.log())[2:]
+    assert ("is replaced: ", "is replaced: ") not in itertools.pairwise(steps)
+
+
+def test_one_that_takes_too_much_memory_is_replaced(start: Start, client: Celery) -> None:
+    node = start("--max-memory-mb", "250", module=FRAGILE)
+    fat = client.send_task("f.hoard", (250,)).get(timeout=30)
+    node.wait_for_log("MB of memory, of at most 250")
+    wait_until(lambda: node.log().count(" ready.") == 3)
+    assert fat not in {process.pid for process in children(node).values()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--processes", "2", "--beat"), "--beat does not go with --processes"),
+        (("--processes", "2", "--statedb", "state"), "--statedb does not go with --processes"),
+        (("--max-tasks", "2"), "--max-tasks needs --processes"),
+    ],
+)
+def test_what_does_not_go_together_is_told(worker: Start, arguments: tuple[str, ...], reason: str) -> None:
+    node = worker(MODULE, *arguments, ready=False)
+    assert node.wait(30) == 1
+    assert f"asyncworker: {reason}" in node.log()
+    assert "Traceback" not in node.log()
