@@ -16,6 +16,7 @@
     │   ├── RunTakenOver         another process holds this run now; this one's writes are refused
     │   ├── RunChanged           the source or the fixed arguments are not those of the checkpoint
     │   ├── RunCancelled         the run was cancelled
+    │   ├── RunDrained           the run stopped early for the worker to end; another attempt goes on
     │   └── RunTimeout           the run passed its total time limit
     ├── StoreError
     │   ├── StoreVersionError    the tables are of another version
@@ -45,6 +46,7 @@ __all__ = [
     "ItemTimeout",
     "LoopError",
     "RunCancelled",
+    "RunDrained",
     "RunChanged",
     "RunError",
     "RunNotFound",
@@ -136,6 +138,10 @@ class RunChanged(RunError):
 
 class RunCancelled(RunError):
     """The run was cancelled."""
+
+
+class RunDrained(RunError):
+    """The run stopped early for the worker to end; another attempt goes on."""
 
 
 class RunTimeout(RunError):

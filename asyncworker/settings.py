@@ -54,6 +54,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A coroutine that keeps the loop for longer is named in the log, with its stack."""
     cancel_grace_s: Seconds = 5.0
     """How long a cancelled coroutine may clean up before it is called a zombie."""
+    drain_grace_s: Seconds = 10.0
+    """How long items in flight may take to finish when a worker is told to end; then they run again elsewhere."""
+    lease_s: Annotated[float, Meta(ge=3)] = 30.0
+    """A run that is delivered again waits for its holder, and takes over when that was silent for so long."""
     drain_timeout_s: PositiveSeconds = 300.0
     """With ``--processes``: how long a worker that was told to end may go on with its tasks before it is killed."""
     broker_wait_s: Seconds = 10.0

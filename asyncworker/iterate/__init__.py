@@ -2,6 +2,7 @@
 
 from asyncworker.iterate.checkpoint import MemoryRecorder, Recorder
 from asyncworker.iterate.columns import OpenTask, TaskSource, previous_result
+from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.engine import Call, run_items
 from asyncworker.iterate.item import Item, SkipItem, current_item
 from asyncworker.iterate.options import IterateOptions, exception_names, make_options
@@ -14,6 +15,7 @@ from asyncworker.store import ItemFailure, Progress
 
 __all__ = [
     "Call",
+    "Drain",
     "Item",
     "ItemFailure",
     "IterateOptions",

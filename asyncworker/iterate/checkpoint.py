@@ -49,7 +49,7 @@ class Recorder(Protocol):
     async def close(
         self, state: RunState, *, complete: bool = False, total: int | None = None, error: str = ""
     ) -> None:
-        """Record what is left and how the run ended; ``running``: it has not, another attempt will go on."""
+        """Record what is left and how the run ended; ``pending``: it has not, another attempt will go on."""
 
     def abandon(self) -> None:
         """Record nothing more; after `close`, nothing is left to abandon."""

@@ -14,11 +14,13 @@ from asyncworker.errors import (
     AsyncWorkerError,
     ItemTimeout,
     RunCancelled,
+    RunDrained,
     RunTakenOver,
     RunTimeout,
     StoreError,
 )
 from asyncworker.iterate.checkpoint import Recorder
+from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.intake import Intake
 from asyncworker.iterate.item import Item, SkipItem, set_current_item
 from asyncworker.iterate.options import IterateOptions
@@ -41,7 +43,13 @@ CANCEL_GRACE_S = 5.0
 
 
 async def run_items(
-    call: Call, source: Source, options: IterateOptions, *, recorder: Recorder, clock: Clock = SYSTEM_CLOCK
+    call: Call,
+    source: Source,
+    options: IterateOptions,
+    *,
+    recorder: Recorder,
+    drain: Drain | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> RunOutcome:
     """Run every item of a source, at most ``options.concurrency`` at once.
 
@@ -53,6 +61,7 @@ async def run_items(
         source: The items.
         options: How they are run.
         recorder: Keeps what was done.
+        drain: Asks the run to stop early.
         clock: Time, for retries, checkpoints and the total limit.
 
     Raises:
@@ -61,6 +70,7 @@ async def run_items(
         SettingsError: ``retry_on`` or ``fail_on`` names what cannot be imported.
         RunCancelled: Someone asked for it through the store.
         RunTakenOver: Another process holds the run now.
+        RunDrained: ``drain`` was asked for before all was done; the run is recorded as pending.
         StoreError: The checkpoint could not be written.
         asyncio.CancelledError: The caller was cancelled; what is done is recorded, and the run can be resumed.
     """
@@ -70,7 +80,7 @@ async def run_items(
         await recorder.close("failed", error=f"{type_name(exc)}: {exc}")
         raise
     try:
-        return await engine.run()
+        return await engine.run(drain)
     finally:
         recorder.abandon()
 
@@ -98,17 +108,20 @@ class _Engine:
         self._alive = 0
         self._ended = asyncio.Event()
         self._stopping = False
+        self._draining = False
         self._reason: BaseException | None = None
         #: Why a run stopped early that raises nothing by itself.
         self._stopped_by = ""
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> RunOutcome:
+    async def run(self, drain: Drain | None) -> RunOutcome:
         limit: asyncio.Task[None] | None = None
         self._recorder.start(self._stop)
         try:
             self._start()
+            if drain is not None:
+                drain.listen(lambda: self._drain(drain.grace_s))
             if self._options.total_timeout_s is not None:
                 limit = asyncio.create_task(self._limit_total(self._options.total_timeout_s))
             await self._ended.wait()
@@ -120,6 +133,8 @@ class _Engine:
         finally:
             if limit is not None:
                 limit.cancel()
+        if self._draining and self._reason is None and self._has_more():
+            self._reason = self._drained()
         await self._wind_up()
         return await self._conclude()
 
@@ -133,6 +148,19 @@ class _Engine:
     async def _limit_total(self, limit_s: float) -> None:
         await self._clock.sleep(limit_s)
         self._stop(RunTimeout(f"run {self._recorder.run_id} took longer than {limit_s:g} s"))
+
+    def _drain(self, grace_s: float) -> None:
+        """Pull no more, and let what is in flight finish."""
+        self._draining = True
+        self._intake.stop()
+        self._turns.wake_all()
+        asyncio.get_running_loop().call_later(grace_s, lambda: self._stop(self._drained()))
+
+    def _drained(self) -> RunDrained:
+        return RunDrained(f"run {self._recorder.run_id} stopped early; another attempt goes on from its checkpoint")
+
+    def _has_more(self) -> bool:
+        return bool(self._ready) or bool(self._waiting) or not self._intake.exhausted
 
     def _stop(self, reason: BaseException | None) -> None:
         """Pull no more and cancel what is in flight. The first reason counts."""
@@ -155,7 +183,7 @@ class _Engine:
 
     async def _close_cancelled(self) -> None:
         try:
-            await self._recorder.close("running")
+            await self._recorder.close("pending")
         except Exception:
             # What counts is that the caller was cancelled; the last flush window will be run again.
             logger.exception("run %s: its last checkpoint failed", self._recorder.run_id)
@@ -166,6 +194,9 @@ class _Engine:
             raise reason
         if isinstance(reason, RunCancelled):
             await self._recorder.close("cancelled", error=str(reason))
+            raise reason
+        if isinstance(reason, RunDrained):
+            await self._recorder.close("pending")
             raise reason
         if reason is not None:
             await self._recorder.close("failed", error=f"{type_name(reason)}: {reason}")
@@ -184,7 +215,7 @@ class _Engine:
     async def _pull(self) -> None:
         turns, intake, recorder = self._turns, self._intake, self._recorder
         try:
-            while not self._stopping:
+            while not (self._stopping or self._draining):
                 if monotonic() >= turns.slice_ends:
                     await turns.give_way()
                 elif recorder.full:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import msgspec
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.errors import RunNotFound
 from asyncworker.iterate.checkpoint import MemoryRecorder
+from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.engine import Call, run_items
 from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome
@@ -18,6 +21,8 @@ from asyncworker.iterate.source import Source
 from asyncworker.store import OnChange, Progress, RunRequest, Store
 
 __all__ = ["execute_run"]
+
+logger = logging.getLogger(__name__)
 
 
 async def execute_run(
@@ -33,6 +38,8 @@ async def execute_run(
     redelivered: bool = False,
     resume: bool = False,
     on_change: OnChange = "error",
+    drain: Drain | None = None,
+    lease_s: float = 30.0,
     encode: Callable[[Any], bytes] = msgspec.json.encode,
     decode: Callable[[bytes], Any] = msgspec.json.decode,
     clock: Clock = SYSTEM_CLOCK,
@@ -50,6 +57,9 @@ async def execute_run(
         request: What would start the run again.
         redelivered: The same message came again: a run that has ended is not run again, its outcome is told.
         resume: Continue a run that is complete as well: only what failed is run.
+        drain: Asks the run to stop early, for the process to end.
+        lease_s: A message that came again waits for the run's holder, and takes over once that has shown no sign of
+            life for so long. What a holder still writes after that is refused.
         on_change: Where the fingerprint is not the checkpoint's: raise, start afresh, or continue.
         encode: Makes bytes of a result; what it raises fails the item.
         decode: The reverse.
@@ -66,7 +76,9 @@ async def execute_run(
     inline = options.results == "inline"
     if store is None:
         memory = MemoryRecorder(run_id, task, total=source.total, keep_results=options.results != "none", clock=clock)
-        return await run_items(call, source, options, recorder=memory, clock=clock)
+        return await run_items(call, source, options, recorder=memory, drain=drain, clock=clock)
+    if redelivered and not resume:
+        await _wait_for_holder(store, run_id, lease_s, clock)
     hold = await store.begin_run(
         RunRequest(
             run_id=run_id,
@@ -92,11 +104,32 @@ async def execute_run(
         encode=encode,
         clock=clock,
     )
-    outcome = await run_items(call, source, options, recorder=recorder, clock=clock)
+    outcome = await run_items(call, source, options, recorder=recorder, drain=drain, clock=clock)
     if not inline:
         return outcome
     results = [pair async for pair in store.results(run_id, decode)]
     return RunOutcome(outcome.progress, outcome.failures, results, outcome.exceptions)
+
+
+async def _wait_for_holder(store: Store, run_id: str, lease_s: float, clock: Clock) -> None:
+    """Return once nobody holds the run: it has ended, was released, or its holder is silent for ``lease_s``.
+
+    The holder's time stamps are only compared with each other: the clocks of two machines need not agree.
+    """
+    seen, seen_at_s = None, clock.monotonic()
+    while True:
+        try:
+            progress = await store.progress(run_id)
+        except RunNotFound:
+            return
+        if progress.state != "running":
+            return
+        if progress.updated_at != seen:
+            seen, seen_at_s = progress.updated_at, clock.monotonic()
+        elif clock.monotonic() - seen_at_s >= lease_s:
+            logger.warning("run %s: its holder has been silent for %g s; taking it over", run_id, lease_s)
+            return
+        await clock.sleep(min(1.0, lease_s / 5))
 
 
 async def _outcome_of(progress: Progress, store: Store, inline: bool, decode: Callable[[bytes], Any]) -> RunOutcome:

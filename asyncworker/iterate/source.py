@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from asyncworker.errors import SourceError
-from asyncworker.iterate.columns import Column, column_of, read_async
+from asyncworker.iterate.columns import Column, OpenTask, column_of, read_async
 
 __all__ = ["Row", "Source", "SourceMode", "make_source", "source_of", "source_of_rows"]
 
@@ -53,6 +53,11 @@ class Source:
     def is_async(self) -> bool:
         """Whether `open` gives an async iterator."""
         return any(column.is_async for column in self.columns)
+
+    def open_tasks_with(self, open_task: OpenTask) -> None:
+        """Say how the tasks among the columns are run, for a source that did not travel."""
+        for column in self.columns:
+            column.open_task = open_task
 
     @property
     def one_shot(self) -> bool:

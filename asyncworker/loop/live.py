@@ -7,7 +7,7 @@ import contextvars
 import linecache
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -27,6 +27,7 @@ class LiveJob:
         task: Its asyncio task; ``None`` for a job on a thread, or not yet started.
         coroutine: What is awaited inside its bridge; ``None`` before and after.
         thread_ident: The thread of a synchronous job.
+        on_drain: Called on the loop when the process is told to end: the job may stop early, and say so.
     """
 
     def __init__(self, id: str, name: str) -> None:
@@ -36,6 +37,7 @@ class LiveJob:
         self.task: asyncio.Task[Any] | None = None
         self.coroutine: Any = None
         self.thread_ident: int | None = None
+        self.on_drain: Callable[[], None] | None = None
 
     def __str__(self) -> str:
         return f"{self.name}[{self.id}]"

@@ -22,6 +22,10 @@ __all__ = [
 RunState = Literal["pending", "running", "done", "failed", "cancelled"]
 
 
+#: A pending run has no holder: not begun yet, or released by a worker that was told to end.
+UNENDED: tuple[RunState, ...] = ("pending", "running")
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -78,6 +82,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         """Where a run stands that nobody has begun."""
         now = _now()
         return cls(run_id=run_id, task="", state="pending", started_at=now, attempt_at=now, updated_at=now)
+
+    @property
+    def ended(self) -> bool:
+        """Nobody runs it, and nobody is going to unless asked."""
+        return self.state not in UNENDED
 
     @property
     def settled(self) -> int:

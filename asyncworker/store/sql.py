@@ -15,7 +15,7 @@ from asyncworker.errors import CheckpointCorrupt, RunChanged, RunNotFound, RunTa
 from asyncworker.store import reading, schema
 from asyncworker.store.bitmap import Bitmap
 from asyncworker.store.chunks import key_rows, keys_from_row, result_rows
-from asyncworker.store.records import Batch, Counters, ItemFailure, Progress, RunHold, RunRequest
+from asyncworker.store.records import UNENDED, Batch, Counters, ItemFailure, Progress, RunHold, RunRequest
 from asyncworker.store.schema import checksum_of
 
 __all__ = ["WRITES", "OnChange", "Store"]
@@ -89,7 +89,7 @@ class Store:
         ).one_or_none()
         if row is None:
             return await self._start(connection, request, fence=1, new=True)
-        if row.state != "running" and redelivered and not resume:
+        if row.state not in UNENDED and redelivered and not resume:
             ended = _progress(row)
             return _hold(ended, row.fence, row.keyed, finished=ended)
         if row.complete and not resume:
@@ -214,7 +214,7 @@ class Store:
             "checksum": checksum_of(batch.finished_map, counters.done, counters.skipped),
             "updated_at": batch.at,
         }
-        if batch.state != "running":
+        if batch.state not in UNENDED:
             values["finished_at"] = batch.at
         if batch.total is not None:
             values["total"] = batch.total

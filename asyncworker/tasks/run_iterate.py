@@ -10,13 +10,14 @@ from typing import Any
 
 import msgspec
 from celery import Task, shared_task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from kombu.utils.json import dumps, loads
 
-from asyncworker.errors import RunTakenOver, SourceError
-from asyncworker.iterate import IterateOptions, RunOutcome, Source, execute_run, make_options, source_from_wire
+from asyncworker.errors import RunDrained, RunTakenOver, SourceError
+from asyncworker.iterate import Drain, IterateOptions, RunOutcome, Source, execute_run, make_options, source_from_wire
+from asyncworker.loop import current_job
 from asyncworker.resources import lifetimes
-from asyncworker.settings import load_settings
+from asyncworker.settings import Settings, load_settings
 from asyncworker.store import Store, open_store
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.result import IterateResult
@@ -73,6 +74,7 @@ async def run_iterate(
     request = {"task": task, "partial": partial, "source": source, "options": options}
     opened = source_from_wire(source, _opener(self.app))
     chosen = make_options(**options)
+    settings = load_settings(conf=self.app.conf)
     try:
         outcome = await execute_run(
             _caller(self.app.tasks[task], partial),
@@ -85,9 +87,14 @@ async def run_iterate(
             request=dumps(request).encode(),
             redelivered=bool((self.request.delivery_info or {}).get("redelivered")),
             resume=resume,
+            drain=_drain_of_this_job(settings),
+            lease_s=settings.lease_s,
             encode=lambda value: dumps(value).encode(),
             decode=loads,
         )
+    except RunDrained as exc:
+        logger.info("%s", exc)
+        raise Reject(str(exc), requeue=True) from exc
     except RunTakenOver as exc:
         logger.warning("%s; its outcome is reported there", exc)
         raise Ignore(str(exc)) from exc
@@ -95,8 +102,17 @@ async def run_iterate(
     return _returned(outcome, chosen)
 
 
+def _drain_of_this_job(settings: Settings) -> Drain:
+    drain = Drain(settings.drain_grace_s)
+    job = current_job.get()
+    if job is not None:
+        job.on_drain = drain.request
+    return drain
+
+
 async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, fixed: dict[str, Any]) -> RunOutcome:
     """Run a fan-out on the running loop, in memory."""
+    source.open_tasks_with(_opener(task.app))
     return await execute_run(
         _caller(task, fixed),
         source,

@@ -18,6 +18,7 @@ from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import Outbox, OutboxThread
+from asyncworker.worker.persist import flush_settlements
 from asyncworker.worker.runner import Runner, exception_info
 from asyncworker.worker.tracing import adopt, check_locals, is_async
 
@@ -53,6 +54,7 @@ class AsyncPool(BasePool):
         self._outbox = Outbox()
         self._loop_thread = get_loop_thread(threads=self._settings.sync_threads)
         self._loop_thread.on_stop(_close_resources)
+        self._loop_thread.on_stop(flush_settlements)
         self._runner = Runner(self._loop_thread, self._outbox, self._finished, threads=self._settings.sync_threads)
         self._watchdog = Watchdog(self._loop_thread, blocked_after_s=self._settings.blocked_after_s)
         self._watchdog.start()
@@ -121,8 +123,10 @@ class AsyncPool(BasePool):
         self._closing = True
 
     def on_stop(self) -> None:
-        """Warm shutdown: finish what runs, settle it, then stop the loop."""
+        """Warm shutdown: finish what runs, or let it put itself back, settle it, then stop the loop."""
         self._stop_taking()
+        for job in self._jobs.values():
+            self._runner.drain(job)
         while len(self._jobs) > len(self._zombies):
             self._wait_for_events()
         self._shut_down(timeout_s=self._settings.cancel_grace_s)

@@ -59,6 +59,10 @@ class Runner:
         """Cancel a job that was started on the loop; on the loop, after whatever was asked of it before."""
         self._loop.call_soon_threadsafe(self._cancel, job)
 
+    def drain(self, job: Job) -> None:
+        """Tell a job that can stop early to do so; others go on."""
+        self._loop.call_soon_threadsafe(lambda: job.on_drain and job.on_drain())
+
     def stop(self) -> None:
         """Start nothing that still waits for a thread."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -20,6 +20,13 @@ GET_S = 60.0
 MODULE = tasks.__name__
 
 
+def redeliver(valkey: EmbeddedServer) -> None:
+    """Do what the visibility timeout would: put every unacknowledged message back."""
+    with redis.Redis.from_url(valkey.redis_url) as broker:
+        for tag in broker.hkeys("unacked"):
+            broker.zadd("unacked_index", {tag: 0})
+
+
 def test_kill_and_redelivery_run_only_what_is_left(
     worker: Callable[..., Worker], client: Celery[AsyncTask], valkey: EmbeddedServer, tmp_path: Path
 ) -> None:
@@ -34,10 +41,8 @@ def test_kill_and_redelivery_run_only_what_is_left(
     first.kill()
     first.wait()
     held = result.progress().done
-    with redis.Redis.from_url(valkey.redis_url) as broker:
-        for tag in broker.hkeys("unacked"):
-            broker.zadd("unacked_index", {tag: 0})  # the visibility timeout has passed
-    worker(MODULE, "--without-mingle", name="second@test")
+    redeliver(valkey)
+    worker(MODULE, "--without-mingle", name="second@test", env={"ASYNCWORKER_LEASE_S": "3"})
     assert result.get(timeout=GET_S)["resumed"] == held
     assert result.results() == [2 * n for n in range(count)]
     runs = Counter(log.read_text().split())
@@ -68,3 +73,87 @@ def test_memory_is_flat_over_a_long_source(worker: Callable[..., Worker], client
     result = items.iterate(number=client.tasks["t.numbers"].s(100_000)).delay()
     assert result.get(timeout=GET_S)["done"] == 100_000
     assert process.memory_info().rss - before_bytes < 20_000_000
+
+
+def test_sigterm_puts_the_run_back_and_another_worker_goes_on(
+    worker: Callable[..., Worker], client: Celery[AsyncTask], tmp_path: Path
+) -> None:
+    """A rolling deploy: nobody resumes by hand, and no item runs twice."""
+    count = 1500
+    log = tmp_path / "log"
+    first = worker(MODULE, "--without-mingle")
+    fan_out = client.tasks["t.item"].partial(pause_s=0.02, log=str(log)).options(concurrency=20)
+    result = fan_out.iterate(number=client.tasks["t.numbers"].s(count)).delay()
+    while result.progress().done < count / 4:
+        time.sleep(0.02)
+    assert first.stop() == 0
+    stopped = result.progress()
+    assert stopped.state == "pending"
+    assert stopped.done == len(log.read_text().split())
+    assert stopped.done < count
+    worker(MODULE, "--without-mingle", name="second@test")
+    assert result.get(timeout=GET_S)["done"] == count
+    assert result.results() == [2 * n for n in range(count)]
+    assert Counter(log.read_text().split()).most_common(1)[0][1] == 1
+
+
+def test_sigterm_cuts_items_that_outlast_the_grace(worker: Callable[..., Worker], client: Celery[AsyncTask]) -> None:
+    node = worker(MODULE, "--without-mingle", env={"ASYNCWORKER_DRAIN_GRACE_S": "0.2"})
+    result = client.tasks["t.item"].partial(pause_s=600).iterate(number=[1, 2]).delay()
+    while result.progress().state != "running":
+        time.sleep(0.02)
+    assert node.stop() == 0
+    assert (result.progress().state, result.progress().done) == ("pending", 0)
+
+
+def test_a_message_that_comes_again_while_its_run_is_held_waits(
+    worker: Callable[..., Worker], client: Celery[AsyncTask], valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    """Longer than the visibility timeout, and yet every item runs once."""
+    count = 3000
+    log = tmp_path / "log"
+    first = worker(MODULE, "--without-mingle")
+    fan_out = client.tasks["t.item"].partial(pause_s=0.05, log=str(log)).options(concurrency=20)
+    result = fan_out.iterate(number=range(count)).delay()
+    while not result.progress().done:
+        time.sleep(0.02)
+    redeliver(valkey)
+    second = worker(MODULE, "--without-mingle", name="second@test")
+
+    def times(event: str) -> int:
+        return (first.log() + second.log()).count(f"asyncworker.iterate[{result.id}] {event}")
+
+    while times("received") < 2:  # by either of the two
+        time.sleep(0.02)
+    assert times("succeeded") == 0
+    assert result.get(timeout=GET_S)["done"] == count
+    while times("succeeded") < 2:
+        time.sleep(0.02)
+    assert len(log.read_text().split()) == count
+    assert "taking it over" not in first.log() + second.log()
+    assert result.progress().attempt == 1
+
+
+def test_a_frozen_holder_is_taken_over_and_its_late_writes_are_refused(
+    worker: Callable[..., Worker], client: Celery[AsyncTask], valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    count, concurrency = 600, 20
+    log = tmp_path / "log"
+    env = {"ASYNCWORKER_LEASE_S": "3"}
+    first = worker(MODULE, "--without-mingle", env=env)
+    fan_out = client.tasks["t.item"].partial(pause_s=0.05, log=str(log)).options(concurrency=concurrency)
+    result = fan_out.iterate(number=range(count)).delay()
+    while result.progress().done < count / 4:
+        time.sleep(0.02)
+    first.pause()
+    redeliver(valkey)
+    second = worker(MODULE, "--without-mingle", env=env, name="second@test")
+    second.wait_for_log("taking it over")
+    first.resume()
+    first.wait_for_log("another process holds it now")
+    assert result.get(timeout=GET_S)["done"] == count
+    assert result.results() == [2 * n for n in range(count)]
+    runs = Counter(log.read_text().split())
+    assert len(runs) == count
+    # Once more: what was in flight when it froze, and what it ran until its first write was refused.
+    assert sum(runs.values()) <= count + concurrency * 10

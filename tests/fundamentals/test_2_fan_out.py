@@ -41,6 +41,7 @@ async def test_here_and_now_with_no_broker(tasks):
             yield sku
 
     assert await tasks.restock.iterate(sku=skus()).run() == ["a is back", "b is back"]
+    assert await tasks.restock.iterate(sku=tasks.skus.s(1)).run() == ["sku-0 is back"]
 
 
 def test_expand_is_a_message_an_item_instead(tasks):

@@ -13,8 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from asyncworker.errors import RunCancelled, RunChanged, RunTakenOver, SettingsError, SourceError, StoreError
-from asyncworker.iterate import RunOutcome, SkipItem, Source, execute_run, make_options, source_of
+from asyncworker.errors import (
+    RunCancelled,
+    RunChanged,
+    RunDrained,
+    RunTakenOver,
+    SettingsError,
+    SourceError,
+    StoreError,
+)
+from asyncworker.iterate import Drain, RunOutcome, SkipItem, Source, execute_run, make_options, source_of
 from asyncworker.iterate.keys import digest_of
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.store import Batch, Bitmap, RunHold, RunRequest, Store, open_store, schema
@@ -29,7 +37,7 @@ def frequent_writes() -> Iterator[None]:
 
 
 async def execute(call: Any, source: Source, store: Store, **options: Any) -> RunOutcome:
-    given = {"run_id": "run", "redelivered": False, "resume": False, "on_change": "error"}
+    given = {"run_id": "run", "redelivered": False, "resume": False, "on_change": "error", "drain": None, "lease_s": 30}
     given |= {name: options.pop(name) for name in list(options) if name in given}
     fingerprint = source.fingerprint(b"fixed")
     chosen = make_options(**{"checkpoint_every_s": 0.005, **options})
@@ -188,7 +196,7 @@ async def test_a_cancelled_run_records_all_that_was_done(store: Store) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     progress = await store.progress("run")
-    assert (progress.done, progress.state) == (30, "running")
+    assert (progress.done, progress.state) == (30, "pending")
 
     async def rest(row: dict[str, Any]) -> int:
         executed.append(row["x"])
@@ -235,13 +243,70 @@ async def test_a_holder_that_is_overtaken_stops_and_spoils_nothing(store: Store)
     first = asyncio.create_task(execute(slow, source, store))
     while not await store.runs():
         await asyncio.sleep(0)
-    outcome = await execute(fast, source, store, redelivered=True)
+    outcome = await execute(fast, source, store, resume=True)
     release.set()
     with pytest.raises(RunTakenOver):
         await first
     assert outcome.progress.state == "done"
     assert await results_of(store) == [(index, "fast") for index in range(10)]
     assert await store.progress("run") == outcome.progress
+
+
+async def test_a_second_delivery_waits_for_the_holder_and_is_told_the_outcome(store: Store) -> None:
+    release = asyncio.Event()
+
+    async def slow(row: dict[str, Any]) -> str:
+        await release.wait()
+        return "slow"
+
+    async def never(row: dict[str, Any]) -> str:
+        raise AssertionError("run twice")
+
+    source = source_of({"x": range(10)})
+    first = asyncio.create_task(execute(slow, source, store, checkpoint_every_s=0.01))
+    while not await store.runs():
+        await asyncio.sleep(0)
+    second = asyncio.create_task(execute(never, source, store, redelivered=True, lease_s=0.5))
+    done, _ = await asyncio.wait([second], timeout=1.0)  # twice the lease
+    assert not done
+    release.set()
+    assert (await first).progress == (await second).progress
+    assert await results_of(store) == [(index, "slow") for index in range(10)]
+
+
+async def test_a_second_delivery_takes_over_from_a_holder_that_is_silent(store: Store) -> None:
+    async def fast(row: dict[str, Any]) -> str:
+        return "fast"
+
+    source = source_of({"x": range(10)})
+    # Begun, and never heard of again.
+    await store.begin_run(
+        RunRequest(run_id="run", task="task", fingerprint=source.fingerprint(b"fixed"), total=10), redelivered=False
+    )
+    outcome = await execute(fast, source, store, redelivered=True, lease_s=0.1)
+    assert (outcome.progress.attempt, outcome.progress.state) == (2, "done")
+
+
+async def test_a_drained_run_finishes_what_is_in_flight_and_leaves_the_rest(store: Store) -> None:
+    executed: list[int] = []
+    drain = Drain(grace_s=30)
+
+    async def call(row: dict[str, Any]) -> int:
+        if row["x"] == 20:
+            drain.request()
+        await asyncio.sleep(0)
+        executed.append(row["x"])
+        return int(row["x"])
+
+    source = source_of({"x": range(100)})
+    with pytest.raises(RunDrained):
+        await execute(call, source, store, concurrency=5, drain=drain)
+    progress = await store.progress("run")
+    assert (progress.state, progress.ended, progress.done) == ("pending", False, len(executed))
+    assert 20 < len(executed) < 30
+    outcome = await execute(call, source, store, redelivered=True)  # released: no waiting
+    assert (outcome.progress.done, outcome.progress.state) == (100, "done")
+    assert sorted(executed) == list(range(100))
 
 
 async def test_only_what_failed_is_run_when_a_complete_run_is_resumed(store: Store) -> None:
