@@ -81,6 +81,8 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
     add_options(app)
     # Registers the task that runs fan-outs with every app of the process.
     importlib.import_module("asyncworker.tasks.run_iterate")
+    # Makes `inspect coroutines` known to the worker, and to the command line.
+    importlib.import_module("asyncworker.worker.control")
     connect: Any = functools.partial(Signal.connect, weak=False, dispatch_uid=f"asyncworker-{id(app)}")
     connect(signals.import_modules, _import_tasks, sender=app)
     connect(signals.celeryd_init, _check_worker)

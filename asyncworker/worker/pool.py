@@ -64,6 +64,11 @@ class AsyncPool(BasePool):
         self._hub = hub
         hub.add_reader(self._outbox.fileno(), self._outbox.drain)
 
+    @property
+    def loop_lag_s(self) -> float:
+        """How long the loop has owed the watchdog a sign of life."""
+        return self._watchdog.lag_s
+
     # -- what Celery asks of a pool ------------------------------------------------------------------------------
 
     def on_apply(  # type: ignore[override]
