@@ -1,4 +1,4 @@
-"""The command line: ``asyncworker demo`` and ``asyncworker dev``."""
+"""The command line, ``asyncworker``: one module a command."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import click
 from asyncworker.cli.demo import demo
 from asyncworker.cli.dev import dev
 from asyncworker.cli.processes import signals_as_exit
+from asyncworker.cli.runs import runs
+from asyncworker.cli.top import top
 from asyncworker.errors import AsyncWorkerError
 
 __all__ = ["main"]
@@ -42,3 +44,5 @@ def main() -> None:
 
 main.add_command(demo)
 main.add_command(dev)
+main.add_command(runs)
+main.add_command(top)

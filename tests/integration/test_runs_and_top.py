@@ -1,0 +1,92 @@
+"""``asyncworker runs`` and ``asyncworker top``, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from celery import Celery
+
+from asyncworker import AsyncTask
+from tests.integration import tasks
+from tests.servers.worker import ROOT, Worker
+
+
+@pytest.fixture
+def asyncworker_command(worker_env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from asyncworker.cli import main; main()", *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **worker_env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def test_a_run_is_listed_shown_watched_cancelled_and_resumed(
+    worker: Callable[..., Worker],
+    client: Celery[AsyncTask],
+    asyncworker_command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    worker(tasks.__name__, "--without-mingle")
+    slow = client.tasks["t.item"].partial(pause_s=0.02).options(concurrency=2, checkpoint_every_s=0.05)
+    result = slow.iterate(number=range(400)).delay()
+    while not result.progress().done:
+        time.sleep(0.02)
+
+    (listed,) = asyncworker_command("runs", "list", "--json").stdout.splitlines()
+    assert json.loads(listed)["run_id"] == result.id
+    assert result.id in asyncworker_command("runs", "list").stdout
+
+    assert asyncworker_command("runs", "cancel", result.id).returncode == 0
+    watched = asyncworker_command("runs", "watch", "--json", result.id)
+    assert watched.returncode == 1
+    assert json.loads(watched.stdout.splitlines()[-1])["state"] == "cancelled"
+
+    assert asyncworker_command("runs", "resume", result.id).returncode == 0
+    watched = asyncworker_command("runs", "watch", result.id)
+    assert watched.returncode == 0
+    assert watched.stdout.splitlines()[-1].startswith("done: 400 of 400")
+
+
+def test_failed_items_are_shown(
+    worker: Callable[..., Worker],
+    client: Celery[AsyncTask],
+    asyncworker_command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    worker(tasks.__name__, "--without-mingle")
+    result = client.tasks["t.picky"].iterate(number=range(10)).delay()
+    with pytest.raises(ValueError, match="not wanted"):
+        result.get(timeout=30)
+    shown = asyncworker_command("runs", "show", result.id)
+    assert "item 7 (number=7): ValueError: 7 is not wanted" in shown.stdout
+    unknown = asyncworker_command("runs", "show", "nobody")
+    assert unknown.returncode == 1
+    assert "no run 'nobody' in the store" in unknown.stderr
+    assert "Traceback" not in unknown.stderr
+
+
+def test_top(
+    worker: Callable[..., Worker],
+    client: Celery[AsyncTask],
+    asyncworker_command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    assert asyncworker_command("top", "--once").returncode == 1  # nobody answers
+    node = worker(tasks.__name__, "--without-mingle")
+    waiting = client.tasks["t.sleep"].delay(60)
+    node.wait_for_log(f"t.sleep[{waiting.id}] received")
+    shown = asyncworker_command("top", "--once")
+    assert shown.returncode == 0, shown.stderr
+    assert "workers: 1, tasks in flight: 1" in shown.stdout
+    assert "await asyncio.sleep(seconds)" in shown.stdout
+    seen = json.loads(asyncworker_command("top", "--once", "--json").stdout)
+    assert seen[node.name]["jobs"][0]["id"] == waiting.id
+    waiting.revoke(terminate=True)
