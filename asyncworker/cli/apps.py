@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 from celery.app.utils import find_app
@@ -11,9 +12,13 @@ from asyncworker.errors import SettingsError
 
 __all__ = ["app_option", "load_app"]
 
-app_option = click.option(
-    "-A", "--app", "app_name", default="asyncworker", show_default=True, help="The Celery app, as of `celery -A`."
-)
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def app_option(command: C) -> C:
+    """Give a command the option ``-A``: the Celery app, as of ``celery -A``; passed as ``app_name``."""
+    help_text = "The Celery app, as of `celery -A`."
+    return click.option("-A", "--app", "app_name", default="asyncworker", show_default=True, help=help_text)(command)
 
 
 def load_app(name: str) -> Any:
