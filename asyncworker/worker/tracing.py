@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -34,6 +35,8 @@ __all__ = [
     "own_stacks",
     "share_stacks",
 ]
+
+logger = logging.getLogger(__name__)
 
 #: Whose request and task stacks the running code sees. The stacks' own key, the greenlet or thread, would lose them in
 #: child tasks and threads; a context variable goes along.
@@ -94,7 +97,31 @@ def adopt(task: Task[Any, Any]) -> None:
         task.backend = OffLoopBackend(task.app)  # type: ignore[assignment]
     if not isinstance(task.apply_async, functools.partial):
         # A sync task's too: the tracer of an async one sends what is linked to it, on the loop.
-        task.apply_async = functools.partial(off_loop, task.apply_async)  # type: ignore[method-assign]
+        task.apply_async = functools.partial(_send, task.name, task.apply_async)  # type: ignore[method-assign]
+
+
+#: Tasks whose sending was seen to block the loop; each is told once.
+_told: set[str] = set()
+
+
+def _send(name: str, apply_async: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Send a task: off the loop where there is a bridge to wait in, else here, which on the loop is worth a warning."""
+    if in_bridge():
+        return off_loop(apply_async, *args, **kwargs)
+    if name not in _told and _on_our_loop():
+        _told.add(name)
+        logger.warning(
+            "%s was sent with delay() or apply_async() from a child task of %s: the event loop waits for the broker "
+            "meanwhile. Use `await task.adelay(...)` there",
+            name,
+            current_job.get() or "the event loop",
+        )
+    return apply_async(*args, **kwargs)
+
+
+def _on_our_loop() -> bool:
+    loop_thread = running_loop_thread()
+    return loop_thread is not None and threading.get_ident() == loop_thread.ident
 
 
 def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Callable[..., Any]:
@@ -182,8 +209,7 @@ def _wait(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return _wait_in_bridge(coroutine)
     token = _stack_owner.set(_ident())
     try:
-        loop_thread = running_loop_thread()
-        if loop_thread is not None and threading.get_ident() == loop_thread.ident:
+        if _on_our_loop():
             # Eager inside a child task of our own loop: only another loop can run it before we return.
             return _on_another_loop(coroutine)
         return get_loop_thread().run(coroutine)

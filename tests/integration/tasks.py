@@ -235,3 +235,25 @@ def sync_item(number: int) -> int:
 @shared_task(name="t.add_up")
 async def add_up(values: list[int]) -> int:
     return sum(values)
+
+
+# -- what should not be done on a loop -----------------------------------------------------------------------------
+
+
+@shared_task(name="t.sends_from_a_child")
+async def sends_from_a_child(count: int) -> int:
+    async def child() -> str:
+        return str(add.delay(1, 1).id)
+
+    return len(await asyncio.gather(*[child() for _ in range(count)]))
+
+
+@shared_task(name="t.sends_and_awaits")
+async def sends_and_awaits(count: int) -> int:
+    results = await asyncio.gather(*[add.adelay(1, 1) for _ in range(count)])
+    return len({result.id for result in results})
+
+
+@shared_task(name="t.waits_for_another")
+async def waits_for_another() -> int:
+    return int(add.delay(1, 1).get(timeout=5))

@@ -233,3 +233,17 @@ def test_a_sync_task_past_its_hard_limit_reports_once(app: Celery, node: Worker)
 def test_an_async_task_links_to_a_sync_one(app: Celery) -> None:
     app.tasks["t.add"].apply_async((1, 2), link=app.tasks["t.sync_double"].s().set(task_id="sync-linked"))
     assert app.AsyncResult("sync-linked").get(timeout=GET_S)[0] == 6
+
+
+def test_sending_from_a_child_task_warns_once_and_names_the_way(run: Callable[..., Any], node: Worker) -> None:
+    assert run("t.sends_and_awaits", 10) == 10
+    assert run("t.sends_from_a_child", 10) == 10
+    assert run("t.sends_from_a_child", 10) == 10
+    node.wait_for_log("t.add was sent with delay() or apply_async() from a child task of t.sends_from_a_child")
+    assert node.log().count("from a child task of") == 1
+    assert "await task.adelay(...)" in node.log()
+
+
+def test_waiting_for_a_result_inside_a_task_is_refused(run: Callable[..., Any]) -> None:
+    with pytest.raises(RuntimeError, match=r"Never call result\.get\(\) within a task"):
+        run("t.waits_for_another")
