@@ -60,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A run that is delivered again waits for its holder, and takes over when that was silent for so long."""
     drain_timeout_s: PositiveSeconds = 300.0
     """With ``--processes``: how long a worker that was told to end may go on with its tasks before it is killed."""
+    health_file: str = ""
+    """A file that a worker rewrites each second while it consumes and its loop answers; see `asyncworker health`."""
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from billiard.exceptions import Terminated
@@ -16,6 +17,7 @@ from asyncworker.loop import Watchdog, get_loop_thread, live_jobs
 from asyncworker.loop.thread import set_io_threads
 from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
+from asyncworker.worker.health import BEAT_S, HealthFile
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import Outbox, OutboxThread
 from asyncworker.worker.persist import flush_settlements
@@ -58,11 +60,15 @@ class AsyncPool(BasePool):
         self._runner = Runner(self._loop_thread, self._outbox, self._finished, threads=self._settings.sync_threads)
         self._watchdog = Watchdog(self._loop_thread, blocked_after_s=self._settings.blocked_after_s)
         self._watchdog.start()
+        self._health = self._health_file()
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Have the hub poll the outbox; called again after every reconnect."""
         self._hub = hub
         hub.add_reader(self._outbox.fileno(), self._outbox.drain)
+        if self._health is not None:
+            self._health.beat()
+            hub.call_repeatedly(BEAT_S, self._health.beat)
 
     @property
     def loop_lag_s(self) -> float:
@@ -177,6 +183,16 @@ class AsyncPool(BasePool):
                 )
         return frozenset(async_names)
 
+    def _health_file(self) -> HealthFile | None:
+        if not self._settings.health_file:
+            return None
+        return HealthFile(
+            Path(self._settings.health_file),
+            lag_s=lambda: self.loop_lag_s,
+            most_lag_s=self._settings.blocked_after_s,
+            in_flight=lambda: len(self._jobs),
+        )
+
     def _begin(self, job: Job) -> None:
         self._jobs[job.pid] = live_jobs[job.pid] = job
         job.on_accepted(job.pid, time.monotonic())
@@ -241,6 +257,8 @@ class AsyncPool(BasePool):
 
     def _stop_taking(self) -> None:
         self._closing = True
+        if self._health is not None:
+            self._health.remove()
         if self._outbox_thread is not None:
             self._outbox_thread.stop()
         if self._waiting:

@@ -1,0 +1,32 @@
+"""``asyncworker health``: what a probe asks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from asyncworker.settings import load_settings
+from asyncworker.worker.health import read_health
+
+__all__ = ["health"]
+
+
+@click.command()
+@click.option("--max-age", "max_age_s", type=click.FloatRange(min=1.5), default=10.0, show_default=True, help="In s.")
+def health(max_age_s: float) -> None:
+    """Exit with 0 where the worker of ASYNCWORKER_HEALTH_FILE is alive and takes tasks, else with 1."""
+    path = load_settings().health_file
+    if not path:
+        raise click.UsageError("ASYNCWORKER_HEALTH_FILE is not set, here as for the worker")
+    found = read_health(Path(path))
+    if found is None:
+        raise click.ClickException(f"no worker takes tasks: {path} is not there")
+    age_s = time.time() - found.at_s
+    if age_s > max_age_s:
+        raise click.ClickException(
+            f"process {found.pid} gave its last sign of life {age_s:.1f} s ago: its loop is blocked, or it has lost "
+            f"its broker, or it is gone"
+        )
+    click.echo(f"process {found.pid} is alive, {found.in_flight:,} tasks in flight")

@@ -1,0 +1,73 @@
+"""A sign of life for probes: a file that is rewritten once a second while the worker consumes and its loop answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+__all__ = ["BEAT_S", "Health", "HealthFile", "read_health"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two writings.
+BEAT_S = 1.0
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What the file says."""
+
+    pid: int
+    at_s: float
+    """When it was written, seconds since 1970."""
+    in_flight: int
+
+
+class HealthFile:
+    """Writes the file; called by the consumer's own loop, so that a consumer that has stopped writes nothing.
+
+    Args:
+        path: The file; its folder must exist.
+        lag_s: Tells how long the event loop has owed an answer.
+        most_lag_s: A loop that owes one for longer is not alive.
+        in_flight: Tells how many tasks are.
+    """
+
+    def __init__(
+        self, path: Path, *, lag_s: Callable[[], float], most_lag_s: float, in_flight: Callable[[], int]
+    ) -> None:
+        self._path = path
+        self._lag_s = lag_s
+        self._most_lag_s = most_lag_s
+        self._in_flight = in_flight
+        self._failed = False
+
+    def beat(self) -> None:
+        """Write it, unless the loop is blocked. A disk that does not take it is told once, and not fatal."""
+        if self._lag_s() > self._most_lag_s:
+            return
+        content = msgspec.json.encode(Health(os.getpid(), time.time(), self._in_flight()))
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(self._path)
+        except OSError as exc:
+            if not self._failed:
+                logger.error("cannot write the health file: %s", exc)
+            self._failed = True
+
+    def remove(self) -> None:
+        """Take it away: the worker takes no more tasks."""
+        self._path.unlink(missing_ok=True)
+
+
+def read_health(path: Path) -> Health | None:
+    """Read the file; ``None`` where it is missing or not one."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Health)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,61 @@
+"""The sign of life for probes: it fails when the loop is blocked, or the worker is gone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from celery import Celery
+
+from tests.integration import tasks
+from tests.servers.worker import ROOT, Worker
+
+
+def health(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from asyncworker.cli import main; main()", "health", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ASYNCWORKER_HEALTH_FILE": str(path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_alive_blocked_and_gone(worker: Callable[..., Worker], client: Celery, tmp_path: Path) -> None:
+    path = tmp_path / "health"
+    assert health(path).returncode == 1
+    env = {"ASYNCWORKER_HEALTH_FILE": str(path), "ASYNCWORKER_BLOCKED_AFTER_S": "0.2"}
+    node = worker(tasks.__name__, "--without-mingle", env=env)
+    alive = health(path)
+    assert alive.returncode == 0, alive.stderr
+    assert f"process {node.pid} is alive" in alive.stdout
+
+    blocked = client.tasks["t.burn_cpu"].delay(4)
+    node.wait_for_log(f"by task t.burn_cpu[{blocked.id}]")
+    time.sleep(2)
+    seen = health(path, "--max-age", "1.5")
+    assert seen.returncode == 1
+    assert "its loop is blocked" in seen.stderr
+    assert blocked.get(timeout=30) == "burnt"
+    until = time.monotonic() + 20
+    while health(path, "--max-age", "1.5").returncode:
+        assert time.monotonic() < until, "it did not come back to life"
+
+    assert node.stop() == 0
+    assert "is not there" in health(path).stderr
+
+
+def test_a_probe_without_a_file_is_told_so() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "from asyncworker.cli import main; main()", "health"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert "ASYNCWORKER_HEALTH_FILE is not set" in ended.stderr
