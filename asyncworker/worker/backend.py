@@ -1,27 +1,33 @@
-"""The result backend as a task of the async pool sees it: blocking calls leave the loop, late outcomes are ignored."""
+"""The result backend as the async pool sees it: blocking calls leave the loop, late outcomes are ignored.
+
+An outcome is tried again for as long as the backend is away. Celery's own setting for that,
+``result_backend_always_retry``, would make clients wait for ever too, and does not reach a chord's count.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
+import threading
 from typing import Any
 
 from celery import Celery
 
 from asyncworker.loop import current_job, in_bridge, off_loop
 from asyncworker.worker.job import Job
+from asyncworker.worker.outbox import OutboxThread
+from asyncworker.worker.persist import settle, until_done
 
 __all__ = ["OffLoopBackend"]
 
 logger = logging.getLogger(__name__)
 
 #: Writes that an abandoned job may not make: its outcome was reported already.
-_OUTCOMES = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry", "store_result"})
+_OUTCOMES = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry", "mark_as_revoked", "store_result"})
 
 #: What talks to the store of results. Not every method may leave the loop: a result's destructor calls some.
 _BLOCKING = _OUTCOMES | {
     "mark_as_started",
-    "mark_as_revoked",
     "apply_chord",
     "add_to_chord",
     "on_chord_part_return",
@@ -51,14 +57,40 @@ class OffLoopBackend:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._app.backend, name)
-        if name in _OUTCOMES and _is_abandoned():
-            return _ignore
+        if name in _OUTCOMES:
+            return _ignore if _is_abandoned() else functools.partial(self._write, name)
         if name not in _BLOCKING or not in_bridge():
             return value
         return functools.partial(off_loop, self._call, name)
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._app.backend, name)(*args, **kwargs)
+
+    def _write(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        call = functools.partial(self._call, name, *args, **kwargs)
+        what = f"{name} of {args[0] if args else kwargs.get('task_id')}"
+        if _is_settling():
+            return settle(call, self._is_away, what)
+        if in_bridge() or _is_task_thread():
+            return until_done(call, self._is_away, what)
+        return call()
+
+    def _is_away(self, exc: Exception) -> bool:
+        # kombu counts KeyError among Redis' connection errors; from here it would be one of the result's own.
+        return not isinstance(exc, KeyError) and bool(self._app.backend.exception_safe_to_retry(exc))
+
+
+def _is_task_thread() -> bool:
+    job = current_job.get()
+    return isinstance(job, Job) and job.thread_ident == threading.get_ident()
+
+
+def _is_settling() -> bool:
+    """Tell whether the caller is Celery's request, which reports for a job that cannot: it may not wait."""
+    if in_bridge() or current_job.get() is not None:
+        return False
+    thread = threading.current_thread()
+    return thread is threading.main_thread() or thread.name == OutboxThread.NAME
 
 
 def _is_abandoned() -> bool:

@@ -74,10 +74,12 @@ class Outbox:
 class OutboxThread:
     """A reader for an outbox where no hub polls it."""
 
+    NAME = "asyncworker-outbox"
+
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._stopping = False
-        self._thread = threading.Thread(target=self._main, name="asyncworker-outbox", daemon=True)
+        self._thread = threading.Thread(target=self._main, name=self.NAME, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -1,0 +1,116 @@
+"""What a server that is away must not lose: tried again until it passes, and no thread is held while it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from asyncworker.loop import await_, current_job, in_bridge, off_loop, off_loop_async, running_loop_thread
+from asyncworker.worker.job import Job
+
+__all__ = ["Temporary", "flush_settlements", "settle", "until_done"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Tells whether an exception says that a server is away, and nothing about the call itself.
+Temporary = Callable[[Exception], bool]
+
+FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 2.0
+
+#: Reports of the main thread that are not written yet. The loop thread's.
+_settlements: set[asyncio.Task[None]] = set()
+
+
+def until_done(call: Callable[[], T], temporary: Temporary, what: str) -> T:
+    """Call something that blocks until it succeeds, or fails for a reason of its own.
+
+    In a bridge the call runs on an I/O thread and the loop waits between two attempts, so that a thousand tasks that
+    wait for a server hold no thread. Elsewhere the calling thread waits.
+
+    Args:
+        call: Safe to repeat.
+        temporary: Which of its exceptions to wait out.
+        what: For the log.
+
+    Raises:
+        Exception: One that is not temporary; or, of an abandoned job, any.
+    """
+    for wait_s in _waits():
+        try:
+            return off_loop(call)
+        except Exception as exc:
+            if not temporary(exc) or _abandoned():
+                raise
+            _log(what, exc)
+        _wait(wait_s)
+    raise AssertionError("not reached")
+
+
+def settle(call: Callable[[], object], temporary: Temporary, what: str) -> None:
+    """The same for who may not wait: the main thread goes on, and hears nothing of it again."""
+    loop_thread = running_loop_thread()
+    if loop_thread is None:
+        call()
+        return
+    loop_thread.loop.call_soon_threadsafe(_start_settling, call, temporary, what)
+
+
+async def flush_settlements() -> None:
+    """Wait until all that was settled is written."""
+    while _settlements:
+        await asyncio.wait(_settlements)
+
+
+def _start_settling(call: Callable[[], object], temporary: Temporary, what: str) -> None:
+    task = asyncio.get_running_loop().create_task(_settle(call, temporary, what), name=f"settle {what}")
+    _settlements.add(task)
+    task.add_done_callback(_settlements.discard)
+
+
+async def _settle(call: Callable[[], object], temporary: Temporary, what: str) -> None:
+    for wait_s in _waits():
+        try:
+            await off_loop_async(call)
+        except Exception as exc:
+            if not temporary(exc):
+                logger.exception("%s failed", what)
+                return
+            _log(what, exc)
+        else:
+            return
+        await asyncio.sleep(wait_s)
+
+
+def _waits() -> Iterator[float]:
+    wait_s = FIRST_WAIT_S
+    while True:
+        yield wait_s
+        wait_s = min(LONGEST_WAIT_S, wait_s * 2)
+
+
+def _wait(wait_s: float) -> None:
+    if not in_bridge():
+        time.sleep(wait_s)
+        return
+    try:
+        await_(asyncio.sleep(wait_s))
+    except asyncio.CancelledError:
+        # Where the coroutine has ended, a cancellation comes too late, unless the outcome was reported without us.
+        job = current_job.get()
+        if not isinstance(job, Job) or job.coroutine is not None or job.abandoned:
+            raise
+
+
+def _abandoned() -> bool:
+    job = current_job.get()
+    return isinstance(job, Job) and job.abandoned
+
+
+def _log(what: str, exc: Exception) -> None:
+    logger.warning("%s failed and is tried again: %s", what, exc)
