@@ -8,6 +8,7 @@ import click
 
 from asyncworker.cli.demo import demo
 from asyncworker.cli.dev import dev
+from asyncworker.cli.doctor import doctor
 from asyncworker.cli.processes import signals_as_exit
 from asyncworker.cli.runs import runs
 from asyncworker.cli.top import top
@@ -44,5 +45,6 @@ def main() -> None:
 
 main.add_command(demo)
 main.add_command(dev)
+main.add_command(doctor)
 main.add_command(runs)
 main.add_command(top)
