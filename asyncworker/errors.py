@@ -6,6 +6,7 @@
     ├── SettingsError            a setting or an installation that cannot work
     ├── EmbeddedServerError      the embedded broker could not be found or started
     ├── LoopError                the loop thread cannot take the call
+    ├── TooManyDeliveries        a task was begun again and again, and each time its worker died
     ├── TaskCancelled            a task's coroutine ended in a CancelledError that nobody outside asked for
     ├── SourceError              the source of a fan-out is wrong, or raised while it was read
     ├── ItemError                an item failed in another process: what is known of its exception
@@ -67,6 +68,7 @@ __all__ = [
     "StoreError",
     "StoreVersionError",
     "TaskCancelled",
+    "TooManyDeliveries",
 ]
 
 
@@ -84,6 +86,10 @@ class EmbeddedServerError(AsyncWorkerError):
 
 class LoopError(AsyncWorkerError):
     """The loop thread cannot take the call."""
+
+
+class TooManyDeliveries(AsyncWorkerError):
+    """A task was begun again and again, and each time its worker died."""
 
 
 class TaskCancelled(AsyncWorkerError):

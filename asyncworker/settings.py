@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A coroutine that keeps the loop for longer is named in the log, with its stack."""
     cancel_grace_s: Seconds = 5.0
     """How long a cancelled coroutine may clean up before it is called a zombie."""
+    max_deliveries: Annotated[int, Meta(ge=0)] = 10
+    """A task that was begun so often after its first delivery, and never came to an end, is given up; 0: never."""
     drain_grace_s: Seconds = 10.0
     """How long items in flight may take to finish when a worker is told to end; then they run again elsewhere."""
     lease_s: Annotated[float, Meta(ge=3)] = 30.0

@@ -17,7 +17,8 @@ from asyncworker import Progress as RunProgress
 from asyncworker.cli.apps import app_option, load_app
 from asyncworker.errors import RunNotFound
 from asyncworker.loop import get_loop_thread
-from asyncworker.tasks.run_iterate import shared_store
+from asyncworker.settings import load_settings
+from asyncworker.store import shared_store
 
 __all__ = ["runs"]
 
@@ -40,7 +41,7 @@ def list_(app: Any, limit: int, as_json: bool) -> None:
     """List the runs that were started last."""
 
     async def read() -> list[RunProgress]:
-        return await (await shared_store(app)).runs(limit)
+        return await (await shared_store(load_settings(conf=app.conf))).runs(limit)
 
     found = get_loop_thread().run(read())
     if as_json:
@@ -126,7 +127,7 @@ runs.add_command(click.Command("retry-failed", callback=resume.callback, params=
 
 def _known(app: Any, run_id: str) -> tuple[IterateResult, RunProgress]:
     async def read() -> RunProgress:
-        return await (await shared_store(app)).progress(run_id)
+        return await (await shared_store(load_settings(conf=app.conf))).progress(run_id)
 
     try:
         return IterateResult(run_id, app=app), get_loop_thread().run(read())

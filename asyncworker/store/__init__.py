@@ -1,6 +1,7 @@
 """Runs and their checkpoints, in a database."""
 
 from asyncworker.store.bitmap import Bitmap
+from asyncworker.store.deliveries import DeadLetter, Deliveries, Start
 from asyncworker.store.opening import open_store
 from asyncworker.store.records import (
     Batch,
@@ -13,12 +14,15 @@ from asyncworker.store.records import (
     RunRequest,
     RunState,
 )
+from asyncworker.store.shared import shared_store
 from asyncworker.store.sql import OnChange, Store
 
 __all__ = [
     "Batch",
     "Bitmap",
     "Counters",
+    "DeadLetter",
+    "Deliveries",
     "ItemFailure",
     "KeyChunk",
     "OnChange",
@@ -27,6 +31,8 @@ __all__ = [
     "RunHold",
     "RunRequest",
     "RunState",
+    "Start",
     "Store",
     "open_store",
+    "shared_store",
 ]

@@ -21,7 +21,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["SCHEMA_VERSION", "checksum_of", "failure", "key_chunk", "metadata", "result_chunk", "run", "version"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "checksum_of",
+    "dead_letter",
+    "delivery",
+    "failure",
+    "key_chunk",
+    "metadata",
+    "result_chunk",
+    "run",
+    "version",
+]
 
 SCHEMA_VERSION = 1
 
@@ -121,4 +132,28 @@ key_chunk = Table(
     Column("attempt", Integer, nullable=False),
     Column("checksum", BigInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
+)
+
+#: Tasks that were delivered again and have begun: a row that stays is one whose process did not live to take it away.
+delivery = Table(
+    "asyncworker_delivery",
+    metadata,
+    Column("task_id", String(255), primary_key=True),
+    Column("starts", Integer, nullable=False),
+    # JSON: what began when and where.
+    Column("history", LargeBinary, nullable=False),
+)
+
+dead_letter = Table(
+    "asyncworker_dead_letter",
+    metadata,
+    Column("task_id", String(255), primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("starts", Integer, nullable=False),
+    Column("dead_at", UTCDateTime, nullable=False),
+    Column("history", LargeBinary, nullable=False),
+    # JSON: the arguments, for a replay.
+    Column("arguments", LargeBinary, nullable=False),
+    Index("asyncworker_dead_letter_by_time", "dead_at"),
 )

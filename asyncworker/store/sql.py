@@ -256,7 +256,7 @@ class Store:
         Raises:
             RunNotFound: No such run.
         """
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             row = (await connection.execute(select(*_PROGRESS).where(schema.run.c.run_id == run_id))).one_or_none()
         if row is None:
             raise _not_found(run_id)
@@ -265,7 +265,7 @@ class Store:
     async def runs(self, limit: int = 50) -> list[Progress]:
         """The runs that were started last, the newest first."""
         newest = schema.run.c.started_at.desc(), schema.run.c.run_id
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             return [
                 _progress(row) for row in await connection.execute(select(*_PROGRESS).order_by(*newest).limit(limit))
             ]
@@ -276,7 +276,7 @@ class Store:
         Raises:
             RunNotFound: No such run.
         """
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             row = (
                 await connection.execute(select(schema.run.c.request).where(schema.run.c.run_id == run_id))
             ).one_or_none()
@@ -288,7 +288,7 @@ class Store:
         """The items that failed, by index."""
         table = schema.failure
         query = select(table).where(table.c.run_id == run_id).order_by(table.c.item_index).offset(offset).limit(limit)
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             return [_failure(row) for row in await connection.execute(query)]
 
     async def results(
@@ -307,18 +307,26 @@ class Store:
             CheckpointCorrupt: A chunk cannot be what was written.
         """
         progress = await self.progress(run_id)
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             keyed = await connection.scalar(select(schema.run.c.keyed).where(schema.run.c.run_id == run_id))
         # A keyed run that was resumed may have seen its items in another order than the one they were stored in.
         moved = keyed and progress.attempt > 1
         reader = reading.moved_results if moved else reading.sorted_results
-        async for index, value in reader(self._reading, progress):
+        async for index, value in reader(self.reading, progress):
             yield index, decode(value)
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read with; what the database raises becomes a `StoreError`."""
         with self._translated():
             async with self._engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction to write in; what the database raises becomes a `StoreError`."""
+        with self._translated():
+            async with self._writer.begin() as connection:
                 yield connection
 
     @contextmanager

@@ -12,11 +12,11 @@ from kombu.utils.json import loads
 from asyncworker.errors import RunNotFound
 from asyncworker.iterate import ItemFailure, Progress
 from asyncworker.loop import get_loop_thread, off_loop_async
+from asyncworker.settings import load_settings
+from asyncworker.store import Store, shared_store
 from asyncworker.tasks.names import RUN_ITERATE
 
 if TYPE_CHECKING:
-    from asyncworker.store import Store
-
     _AsyncResult = AsyncResult[Any]
 else:
     _AsyncResult = AsyncResult
@@ -101,9 +101,7 @@ class IterateResult(_AsyncResult):
     # -- on our loop ---------------------------------------------------------------------------------------------
 
     async def _store(self) -> Store:
-        from asyncworker.tasks.run_iterate import shared_store
-
-        return await shared_store(self.app)
+        return await shared_store(load_settings(conf=self.app.conf))
 
     async def _progress(self) -> Progress:
         try:

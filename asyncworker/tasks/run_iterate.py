@@ -16,15 +16,14 @@ from kombu.utils.json import dumps, loads
 from asyncworker.errors import RunDrained, RunTakenOver, SourceError
 from asyncworker.iterate import Drain, IterateOptions, RunOutcome, Source, execute_run, make_options, source_from_wire
 from asyncworker.loop import current_job
-from asyncworker.resources import lifetimes
 from asyncworker.settings import Settings, load_settings
-from asyncworker.store import Store, open_store
+from asyncworker.store import shared_store
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.worker.tracing import is_async
 
-__all__ = ["RunIterateTask", "run_here", "run_iterate", "shared_store"]
+__all__ = ["RunIterateTask", "run_here", "run_iterate"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ async def run_iterate(
             _caller(self.app.tasks[task], partial),
             opened,
             chosen,
-            store=await shared_store(self.app),
+            store=await shared_store(settings),
             run_id=str(self.request.id),
             task=task,
             fingerprint=opened.fingerprint(dumps([task, partial]).encode()),
@@ -122,12 +121,6 @@ async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, 
         task=task.name,
         fingerprint="",
     )
-
-
-async def shared_store(app: Any) -> Store:
-    """Return the running loop's store, opened on first use."""
-    url = load_settings(conf=app.conf).store_url_or_default()
-    return await lifetimes().use(("store", url), lambda: open_store(url))
 
 
 def _returned(outcome: RunOutcome, options: IterateOptions) -> Any:

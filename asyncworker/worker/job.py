@@ -31,6 +31,7 @@ class Job(LiveJob):
 
     Attributes:
         pid: The pseudo process id that Celery knows it by.
+        counted: Its beginning was counted, and is to be forgotten when it ends.
         started: Its code was given to the loop or to a thread.
         abandoned: Its outcome was already reported (hard limit, revoked); what it still returns is ignored.
         terminated: It was cancelled by revoke.
@@ -60,6 +61,7 @@ class Job(LiveJob):
         self.timeout_s = timeout_s
         self.interrupt = Interrupt()
         self.started = False
+        self.counted = False
         self.abandoned = False
         self.terminated = False
         self.timers: list[Any] = []

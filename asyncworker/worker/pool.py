@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from billiard.exceptions import Terminated
+from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery.concurrency.base import BasePool
 from celery.utils.timer2 import Timer
 
@@ -17,6 +17,7 @@ from asyncworker.loop import Watchdog, get_loop_thread, live_jobs
 from asyncworker.loop.thread import set_io_threads
 from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
+from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.health import BEAT_S, HealthFile
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import Outbox, OutboxThread
@@ -57,7 +58,13 @@ class AsyncPool(BasePool):
         self._loop_thread = get_loop_thread(threads=self._settings.sync_threads)
         self._loop_thread.on_stop(_close_resources)
         self._loop_thread.on_stop(flush_settlements)
-        self._runner = Runner(self._loop_thread, self._outbox, self._finished, threads=self._settings.sync_threads)
+        self._runner = Runner(
+            self._loop_thread,
+            self._outbox,
+            self._finished,
+            DeliveryGuard(self._settings),
+            threads=self._settings.sync_threads,
+        )
         self._watchdog = Watchdog(self._loop_thread, blocked_after_s=self._settings.blocked_after_s)
         self._watchdog.start()
         self._health = self._health_file()
@@ -203,10 +210,7 @@ class AsyncPool(BasePool):
             timer = self._timer.call_after(job.timeout_s, lambda: self._outbox.put(lambda: self._time_out(job)))
             job.timers.append(timer)
         job.started = True
-        if job.name in self._async_names:
-            self._runner.start_on_loop(job)
-        else:
-            self._runner.start_on_thread(job)
+        self._runner.start(job, on_loop=job.name in self._async_names)
 
     def _finished(self, job: Job, report: Callable[[], Any]) -> None:
         """Settle a job whose code has ended; its slot is free again."""
@@ -227,10 +231,13 @@ class AsyncPool(BasePool):
             self._begin(self._waiting.popleft())
 
     def _time_out(self, job: Job) -> None:
-        """The hard limit: report at once, then cancel."""
+        """The hard limit: report at once, then cancel. As under prefork it is a failure first, which settles it."""
         if job.pid in self._jobs and not job.abandoned:
-            job.on_timeout(False, job.timeout_s or 0)
-            self._abandon(job)
+            try:
+                job.on_error(exception_info(TimeLimitExceeded(job.timeout_s)))
+                job.on_timeout(False, job.timeout_s or 0)
+            finally:
+                self._abandon(job)
 
     def _abandon(self, job: Job) -> None:
         """Cancel a job, and ignore what still comes of it; it keeps its slot until its code has ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import sys
@@ -10,11 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
 
 from asyncworker.loop import LoopThread, current_job, run_in_bridge
 from asyncworker.loop.threads import DaemonExecutor
+from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.outbox import Outbox
 from asyncworker.worker.tracing import own_stacks
@@ -32,27 +34,40 @@ class Runner:
         loop_thread: Runs coroutines.
         outbox: Takes the news to the main thread.
         finished: Called there, exactly once for each job that was started, when its code has ended.
+        guard: Is asked before a job begins that was delivered again.
         threads: How many synchronous jobs run at once; more wait for a thread.
     """
 
-    def __init__(self, loop_thread: LoopThread, outbox: Outbox, finished: Finished, *, threads: int) -> None:
+    def __init__(
+        self, loop_thread: LoopThread, outbox: Outbox, finished: Finished, guard: DeliveryGuard, *, threads: int
+    ) -> None:
         self._loop = loop_thread.loop
         self._outbox = outbox
         self._finished = finished
+        self._guard = guard
         self._threads = DaemonExecutor(threads, "asyncworker-task")
         self._inbox: deque[Job] = deque()
         self._inbox_rung = False
+        self._counting: set[asyncio.Task[None]] = set()
 
-    def start_on_loop(self, job: Job) -> None:
-        """Run a job whose target gives way to the loop."""
+    def start(self, job: Job, *, on_loop: bool) -> None:
+        """Run a job, on the loop where its target gives way to it, else on a thread."""
+        if self._guard.concerns(job):
+            coroutine = self._start_guarded(job, on_loop)
+            self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(coroutine)))
+        elif on_loop:
+            self._start_on_loop(job)
+        else:
+            self._start_on_thread(job)
+
+    def _start_on_loop(self, job: Job) -> None:
         self._inbox.append(job)
         if not self._inbox_rung:
             # One wake-up of the loop for all that come until it has taken them.
             self._inbox_rung = True
             self._loop.call_soon_threadsafe(self._take_inbox)
 
-    def start_on_thread(self, job: Job) -> None:
-        """Run a job that blocks."""
+    def _start_on_thread(self, job: Job) -> None:
         self._threads.submit(contextvars.copy_context().run, self._run_on_thread, job)
 
     def cancel(self, job: Job) -> None:
@@ -66,6 +81,24 @@ class Runner:
     def stop(self) -> None:
         """Start nothing that still waits for a thread."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # -- a job that was delivered again --------------------------------------------------------------------------
+
+    async def _start_guarded(self, job: Job, on_loop: bool) -> None:
+        refusal = await self._guard.begin(job)
+        job.counted = refusal is None
+        if refusal is not None:
+            self._put(job, functools.partial(job.on_error, exception_info(refusal)))
+        elif on_loop:
+            self._inbox.append(job)
+            self._take_inbox()
+        else:
+            self._start_on_thread(job)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        # The loop itself holds tasks weakly.
+        self._counting.add(task)
+        task.add_done_callback(self._counting.discard)
 
     # -- on the loop thread --------------------------------------------------------------------------------------
 
@@ -86,12 +119,12 @@ class Runner:
             # Nothing may leave: SystemExit would end the loop, and a cancellation is settled like any other end.
             self._put_lost(job)
         else:
-            self._put(job, functools.partial(job.on_success, outcome))
+            self._put(job, functools.partial(job.on_success, _unwrapped(outcome)))
 
     def _soft_limit(self, job: Job, limit_s: float) -> None:
         if job.task is not None and job.coroutine is not None:
             self._outbox.put(functools.partial(job.on_timeout, True, limit_s))
-            job.interrupt.throw(job.task, SoftTimeLimitReached(limit_s))
+            job.interrupt.throw(job.task, SoftTimeLimitReached())
 
     def _cancel(self, job: Job) -> None:
         if job.task is not None and not job.task.done():
@@ -108,17 +141,27 @@ class Runner:
         except BaseException:
             self._put_lost(job)
         else:
-            self._put(job, functools.partial(job.on_success, outcome))
+            self._put(job, functools.partial(job.on_success, _unwrapped(outcome)))
 
     # -- on either -----------------------------------------------------------------------------------------------
 
     def _put(self, job: Job, report: Callable[[], Any]) -> None:
+        if job.counted:
+            self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(self._guard.end(job))))
         self._outbox.put(functools.partial(self._finished, job, report))
 
     def _put_lost(self, job: Job) -> None:
         """Report what escaped the tracer, which catches every ``Exception``: like prefork, as a worker lost."""
         lost = exception_info(WorkerLostError(f"the task raised {sys.exc_info()[1]!r}"))
         self._put(job, functools.partial(job.on_error, lost))
+
+
+def _unwrapped(outcome: Any) -> Any:
+    """Take the wrapper off a failure's exception that pickling takes off on its way from a pool's process."""
+    failed, value, _runtime_s = outcome
+    if failed and isinstance(value.exception, ExceptionWithTraceback):
+        value.exception = value.exception.exc
+    return outcome
 
 
 def exception_info(exc: BaseException) -> ExceptionInfo:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import threading
 import time
 from typing import Any
@@ -257,3 +259,11 @@ async def sends_and_awaits(count: int) -> int:
 @shared_task(name="t.waits_for_another")
 async def waits_for_another() -> int:
     return int(add.delay(1, 1).get(timeout=5))
+
+
+@shared_task(name="t.poison", acks_late=True)
+async def poison(unless: str) -> str:
+    """Kills its worker, like a segmentation fault would, unless a file is there."""
+    if not os.path.exists(unless):  # noqa: PTH110 - one call
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"

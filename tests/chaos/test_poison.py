@@ -1,0 +1,87 @@
+"""A task that kills its worker is begun a few times, then kept aside; it can be looked at and sent again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+
+from asyncworker.cli.embedded import EmbeddedServer
+from asyncworker.errors import TooManyDeliveries
+from tests.integration import tasks
+from tests.servers.worker import ROOT, Worker
+
+
+def dead(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from asyncworker.cli import main; main()", "dead", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_it_is_given_up_shown_and_replayed(
+    worker: Callable[..., Worker],
+    client: Celery,
+    valkey: EmbeddedServer,
+    worker_env: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    env = {"ASYNCWORKER_MAX_DELIVERIES": "2"}
+    antidote = tmp_path / "antidote"
+    result = client.tasks["t.poison"].delay(str(antidote))
+    for attempt in range(3):
+        victim = worker(tasks.__name__, "--without-mingle", env=env, name=f"victim{attempt}@test", ready=False)
+        victim.wait()
+        with redis.Redis.from_url(valkey.redis_url) as broker:
+            for tag in broker.hkeys("unacked"):
+                broker.zadd("unacked_index", {tag: 0})  # the visibility timeout has passed
+    survivor = worker(tasks.__name__, "--without-mingle", env=env, name="survivor@test")
+    with pytest.raises(TooManyDeliveries, match="was begun 2 times after its first delivery"):
+        result.get(timeout=60)
+    assert survivor.returncode is None
+
+    assert result.id in dead(worker_env, "list").stdout
+    shown = dead(worker_env, "show", result.id).stdout
+    assert "t.poison" in shown
+    assert "on victim1@test" in shown
+    assert "on victim2@test" in shown
+
+    antidote.touch()
+    replayed = dead(worker_env, "replay", result.id)
+    assert replayed.returncode == 0, replayed.stderr
+    assert client.AsyncResult(result.id).get(timeout=60) == "survived"
+    assert dead(worker_env, "list", "--json").stdout == ""
+    assert "no dead task 'nobody'" in dead(worker_env, "show", "nobody").stderr
+
+
+def test_an_innocent_task_that_is_delivered_again_leaves_no_trace(
+    worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, worker_env: dict[str, str]
+) -> None:
+    """Killed once by somebody else's fault; it ends on its second delivery, and may be begun again as often."""
+    for attempt in range(4):
+        first = worker(
+            tasks.__name__, "--without-mingle", env={"ASYNCWORKER_MAX_DELIVERIES": "1"}, name=f"first{attempt}@test"
+        )
+        result = client.tasks["t.sleep_late"].apply_async((1,), task_id="the-same")
+        first.wait_for_log("t.sleep_late[the-same] received")
+        first.kill()
+        first.wait()
+        with redis.Redis.from_url(valkey.redis_url) as broker:
+            for tag in broker.hkeys("unacked"):
+                broker.zadd("unacked_index", {tag: 0})
+        second = worker(
+            tasks.__name__, "--without-mingle", env={"ASYNCWORKER_MAX_DELIVERIES": "1"}, name=f"second{attempt}@test"
+        )
+        second.wait_for_log("t.sleep_late[the-same] succeeded")
+        assert second.stop() == 0
+        assert result.state == "SUCCESS"
+    assert dead(worker_env, "list", "--json").stdout == ""
