@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from asyncworker.cli.dead import dead
 from asyncworker.cli.demo import demo
 from asyncworker.cli.dev import dev
 from asyncworker.cli.doctor import doctor
+from asyncworker.cli.health import health
 from asyncworker.cli.processes import signals_as_exit
 from asyncworker.cli.runs import runs
 from asyncworker.cli.top import top
@@ -48,3 +50,5 @@ main.add_command(dev)
 main.add_command(doctor)
 main.add_command(runs)
 main.add_command(top)
+main.add_command(health)
+main.add_command(dead)

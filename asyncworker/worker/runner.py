@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import WorkerLostError
 
 from asyncworker.loop import LoopThread, current_job, run_in_bridge
@@ -19,7 +19,7 @@ from asyncworker.loop.threads import DaemonExecutor
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.outbox import Outbox
-from asyncworker.worker.tracing import own_stacks
+from asyncworker.worker.tracing import called_by_celery, own_stacks
 
 __all__ = ["Runner", "exception_info"]
 
@@ -89,6 +89,8 @@ class Runner:
         job.counted = refusal is None
         if refusal is not None:
             self._put(job, functools.partial(job.on_error, exception_info(refusal)))
+        elif job.abandoned:  # revoked meanwhile
+            self._put(job, lambda: None)
         elif on_loop:
             self._inbox.append(job)
             self._take_inbox()
@@ -135,6 +137,7 @@ class Runner:
     def _run_on_thread(self, job: Job) -> None:
         own_stacks()
         current_job.set(job)
+        called_by_celery.set(True)
         job.thread_ident = threading.get_ident()
         try:
             outcome = job.target(*job.args)
