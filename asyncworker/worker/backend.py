@@ -6,6 +6,7 @@ An outcome is tried again for as long as the backend is away. Celery's own setti
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import logging
 import threading
@@ -18,9 +19,13 @@ from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
 from asyncworker.worker.persist import settle, until_done
 
-__all__ = ["OffLoopBackend"]
+__all__ = ["OffLoopBackend", "in_backend"]
 
 logger = logging.getLogger(__name__)
+
+#: Whether Celery's backend is what runs. A failure's errbacks are called by it, as plain functions: ``link_error`` tasks
+#: that take ``(request, exc, traceback)``.
+in_backend: contextvars.ContextVar[bool] = contextvars.ContextVar("asyncworker_in_backend", default=False)
 
 #: Writes that an abandoned job may not make: its outcome was reported already.
 _OUTCOMES = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry", "mark_as_revoked", "store_result"})
@@ -59,12 +64,14 @@ class OffLoopBackend:
         value = getattr(self._app.backend, name)
         if name in _OUTCOMES:
             return _ignore if _is_abandoned() else functools.partial(self._write, name)
-        if name not in _BLOCKING or not in_bridge():
-            return value
-        return functools.partial(off_loop, self._call, name)
+        return functools.partial(off_loop, self._call, name) if name in _BLOCKING else value
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._app.backend, name)(*args, **kwargs)
+        token = in_backend.set(True)
+        try:
+            return getattr(self._app.backend, name)(*args, **kwargs)
+        finally:
+            in_backend.reset(token)
 
     def _write(self, name: str, *args: Any, **kwargs: Any) -> Any:
         call = functools.partial(self._call, name, *args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -65,6 +66,11 @@ class Job(LiveJob):
         self.abandoned = False
         self.terminated = False
         self.timers: list[Any] = []
+        self.errbacks: list[Future[Any]] = []
+
+    async def wait_for_errbacks(self) -> None:
+        """Wait for what its failure has called: it is part of the job. On the loop."""
+        await asyncio.gather(*map(asyncio.wrap_future, self.errbacks), return_exceptions=True)
 
     def terminate(self, signal: int | None = None) -> None:
         """Called by Celery after ``pool.terminate_job``, which has done it."""

@@ -39,6 +39,8 @@ class AsyncPool(BasePool):
     body_can_be_buffer = True
     signal_safe = False
     task_join_will_block = True
+    #: Celery then keeps what waits for a slot, and looks again when its turn comes: revoked, expired?
+    uses_semaphore = True
 
     def on_start(self) -> None:
         """Start the loop thread and fit all tasks into the bridge."""
@@ -48,6 +50,7 @@ class AsyncPool(BasePool):
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[Job] = deque()
         self._zombies: set[int] = set()
+        self._semaphore = self.options.get("semaphore")
         self._hub: Any = None
         self._outbox_thread: OutboxThread | None = None
         self._closing = False
@@ -131,10 +134,15 @@ class AsyncPool(BasePool):
         """Allow ``n`` more tasks in flight."""
         self.limit += n
         self._fill()
+        if self._semaphore is not None:
+            self._semaphore.grow(n)
 
     def shrink(self, n: int = 1) -> None:
         """Allow ``n`` fewer tasks in flight; what runs goes on."""
-        self.limit = max(1, self.limit - n)
+        n = min(n, self.limit - 1)
+        self.limit -= n
+        if self._semaphore is not None:
+            self._semaphore.shrink(n)
 
     def on_close(self) -> None:
         """Start nothing more; what waits stays unacknowledged and returns to the queue."""
@@ -225,6 +233,8 @@ class AsyncPool(BasePool):
                 report()
         finally:
             self._fill()
+            if self._semaphore is not None and not self._closing:
+                self._semaphore.release()
 
     def _fill(self) -> None:
         while self._waiting and len(self._jobs) < self.limit and not self._closing:

@@ -19,7 +19,7 @@ from asyncworker.loop.threads import DaemonExecutor
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.outbox import Outbox
-from asyncworker.worker.tracing import called_by_celery, own_stacks
+from asyncworker.worker.tracing import own_stacks
 
 __all__ = ["Runner", "exception_info"]
 
@@ -117,6 +117,7 @@ class Runner:
         current_job.set(job)
         try:
             outcome = await run_in_bridge(job.interrupt, job.target, *job.args)
+            await job.wait_for_errbacks()
         except BaseException:
             # Nothing may leave: SystemExit would end the loop, and a cancellation is settled like any other end.
             self._put_lost(job)
@@ -137,10 +138,11 @@ class Runner:
     def _run_on_thread(self, job: Job) -> None:
         own_stacks()
         current_job.set(job)
-        called_by_celery.set(True)
         job.thread_ident = threading.get_ident()
         try:
             outcome = job.target(*job.args)
+            if job.errbacks:
+                asyncio.run_coroutine_threadsafe(job.wait_for_errbacks(), self._loop).result()
         except BaseException:
             self._put_lost(job)
         else:

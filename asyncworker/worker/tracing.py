@@ -22,7 +22,7 @@ from celery.utils.threads import LocalStack, get_ident
 
 from asyncworker.errors import SettingsError, TaskCancelled
 from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, off_loop, running_loop_thread
-from asyncworker.worker.backend import OffLoopBackend
+from asyncworker.worker.backend import OffLoopBackend, in_backend
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 
 __all__ = [
@@ -140,10 +140,11 @@ def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Cal
         result = run(*args, **kwargs)
         if not inspect.isawaitable(result) and not inspect.isasyncgen(result):
             return result
-        if not _enter_trace(request_stack()):
+        entered = _enter_trace(request_stack())
+        if not entered and not in_backend.get():
             return result
         coroutine = _collected(result) if inspect.isasyncgen(result) else _awaited(result)
-        return _wait(coroutine)
+        return _wait(coroutine) if entered else _run_beside(coroutine, request_stack())
 
     return _marked(bridged)
 
@@ -193,6 +194,29 @@ def _enter_trace(request_stack: Any) -> bool:
             request._asyncworker_entered = True
             return True
     return False
+
+
+def _run_beside(coroutine: Coroutine[Any, Any, Any], request_stack: Any) -> None:
+    """Run an errback on the loop. Its caller, the backend, may be on any thread but the loop's, and must not wait.
+
+    The job that failed waits for it before it is acknowledged.
+    """
+    task, request = _state.get_current_task(), request_stack.top
+
+    async def main() -> None:
+        in_backend.set(False)
+        own_stacks()
+        _state._task_stack.push(task)  # type: ignore[attr-defined]
+        request_stack.push(request)
+        try:
+            await coroutine
+        except Exception:
+            logger.exception("the errback %s failed", task.name if task else coroutine)
+
+    future = asyncio.run_coroutine_threadsafe(main(), get_loop_thread().loop)
+    job = current_job.get()
+    if isinstance(job, Job):
+        job.errbacks.append(future)
 
 
 async def _awaited(awaitable: Any) -> Any:
