@@ -195,7 +195,7 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
         settings = load_settings(conf=app.conf)
         check_environment()
         _check_broker(app, settings.broker_wait_s)
-        code = supervise(instance, options or {}, drain_timeout_s=settings.drain_timeout_s)
+        code = supervise(instance, options or {}, settings)
     except AsyncWorkerError as exc:
         raise SystemExit(f"asyncworker: {exc}") from None
     if code is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from asyncworker.settings import load_settings
-from asyncworker.worker.health import read_health
+from asyncworker.worker.health import health_files, read_health
 
 __all__ = ["health"]
 
@@ -16,17 +16,22 @@ __all__ = ["health"]
 @click.command()
 @click.option("--max-age", "max_age_s", type=click.FloatRange(min=1.5), default=10.0, show_default=True, help="In s.")
 def health(max_age_s: float) -> None:
-    """Exit with 0 where the worker of ASYNCWORKER_HEALTH_FILE is alive and takes tasks, else with 1."""
+    """Exit with 0 where the worker of ASYNCWORKER_HEALTH_FILE is alive and takes tasks, else with 1.
+
+    With --processes one that does not answer is enough for a 1; one that is being replaced does not count.
+    """
     path = load_settings().health_file
     if not path:
         raise click.UsageError("ASYNCWORKER_HEALTH_FILE is not set, here as for the worker")
-    found = read_health(Path(path))
-    if found is None:
+    found = [each for each in map(read_health, health_files(Path(path))) if each is not None]
+    if not found:
         raise click.ClickException(f"no worker takes tasks: {path} is not there")
-    age_s = time.time() - found.at_s
-    if age_s > max_age_s:
-        raise click.ClickException(
-            f"process {found.pid} gave its last sign of life {age_s:.1f} s ago: its loop is blocked, or it has lost "
-            f"its broker, or it is gone"
-        )
-    click.echo(f"process {found.pid} is alive, {found.in_flight:,} tasks in flight")
+    for each in found:
+        age_s = time.time() - each.at_s
+        if age_s > max_age_s:
+            raise click.ClickException(
+                f"process {each.pid} gave its last sign of life {age_s:.1f} s ago: its loop is blocked, or it has lost "
+                f"its broker, or it is gone"
+            )
+    for each in found:
+        click.echo(f"process {each.pid} is alive, {each.in_flight:,} tasks in flight")

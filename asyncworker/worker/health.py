@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["BEAT_S", "Health", "HealthFile", "read_health"]
+__all__ = ["BEAT_S", "Health", "HealthFile", "health_files", "read_health"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,3 +71,8 @@ def read_health(path: Path) -> Health | None:
         return msgspec.json.decode(path.read_bytes(), type=Health)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def health_files(path: Path) -> list[Path]:
+    """Return the health files that are there: the worker's own, and with ``--processes`` each one's, ``PATH.1`` on."""
+    return [*path.parent.glob(path.name), *sorted(path.parent.glob(f"{path.name}.[0-9]*"))]

@@ -14,8 +14,10 @@ from celery.bin.base import CeleryOption
 from celery.platforms import create_pidlock
 
 from asyncworker.errors import SettingsError
+from asyncworker.settings import Settings
+from asyncworker.worker.health import health_files
 from asyncworker.worker.supervised import Supervised
-from asyncworker.worker.supervisor import Supervisor
+from asyncworker.worker.supervisor import Place, Supervisor
 
 __all__ = ["add_options", "supervise"]
 
@@ -39,7 +41,7 @@ def add_options(app: Any) -> None:
     app.steps["worker"].add(Supervised)
 
 
-def supervise(worker: Any, options: Mapping[str, Any], *, drain_timeout_s: float) -> int | None:
+def supervise(worker: Any, options: Mapping[str, Any], settings: Settings) -> int | None:
     """Be the supervisor of the worker command's processes, where it was given ``--processes``; else do nothing.
 
     Called before the worker is set up. It takes the whole time until all workers have ended.
@@ -47,7 +49,7 @@ def supervise(worker: Any, options: Mapping[str, Any], *, drain_timeout_s: float
     Args:
         worker: The worker that the command was about to run.
         options: Its options.
-        drain_timeout_s: How long a worker that was told to end may take.
+        settings: Those of the app.
 
     Returns:
         The exit code; ``None``: this process is to be a worker itself.
@@ -66,20 +68,30 @@ def supervise(worker: Any, options: Mapping[str, Any], *, drain_timeout_s: float
                 )
         return None
     _check(options)
-    name, _, host = worker.hostname.partition("@")
-    nodes = [f"{name}-{number}@{host}" for number in range(1, count + 1)]
     # Celery's log format shows this name.
     multiprocessing.current_process().name = worker.hostname
     worker.app.log.setup(options.get("loglevel"), options.get("logfile"), hostname=worker.hostname)
-    supervisor = Supervisor(
-        [(node, functools.partial(worker_command, node)) for node in nodes], drain_timeout_s=drain_timeout_s
-    )
+    places = _places(worker.hostname, count, settings.health_file)
+    supervisor = Supervisor(places, drain_timeout_s=settings.drain_timeout_s)
     lock = create_pidlock(options["pidfile"]) if options.get("pidfile") else None
     try:
         return supervisor.run()
     finally:
         if lock is not None:
             lock.release()
+
+
+def _places(hostname: str, count: int, health_file: str) -> list[Place]:
+    name, _, host = hostname.partition("@")
+    if health_file:
+        for left in health_files(Path(health_file)):  # by one that was killed: each would be taken for one that hangs
+            left.unlink(missing_ok=True)
+    places = []
+    for number in range(1, count + 1):
+        node = f"{name}-{number}@{host}"
+        file = Path(f"{health_file}.{number}") if health_file else None
+        places.append(Place(node, functools.partial(worker_command, node), file))
+    return places
 
 
 def _check(options: Mapping[str, Any]) -> None:

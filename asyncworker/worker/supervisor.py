@@ -13,13 +13,16 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import msgspec
 from tenacity import RetryCallState, wait_exponential
 
 from asyncworker.processes import Child
+from asyncworker.settings import ENV_PREFIX
 from asyncworker.worker.supervised import ENOUGH, LEAVING, READY
 
-__all__ = ["DRAIN_TIMED_OUT", "Command", "Supervisor"]
+__all__ = ["DRAIN_TIMED_OUT", "Command", "Place", "Supervisor"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,20 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 _WARM, _COLD, _PASSED_ON = (signal.SIGTERM, signal.SIGHUP), signal.SIGQUIT, signal.SIGUSR1
 
 
+class Place(msgspec.Struct, frozen=True):
+    """How one of the workers is started.
+
+    Attributes:
+        node: Its node name.
+        command: Its command line.
+        health_file: Where it gives its signs of life; ``None``: nowhere.
+    """
+
+    node: str
+    command: Command
+    health_file: Path | None = None
+
+
 class Slot:
     """The place of one worker, which one process after another may fill.
 
@@ -50,8 +67,8 @@ class Slot:
         speaks: Its pipe is open.
     """
 
-    def __init__(self, node: str, command: Command) -> None:
-        self.node = node
+    def __init__(self, place: Place) -> None:
+        self.node = place.node
         self.child: Child | None = None
         self.start_at_s: float | None = time.monotonic()
         self.ready_at_s: float | None = None
@@ -59,7 +76,7 @@ class Slot:
         self.kill_at_s: float | None = None
         self.leaving = False
         self.speaks = False
-        self._command = command
+        self._place = place
         self._pipe = -1
         self._heard = b""
         self._deaths = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
@@ -75,7 +92,8 @@ class Slot:
         self._pipe, write_end = os.pipe()
         os.set_blocking(self._pipe, False)
         try:
-            self.child = Child(self._command(write_end), keep_fds=[write_end])
+            command = self._place.command(write_end)
+            self.child = Child(command, env=self._environment(), keep_fds=[write_end])
         except OSError:
             os.close(self._pipe)
             raise
@@ -83,6 +101,11 @@ class Slot:
             os.close(write_end)
         self.start_at_s = self.ready_at_s = self.kill_at_s = None
         self.enough, self._heard, self.leaving, self.speaks = "", b"", False, True
+
+    def _environment(self) -> dict[str, str] | None:
+        if self._place.health_file is None:
+            return None
+        return {**os.environ, f"{ENV_PREFIX}HEALTH_FILE": str(self._place.health_file)}
 
     def listen(self) -> None:
         """Hear what the process has said."""
@@ -107,6 +130,9 @@ class Slot:
         self.listen()
         self.child.kill()  # and with it what it may have left in its session
         os.close(self._pipe)
+        if self._place.health_file is not None:
+            with contextlib.suppress(OSError):  # a file of one that is gone would be taken for one that hangs
+                self._place.health_file.unlink()
         self.child, self.speaks = None, False
         return code
 
@@ -127,12 +153,12 @@ class Supervisor:
     """Starts the workers, replaces those that end, passes signals on. Owns the main thread while it runs.
 
     Args:
-        commands: Node name of each worker, and what makes its command line.
+        places: How each worker is started.
         drain_timeout_s: How long a worker that was told to end may take; then it is killed.
     """
 
-    def __init__(self, commands: Sequence[tuple[str, Command]], *, drain_timeout_s: float) -> None:
-        self._slots = [Slot(node, command) for node, command in commands]
+    def __init__(self, places: Sequence[Place], *, drain_timeout_s: float) -> None:
+        self._slots = [Slot(place) for place in places]
         self._drain_timeout_s = drain_timeout_s
         self._signals: deque[int] = deque()
         self._stopping = False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from celery import Celery
 from asyncworker.cli.embedded import EmbeddedServer
 from tests.integration import tasks
 from tests.integration.test_shutdown import wait_until
-from tests.servers.worker import Worker
+from tests.servers.worker import ROOT, Worker
 
 MODULE = tasks.__name__
 FRAGILE = "tests.integration.fragile_tasks"
@@ -41,7 +43,8 @@ def start(worker: Start, tmp_path: Path) -> Start:
     def start(*arguments: str, module: str = MODULE, env: dict[str, str] | None = None) -> Worker:
         variables = {"FRAGILE_FOLDER": str(tmp_path)} | (env or {})
         node = worker(module, "--processes", "2", *QUICK, *arguments, env=variables)
-        wait_until(lambda: node.log().count(" ready.") >= 2)
+        wait_until(lambda: node.log().count(" ready.") >= 2 or node.returncode is not None)
+        assert node.returncode is None, node.log()
         return node
 
     return start
@@ -162,6 +165,29 @@ def test_a_second_ctrl_c_is_a_cold_shutdown(start: Start, client: Celery, broker
     assert broker.llen("celery") + broker.hlen("unacked") == 4
 
 
+def test_one_that_hangs_makes_all_unhealthy(start: Start, worker_env: dict[str, str], tmp_path: Path) -> None:
+    variables = {"ASYNCWORKER_HEALTH_FILE": str(tmp_path / "health")}
+    (tmp_path / "health.3").write_text('{"pid":1,"at_s":0,"in_flight":0}')
+    node = start(env=variables)
+    command = [sys.executable, "-c", "from asyncworker.cli import main; main()", "health", "--max-age", "2"]
+
+    def health() -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    running = children(node)
+    wait_until(lambda: health().stdout.count(" is alive") == 2)
+    hanging = running["worker-2@test"]
+    hanging.suspend()
+    wait_until(lambda: health().returncode == 1)
+    assert f"process {hanging.pid} gave its last sign of life" in health().stderr
+    hanging.kill()
+    wait_until(lambda: not (tmp_path / "health.2").exists())
+    assert health().returncode == 0
+    assert node.stop() == 0
+    assert not list(tmp_path.glob("health*"))
+
+
 def test_remote_shutdown_is_the_end(start: Start, client: Celery) -> None:
     node = start()
     client.control.shutdown(destination=["worker-1@test"])
@@ -174,12 +200,12 @@ def test_remote_shutdown_is_the_end(start: Start, client: Celery) -> None:
 def test_one_after_the_other_is_replaced_after_its_tasks_and_none_is_lost(
     start: Start, client: Celery, broker: redis.Redis
 ) -> None:
-    node = start("-c", "2", "--max-tasks", "6")
+    node = start("-c", "2", "--max-tasks", "5")
     pids = {process.pid for process in children(node).values()}
-    results = [client.tasks["t.sleep_late"].delay(0.4) for _ in range(40)]
-    assert [result.get(timeout=60) for result in results] == [0.4] * 40
+    results = [client.tasks["t.sleep_late"].delay(0.2) for _ in range(30)]
+    assert [result.get(timeout=60) for result in results] == [0.2] * 30
     wait_until(lambda: node.log().count(" is replaced: ") >= 2)
-    assert re.search(r"is replaced: \d+ tasks, of at most 6", node.log())
+    assert re.search(r"is replaced: \d+ tasks, of at most 5", node.log())
     wait_until(lambda: len(children(node)) == 2 and not pids & {each.pid for each in children(node).values()})
     assert node.stop() == 0
     assert broker.llen("celery") == broker.hlen("unacked") == 0
