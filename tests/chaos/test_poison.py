@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,17 +13,12 @@ from celery import Celery
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.errors import TooManyDeliveries
 from tests.integration import tasks
-from tests.servers.worker import ROOT, Worker
+from tests.servers.command import asyncworker
+from tests.servers.worker import Worker
 
 
 def dead(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from asyncworker.cli import main; main()", "dead", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return asyncworker("dead", *arguments, env=env)
 
 
 def test_it_is_given_up_shown_and_replayed(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +10,12 @@ from pathlib import Path
 from celery import Celery
 
 from tests.integration import tasks
-from tests.servers.worker import ROOT, Worker
+from tests.servers.command import asyncworker
+from tests.servers.worker import Worker
 
 
 def health(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from asyncworker.cli import main; main()", "health", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "ASYNCWORKER_HEALTH_FILE": str(path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return asyncworker("health", *arguments, env={"ASYNCWORKER_HEALTH_FILE": str(path)})
 
 
 def test_alive_blocked_and_gone(worker: Callable[..., Worker], client: Celery, tmp_path: Path) -> None:
@@ -50,12 +43,6 @@ def test_alive_blocked_and_gone(worker: Callable[..., Worker], client: Celery, t
 
 
 def test_a_probe_without_a_file_is_told_so() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", "from asyncworker.cli import main; main()", "health"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = asyncworker("health")
     assert ended.returncode == 2
     assert "ASYNCWORKER_HEALTH_FILE is not set" in ended.stderr

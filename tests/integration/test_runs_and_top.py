@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 
@@ -14,19 +12,14 @@ from celery import Celery
 
 from asyncworker import AsyncTask
 from tests.integration import tasks
-from tests.servers.worker import ROOT, Worker
+from tests.servers.command import asyncworker
+from tests.servers.worker import Worker
 
 
 @pytest.fixture
 def asyncworker_command(worker_env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from asyncworker.cli import main; main()", *arguments],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **worker_env},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        return asyncworker(*arguments, env=worker_env)
 
     return run
 
