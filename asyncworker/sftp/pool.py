@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -36,6 +37,9 @@ class _Awaited(Protocol[T]):
     def fail(self, error: Exception) -> None: ...
     def abandon(self) -> None: ...
 
+
+#: Before a second try. Connections seldom die alone: those that die with this one have to be seen dead first.
+_PAUSE_S = 0.1
 
 #: Threads that write large files.
 _WRITERS = 2
@@ -218,6 +222,7 @@ class SFTPPool:
             except SFTPConnectionLost:
                 if begun or attempt == 2:
                     raise
+                await _pause()
             finally:
                 self._connections.withdraw(listing)
                 listing.close()
@@ -228,6 +233,7 @@ class SFTPPool:
         try:
             return await self._run(make())
         except SFTPConnectionLost:
+            await _pause()
             return await self._run(make())
 
     async def _run(self, job: _Awaited[T]) -> T:
@@ -243,6 +249,10 @@ class SFTPPool:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(_WRITERS, thread_name_prefix="sftp-writer")
         return self._executor
+
+
+async def _pause() -> None:
+    await asyncio.sleep(_PAUSE_S * random.uniform(1, 2))  # not all at the same moment
 
 
 async def pool(host: str, **options: Any) -> SFTPPool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,9 +109,12 @@ def running_sftp_server(
     thread.start()
     server = SFTPServer("127.0.0.1", 0, USERNAME, PASSWORD, folder / "client_key", folder / "known_hosts", loop)
 
+    stopping = threading.Event()
+
     class Login(asyncssh.SSHServer):
         def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-            if most_logins is not None and len(server.connections) >= most_logins:
+            full = most_logins is not None and len(server.connections) >= most_logins
+            if full or stopping.is_set():
                 conn.abort()
                 return
             server.connections.append(conn)
@@ -140,6 +145,9 @@ def running_sftp_server(
 
     async def stop() -> None:
         acceptor.close()
+        stopping.set()
+        for _ in range(5):  # what was accepted a moment ago becomes a connection only now
+            await asyncio.sleep(0)
         for connection in server.connections:
             connection.abort()
         await acceptor.wait_closed()
@@ -163,4 +171,8 @@ def running_sftp_server(
         asyncio.run_coroutine_threadsafe(stop(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(30)
-        loop.close()
+        with warnings.catch_warnings():
+            # What was accepted in the loop's last turns is closed by the collector, which is early enough here.
+            warnings.simplefilter("ignore", ResourceWarning)
+            loop.close()
+            gc.collect()
