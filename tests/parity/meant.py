@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-__all__ = ["MEANT", "Meant"]
+__all__ = ["MEANT", "Meant", "table"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Meant:
         what: In one line, for the README.
         prefork: What prefork does.
         ours: What we do.
-        scenario: A pattern for the scenario's name.
+        scenario: A pattern for the scenario's name; empty where a test of its own shows it.
         lines: A pattern for the lines, searched for.
         sides: Ours on which it shows.
     """
@@ -23,9 +23,53 @@ class Meant:
     what: str
     prefork: str
     ours: str
-    scenario: str
-    lines: str
+    scenario: str = ""
+    lines: str = ""
     sides: tuple[str, ...] = ("async", "threads")
 
 
-MEANT: list[Meant] = []
+MEANT = [
+    Meant(
+        what="A task that takes its process with it",
+        prefork="the process was the task's own: `WorkerLostError` with its exit code, no `task_postrun`",
+        ours="the process is that of all tasks; a `SystemExit` ends its own task only: `WorkerLostError` that says so, "
+        "after `task_postrun`. A process that dies takes all of its tasks along; the broker delivers them again",
+        scenario="acks: the task ends by lost",
+        lines=r"WorkerLostError|signals .* task_postrun .* state=None",
+    ),
+    Meant(
+        what="`SystemExit` in a task",
+        prefork="the task stays pending for ever (its worker process ends well, and the failure cannot be stored)",
+        ours="`FAILURE` with a `WorkerLostError`",
+        scenario="a body that raises SystemExit",
+        lines=r"^(events|result|signals) a",
+    ),
+    Meant(
+        what="Stopping a `def` task",
+        prefork="its process is killed, or gets a signal for the soft limit",
+        ours="it runs on a thread, which nothing can stop: a hard limit and a revoke with `terminate` are reported at "
+        "once, the thread keeps its slot until it returns, and what it returns is ignored; a soft limit has no effect",
+    ),
+    Meant(
+        what="A task that swallows its cancellation",
+        prefork="killed all the same",
+        ours="reported at once, and kept as a zombie, named in the log with its stack; it keeps its slot until it ends",
+    ),
+    Meant(
+        what="`terminate` with a signal",
+        prefork="the process gets that signal",
+        ours="the coroutine is cancelled, whatever the signal",
+    ),
+    Meant(
+        what="Memory, globals, crashes",
+        prefork="a process a task at a time",
+        ours="shared by all tasks of the process; `worker_max_tasks_per_child` and `worker_max_memory_per_child` have "
+        "no effect on the pool",
+    ),
+]
+
+
+def table() -> str:
+    """Return the README's table."""
+    rows = [f"| {rule.what} | {rule.prefork} | {rule.ours} |" for rule in MEANT]
+    return "\n".join(["| | prefork | asyncworker |", "|---|---|---|", *rows]) + "\n"

@@ -9,11 +9,11 @@ from typing import Any
 from celery import Task, current_task, signals
 from celery.worker.request import Request
 
-from tests.parity.app import FOLDER, LOG, SIDE
+from tests.parity.app import FOLDER, LOG
 
 __all__ = ["CountedRequest", "RecordedTask", "note", "shown"]
 
-#: Of the body's notes: the number of the process that makes them matters not, only their order.
+#: The log, once this process has written to it.
 _fd: list[int] = []
 
 
@@ -115,7 +115,9 @@ class CountedRequest(Request):
 
 
 def _sender(sender: Any) -> str:
-    return str(sender.name) if isinstance(sender, Task) else sender if isinstance(sender, str) else type(sender).__name__
+    if isinstance(sender, Task):
+        return str(sender.name)
+    return sender if isinstance(sender, str) else type(sender).__name__
 
 
 def _of_task(name: str) -> Any:
@@ -178,6 +180,3 @@ def connect() -> None:
 
 if os.environ.get("PARITY_ROLE") == "worker":
     connect()
-
-#: For a reader of the log: which side wrote it.
-SIDE_NAME = SIDE

@@ -81,7 +81,7 @@ def _worker(side: str, folder: Path) -> Iterator[tuple[Worker, dict[str, str]]]:
 @contextlib.contextmanager
 def _driver(side: str, folder: Path, env: dict[str, str], scenarios: Sequence[str]) -> Iterator[Child]:
     command = [sys.executable, "-m", "tests.parity.side"]
-    chosen = {"PARITY_SCENARIOS": ",".join(scenarios)} if scenarios else {}
+    chosen = {"PARITY_SCENARIOS": ";".join(scenarios)} if scenarios else {}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, **env, **chosen}
     with Child(command, env=env, log=folder / "driver.log", cwd=ROOT) as child:

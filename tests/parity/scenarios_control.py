@@ -40,7 +40,7 @@ def _(do: Driver) -> None:
     do.wait_noted("a", "task_postrun")
 
 
-@scenario("revoke: running, terminate", alone=True)
+@scenario("revoke: running, terminate", stops=True)
 def _(do: Driver) -> None:
     do.send("long", id="a", link=do.sig("add", 1, 1, id="never", immutable=True))
     do.send("counted_gate", "doomed", id="late")
@@ -53,6 +53,7 @@ def _(do: Driver) -> None:
     do.open("spared")
     do.wait("spared")
     do.fact("its link", do.state("never"))
+    do.wait_noted("late", "on_failure")
     do.until("late is acknowledged", lambda: not do.unacknowledged("late"))
 
 

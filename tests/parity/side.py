@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -18,22 +21,38 @@ from celery import states
 from celery.canvas import Signature
 from kombu.exceptions import DecodeError
 
-from tests.parity.app import FOLDER, LOG, app, gate_path
+from tests.parity.app import FOLDER, LOG, SIDE, app, gate_path
+from tests.parity.recording import shown
 
-__all__ = ["SCENARIOS", "Driver", "scenario"]
+__all__ = ["SCENARIOS", "Driver", "read_log", "scenario"]
 
 WAIT_S = 25.0
 
-#: By name: what to do, and whether nothing else may run meanwhile.
-SCENARIOS: dict[str, tuple[Callable[[Driver], None], bool]] = {}
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """What to do, and when it can be done.
+
+    Attributes:
+        run: Does it.
+        alone: Nothing else may run meanwhile.
+        stops: It stops a running task, which no thread allows.
+    """
+
+    run: Callable[[Driver], None]
+    alone: bool
+    stops: bool
 
 
-def scenario(name: str, *, alone: bool = False) -> Callable[[Callable[[Driver], None]], Callable[[Driver], None]]:
+#: By name.
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(name: str, *, alone: bool = False, stops: bool = False) -> Callable[[Callable[[Driver], None]], None]:
     """Declare a scenario; ids of its tasks begin with its name."""
 
-    def declared(run: Callable[[Driver], None]) -> Callable[[Driver], None]:
-        SCENARIOS[name] = (run, alone)
-        return run
+    def declared(run: Callable[[Driver], None]) -> None:
+        SCENARIOS[name] = Scenario(run, alone or stops, stops)
 
     return declared
 
@@ -153,9 +172,9 @@ def run_all(wanted: Iterable[str]) -> dict[str, Any]:
     events.listening.wait(10)
     drivers = {name: Driver(name, broker) for name in wanted}
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(_run_one, [driver for driver in drivers.values() if not SCENARIOS[driver.name][1]]))
+        list(threads.map(_run_one, [driver for driver in drivers.values() if not SCENARIOS[driver.name].alone]))
     for driver in drivers.values():
-        if SCENARIOS[driver.name][1]:
+        if SCENARIOS[driver.name].alone:
             _run_one(driver)
     _until_quiet(events)
     events.stop()
@@ -171,7 +190,7 @@ def run_all(wanted: Iterable[str]) -> dict[str, Any]:
 def _run_one(driver: Driver) -> None:
     started = time.monotonic()
     try:
-        SCENARIOS[driver.name][0](driver)
+        SCENARIOS[driver.name].run(driver)
     except Exception as exc:
         driver.fact("the scenario itself failed", repr(exc))
     print(f"{time.monotonic() - started:6.1f} s  {driver.name}", flush=True)
@@ -194,8 +213,6 @@ def _seen(driver: Driver) -> dict[str, Any]:
 
 
 def _result(task_id: str) -> dict[str, Any]:
-    from tests.parity.recording import shown
-
     try:
         meta = dict(app.backend.get_task_meta(task_id, cache=False))
     except Exception as exc:
@@ -210,14 +227,13 @@ def _result(task_id: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run the side that the environment names."""
-    import os
-
-    from tests.parity import scenarios_acks, scenarios_canvas, scenarios_control, scenarios_tasks
-
     app.loader.import_default_modules()
-    assert scenarios_acks and scenarios_canvas and scenarios_control and scenarios_tasks
+    for theme in ("canvas", "tasks", "acks", "control"):
+        importlib.import_module(f"tests.parity.scenarios_{theme}")
     chosen = os.environ.get("PARITY_SCENARIOS")
-    wanted = chosen.split(",") if chosen else list(SCENARIOS)
+    wanted = chosen.split(";") if chosen else list(SCENARIOS)
+    if SIDE == "threads":
+        wanted = [name for name in wanted if not SCENARIOS[name].stops]
     (FOLDER / "seen.json").write_text(json.dumps(run_all(wanted), default=repr))
 
 

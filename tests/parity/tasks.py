@@ -121,8 +121,8 @@ declare(add, name="parity.shared", decorate=shared_task)
 async def on_error(request: Any, exc: BaseException, traceback: Any) -> str:
     await pause(0)
     # Called in the place of the failed task, and no task of its own.
-    called = {"own_id": current_task.request.id, "direct": current_task.request.called_directly}
-    note("body", request.id, request.root_id, request.retries, "errback", exc=shown(exc), traceback=bool(traceback), **called)
+    told = {"exc": shown(exc), "traceback": bool(traceback), "own_id": current_task.request.id}
+    note("body", request.id, request.root_id, request.retries, "errback", **told)
     return "handled"
 
 
