@@ -22,6 +22,8 @@ Temporary = Callable[[Exception], bool]
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 2.0
+#: A thousand tasks may wait for the same server: one line tells it.
+LOG_AGAIN_S = 5.0
 
 #: Reports of the main thread that are not written yet. The loop thread's.
 _settlements: set[asyncio.Task[None]] = set()
@@ -112,5 +114,11 @@ def _abandoned() -> bool:
     return isinstance(job, Job) and job.abandoned
 
 
+_warned_at_s = -LOG_AGAIN_S
+
+
 def _log(what: str, exc: Exception) -> None:
-    logger.warning("%s failed and is tried again: %s", what, exc)
+    global _warned_at_s
+    if time.monotonic() - _warned_at_s >= LOG_AGAIN_S:
+        _warned_at_s = time.monotonic()
+        logger.warning("%s failed and is tried again, like others until the server is back: %s", what, exc)
