@@ -102,7 +102,7 @@ def undisturbed(values: list[int]) -> tuple[list[tuple[int, Any]], int, list[int
 
 async def recorded(store: Store, values: list[int]) -> set[int]:
     """The values that the checkpoint holds as finished."""
-    async with store._reading() as connection:
+    async with store.reading() as connection:
         row = (await connection.execute(select(schema.run))).one()
         chunks = [keys_from_row(each) for each in await connection.execute(select(schema.key_chunk))]
     keys = {chunk.keys[at : at + 16] for chunk in chunks for at in range(0, len(chunk.keys), 16)}
