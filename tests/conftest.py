@@ -33,6 +33,8 @@ SESSION = uuid.uuid4().hex
 ON_PURPOSE: list[tuple[str, set[str]]] = [
     # Celery makes a result backend once a thread, the loop's among them.
     ("celery/app/base.py", {"_get_backend"}),
+    # asyncpg looks for a password file and certificates in the home folder, whenever it connects.
+    ("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"}),
     # A small file is written by the loop's own thread: another one would cost more than the writing.
     ("sftp/localfile.py", {"__init__", "write", "commit", "discard", "remove", "close"}),
 ]

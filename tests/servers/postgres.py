@@ -27,6 +27,8 @@ _START_S = 30.0
 #: Nothing here has to survive a power cut.
 _OPTIONS = {"fsync": "off", "listen_addresses": "127.0.0.1", "max_connections": "100"}
 
+_DROP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'postgres'"
+
 
 class Postgres:
     """Where it is, and what may be done to it."""
@@ -49,19 +51,23 @@ class Postgres:
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run one statement, past everything that is tested."""
+        asyncio.run(self.execute_async(statement, database))
 
-        async def run() -> None:
-            connection = await asyncpg.connect(host="127.0.0.1", port=self.port, user="postgres", database=database)
-            try:
-                await connection.execute(statement)
-            finally:
-                await connection.close()
-
-        asyncio.run(run())
+    async def execute_async(self, statement: str, database: str = "postgres") -> None:
+        """Awaitable twin of :meth:`execute`."""
+        connection = await asyncpg.connect(host="127.0.0.1", port=self.port, user="postgres", database=database)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
 
     def drop_connections(self) -> None:
         """Cut every connection but the one that asks for it."""
-        self.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        self.execute(_DROP)
+
+    async def drop_connections_async(self) -> None:
+        """Awaitable twin of :meth:`drop_connections`."""
+        await self.execute_async(_DROP)
 
     def create(self) -> None:
         """Make the data folder."""
