@@ -128,7 +128,6 @@ class Slot:
         if self.child is None or (code := self.child.returncode) is None:
             return None
         self.listen()
-        self.child.kill()  # and with it what it may have left in its session
         os.close(self._pipe)
         if self._place.health_file is not None:
             with contextlib.suppress(OSError):  # a file of one that is gone would be taken for one that hangs

@@ -160,7 +160,7 @@ def test_a_second_ctrl_c_is_a_cold_shutdown(start: Start, client: Celery, broker
     node.wait_for_log("SIGINT: warm shutdown")
     wait_until(lambda: node.log().count("worker: Warm shutdown") == 2)
     node.signal(signal.SIGINT)
-    assert node.wait(30) not in (124, None)
+    assert node.wait(30) == 0
     assert ends(processes)
     assert broker.llen("celery") + broker.hlen("unacked") == 4
 
@@ -183,7 +183,7 @@ def test_one_that_hangs_makes_all_unhealthy(start: Start, worker_env: dict[str, 
     assert f"process {hanging.pid} gave its last sign of life" in health().stderr
     hanging.kill()
     wait_until(lambda: not (tmp_path / "health.2").exists())
-    assert health().returncode == 0
+    wait_until(lambda: health().returncode == 0)
     assert node.stop() == 0
     assert not list(tmp_path.glob("health*"))
 
