@@ -196,6 +196,19 @@ def test_what_is_wrong_here(
     assert said in answer.of("broken", check)[0]
 
 
+def test_packages_of_the_wrong_version(ask: Ask, tmp_path: Path) -> None:
+    metadata = tmp_path / "asyncworker-0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(
+        "Metadata-Version: 2.1\nName: asyncworker\nVersion: 0\nRequires-Dist: celery>=99\nRequires-Dist: click\n"
+        "Requires-Dist: nowhere>=1\nRequires-Dist: paramiko>=99 ; extra == 'bench'\n"
+    )
+    answer = ask(PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    old, missing = answer.of("broken", "versions")
+    assert old.endswith(" is installed -> pip install 'celery>=99'")
+    assert missing == "nowhere is missing -> pip install 'nowhere>=1'"
+
+
 def test_a_process_patched_by_gevent(environment: dict[str, Any]) -> None:
     pytest.importorskip("gevent")
     patched = "from gevent import monkey; monkey.patch_all()\nfrom asyncworker.cli import main; main()"
