@@ -241,7 +241,7 @@ class Supervisor:
         draining, slot.kill_at_s = slot.kill_at_s is not None, None
         if self._stopping:
             # One that was asked to end before it had installed its handler is no failure.
-            if code not in (0, -signal.SIGTERM):
+            if code not in (0, -signal.SIGTERM, -signal.SIGQUIT):
                 logger.error("%s ended with %s", slot.node, _told(code))
                 self._exit_code = self._exit_code or _as_exit_code(code)
         elif slot.leaving and code == 0:
@@ -288,7 +288,7 @@ class Supervisor:
             self._stopping = True
             for slot in self._slots:
                 slot.start_at_s = None
-                slot.kill_at_s = time.monotonic() + self._drain_timeout_s
+                slot.kill_at_s = time.monotonic() + self._drain_timeout_s if slot.child else None
         self._send(number)
 
     def _send(self, number: signal.Signals) -> None:
@@ -298,7 +298,12 @@ class Supervisor:
 
 
 def _told(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"signal {-code}"
 
 
 def _as_exit_code(code: int) -> int:
