@@ -65,9 +65,11 @@ def ends(processes: Any) -> bool:
     return not alive
 
 
-def test_each_process_is_a_worker_of_its_own(start: Start, client: Celery, tmp_path: Path) -> None:
+def test_each_process_is_a_worker_of_its_own_and_sigterm_drains_all(
+    start: Start, client: Celery, broker: redis.Redis, tmp_path: Path
+) -> None:
     pidfile = tmp_path / "pid"
-    node = start("-c", "7", "--pidfile", str(pidfile))
+    node = start("-c", "5", "--pidfile", str(pidfile))
     pids = {name: process.pid for name, process in children(node).items()}
     assert set(pids) == NODES
     assert int(pidfile.read_text()) == node.pid
@@ -75,12 +77,17 @@ def test_each_process_is_a_worker_of_its_own(start: Start, client: Celery, tmp_p
     assert {name for ping in pings for name in ping} == NODES
     stats = client.control.inspect(timeout=10, limit=2).stats()
     assert {name: each["pid"] for name, each in stats.items()} == pids
-    assert [each["pool"]["max-concurrency"] for each in stats.values()] == [7, 7]
+    assert [each["pool"]["max-concurrency"] for each in stats.values()] == [5, 5]
     for name in NODES:
         assert f"/{name}] {name} ready." in node.log()
     processes = list(children(node).values())
+    results = [client.tasks["t.sleep_late"].delay(1.5) for _ in range(14)]
+    wait_until(lambda: node.log().count("received") >= 10)
     assert node.stop() == 0
     assert ends(processes)
+    assert sum(result.state == "SUCCESS" for result in results) == 10
+    assert broker.llen("celery") == 4
+    assert broker.hlen("unacked") == 0
     assert not pidfile.exists()
     assert "Traceback" not in node.log()
 
@@ -125,18 +132,6 @@ def test_what_keeps_all_from_starting_ends_it(worker: Start, tmp_path: Path) -> 
     node = worker(FRAGILE, "--processes", "2", *QUICK, env={"FRAGILE_FOLDER": str(tmp_path)}, ready=False)
     assert node.wait(30) == 3
     assert "ended with exit code 3 before any worker was ready: giving up" in node.log()
-
-
-def test_sigterm_drains_all(start: Start, client: Celery, broker: redis.Redis) -> None:
-    node = start("-c", "5")
-    processes = list(children(node).values())
-    results = [client.tasks["t.sleep_late"].delay(1.5) for _ in range(14)]
-    wait_until(lambda: node.log().count("received") >= 10)
-    assert node.stop() == 0
-    assert ends(processes)
-    assert sum(result.state == "SUCCESS" for result in results) == 10
-    assert broker.llen("celery") == 4
-    assert broker.hlen("unacked") == 0
 
 
 def test_after_the_drain_deadline_it_kills_and_says_so(start: Start, client: Celery) -> None:
