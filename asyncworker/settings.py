@@ -59,7 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_grace_s: Seconds = 10.0
     """How long items in flight may take to finish when a worker is told to end; then they run again elsewhere."""
     lease_s: Annotated[float, Meta(ge=3)] = 30.0
-    """A run that is delivered again waits for its holder, and takes over when that was silent for so long."""
+    """A fan-out or long late-ack task that comes again waits for its holder; takes over from one silent so long."""
     drain_timeout_s: PositiveSeconds = 300.0
     """With ``--processes``: how long a worker that was told to end may go on with its tasks before it is killed."""
     health_file: str = ""

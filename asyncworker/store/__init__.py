@@ -2,6 +2,7 @@
 
 from asyncworker.store.bitmap import Bitmap
 from asyncworker.store.deliveries import DeadLetter, Deliveries, Start
+from asyncworker.store.leases import Lease, Leases
 from asyncworker.store.opening import open_store
 from asyncworker.store.records import (
     Batch,
@@ -25,6 +26,8 @@ __all__ = [
     "Deliveries",
     "ItemFailure",
     "KeyChunk",
+    "Lease",
+    "Leases",
     "OnChange",
     "Progress",
     "ResultChunk",

@@ -28,6 +28,7 @@ __all__ = [
     "delivery",
     "failure",
     "key_chunk",
+    "lease",
     "metadata",
     "result_chunk",
     "run",
@@ -156,4 +157,13 @@ dead_letter = Table(
     # JSON: the arguments, for a replay.
     Column("arguments", LargeBinary, nullable=False),
     Index("asyncworker_dead_letter_by_time", "dead_at"),
+)
+
+lease = Table(
+    "asyncworker_lease",
+    metadata,
+    Column("key", String(300), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("renewed_at", UTCDateTime, nullable=False),
+    Column("ended", Boolean, nullable=False),
 )

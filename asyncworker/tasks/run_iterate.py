@@ -32,6 +32,8 @@ class RunIterateTask(AsyncTask):
     """The fan-out as a Celery task; its id is the run's id."""
 
     abstract = True
+    #: Its run is held in the store, item by item.
+    holds_own_lease = True
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> IterateResult:
         """Return the result object of a run."""

@@ -1,4 +1,4 @@
-"""A task that kills its worker is not begun for ever: each new beginning is counted before it happens."""
+"""Second deliveries: a task is not run by two at once, and one that kills its worker is not begun for ever."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
+from celery.exceptions import Ignore
 from kombu.utils.json import dumps
 
 from asyncworker.errors import StoreError, TooManyDeliveries
 from asyncworker.settings import Settings
 from asyncworker.store import DeadLetter, Deliveries, Start, shared_store
 from asyncworker.worker.job import Job
+from asyncworker.worker.leases import LeaseKeeper
 
 __all__ = ["DeliveryGuard"]
 
@@ -20,25 +22,42 @@ logger = logging.getLogger(__name__)
 
 
 class DeliveryGuard:
-    """Counts the beginnings of tasks that were delivered again. Used on the loop thread.
+    """Admits tasks that were delivered again, and counts their beginnings. Used on the loop thread.
 
     A task on its first delivery costs nothing. One that comes to an end, whatever end, or is put back by a worker that
     shuts down, is forgotten: only those whose process died while they ran add up.
+
+    Args:
+        settings: ``max_deliveries``.
+        leases: Those of this process's tasks.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, leases: LeaseKeeper) -> None:
         self._settings = settings
+        self._leases = leases
 
     def concerns(self, job: Job) -> bool:
-        """Tell whether a job's beginning is to be counted."""
-        return self._settings.max_deliveries > 0 and bool(_delivery_info(job).get("redelivered"))
+        """Tell whether a job is to be admitted before it begins."""
+        return bool(_delivery_info(job).get("redelivered"))
 
-    async def begin(self, job: Job) -> TooManyDeliveries | None:
-        """Count a beginning; returns why the task is not to begin once more. A store that is away lets it begin."""
+    async def admit(self, job: Job) -> Exception | None:
+        """Wait while another process runs the same task, and count its beginning here.
+
+        Returns:
+            What to report in the place of running it: ``Ignore`` where it is done, or that it was begun too often.
+        """
+        if job.late and not await self._leases.wait_for_holder(job):
+            logger.info("%s was finished by another delivery of it", job)
+            return Ignore("finished by another delivery")
+        return await self._begin(job) if self._settings.max_deliveries else None
+
+    async def _begin(self, job: Job) -> TooManyDeliveries | None:
+        # A store that is away lets it begin.
         try:
             deliveries = Deliveries(await shared_store(self._settings))
             history = await deliveries.begin(job.id, str(job.args[2].get("hostname")), os.getpid())
             if len(history) <= self._settings.max_deliveries:
+                job.counted = True
                 return None
             await deliveries.bury(_letter(job, history))
         except StoreError as exc:
@@ -51,8 +70,12 @@ class DeliveryGuard:
         logger.error("%s", error)
         return error
 
-    async def end(self, job: Job) -> None:
-        """Forget a job's beginnings."""
+    async def end(self, job: Job, *, succeeded: bool) -> None:
+        """Forget a job's beginnings, and let the deliveries know that wait for it."""
+        if job.leased:
+            await self._leases.end(job, succeeded=succeeded)
+        if not job.counted:
+            return
         try:
             await Deliveries(await shared_store(self._settings)).end(job.id)
         except StoreError as exc:

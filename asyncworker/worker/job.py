@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
@@ -32,6 +32,9 @@ class Job(LiveJob):
 
     Attributes:
         pid: The pseudo process id that Celery knows it by.
+        late: Its message is acknowledged when it has ended, and comes again if that takes too long.
+        leased: This process holds its lease.
+        still_held: Asks the store whether it does.
         counted: Its beginning was counted, and is to be forgotten when it ends.
         started: Its code was given to the loop or to a thread.
         abandoned: Its outcome was already reported (hard limit, revoked); what it still returns is ignored.
@@ -63,6 +66,9 @@ class Job(LiveJob):
         self.interrupt = Interrupt()
         self.started = False
         self.counted = False
+        self.late = False
+        self.leased = False
+        self.still_held: Callable[[], Coroutine[Any, Any, bool]] | None = None
         self.abandoned = False
         self.terminated = False
         self.timers: list[Any] = []

@@ -20,6 +20,7 @@ from asyncworker.settings import load_settings
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.health import BEAT_S, HealthFile
 from asyncworker.worker.job import Job
+from asyncworker.worker.leases import LeaseKeeper
 from asyncworker.worker.outbox import Outbox, OutboxThread
 from asyncworker.worker.persist import flush_settlements
 from asyncworker.worker.runner import Runner, exception_info
@@ -56,16 +57,19 @@ class AsyncPool(BasePool):
         self._closing = False
         self._ended = False
         self._async_names = self._adopt_tasks()
+        self._late_names = frozenset(task.name for task in self.app.tasks.values() if _needs_lease(task))
         self._timer = Timer()
         self._outbox = Outbox()
         self._loop_thread = get_loop_thread(threads=self._settings.sync_threads)
         self._loop_thread.on_stop(_close_resources)
         self._loop_thread.on_stop(flush_settlements)
+        leases = LeaseKeeper(self._settings, lambda job: self._outbox.put(lambda: self._abandon(job)))
+        self._loop_thread.loop.call_soon_threadsafe(self._keep_leases, leases)
         self._runner = Runner(
             self._loop_thread,
             self._outbox,
             self._finished,
-            DeliveryGuard(self._settings),
+            DeliveryGuard(self._settings, leases),
             threads=self._settings.sync_threads,
         )
         self._watchdog = Watchdog(self._loop_thread, blocked_after_s=self._settings.blocked_after_s)
@@ -111,6 +115,7 @@ class AsyncPool(BasePool):
             soft_timeout_s=soft_timeout or self.options.get("soft_timeout"),
             timeout_s=timeout or self.options.get("timeout"),
         )
+        job.late = job.name in self._late_names
         if self._hub is None and self._outbox_thread is None:
             # The transport has no event loop of kombu's: Celery then expects settling from any thread.
             self._outbox_thread = OutboxThread(self._outbox)
@@ -197,6 +202,9 @@ class AsyncPool(BasePool):
                     task.name,
                 )
         return frozenset(async_names)
+
+    def _keep_leases(self, leases: LeaseKeeper) -> None:
+        self._leases_task = self._loop_thread.loop.create_task(leases.keep(), name="asyncworker-leases")
 
     def _health_file(self) -> HealthFile | None:
         if not self._settings.health_file:
@@ -311,6 +319,11 @@ class AsyncPool(BasePool):
             self._hub.remove_reader(self._outbox.fileno())
         self._outbox.close()
         self._ended = True
+
+
+def _needs_lease(task: Any) -> bool:
+    """Tell whether a task could be run twice because it takes long; a fan-out sees to that by itself."""
+    return bool(task.acks_late) and not getattr(task, "holds_own_lease", False)
 
 
 async def _close_resources() -> None:

@@ -85,8 +85,7 @@ class Runner:
     # -- a job that was delivered again --------------------------------------------------------------------------
 
     async def _start_guarded(self, job: Job, on_loop: bool) -> None:
-        refusal = await self._guard.begin(job)
-        job.counted = refusal is None
+        refusal = await self._guard.admit(job)
         if refusal is not None:
             self._put(job, functools.partial(job.on_error, exception_info(refusal)))
         elif job.abandoned:  # revoked meanwhile
@@ -96,6 +95,11 @@ class Runner:
             self._take_inbox()
         else:
             self._start_on_thread(job)
+
+    async def _end_guarded(self, job: Job, report: Callable[[], Any], succeeded: bool) -> None:
+        # Before the acknowledgement: a death in between is one of a task that others know to be done.
+        await self._guard.end(job, succeeded=succeeded and not job.abandoned)
+        self._report(job, report)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         # The loop itself holds tasks weakly.
@@ -122,7 +126,7 @@ class Runner:
             # Nothing may leave: SystemExit would end the loop, and a cancellation is settled like any other end.
             self._put_lost(job)
         else:
-            self._put(job, functools.partial(job.on_success, _unwrapped(outcome)))
+            self._put(job, functools.partial(job.on_success, _unwrapped(outcome)), succeeded=not outcome[0])
 
     def _soft_limit(self, job: Job, limit_s: float) -> None:
         if job.task is not None and job.coroutine is not None:
@@ -146,13 +150,18 @@ class Runner:
         except BaseException:
             self._put_lost(job)
         else:
-            self._put(job, functools.partial(job.on_success, _unwrapped(outcome)))
+            self._put(job, functools.partial(job.on_success, _unwrapped(outcome)), succeeded=not outcome[0])
 
     # -- on either -----------------------------------------------------------------------------------------------
 
-    def _put(self, job: Job, report: Callable[[], Any]) -> None:
-        if job.counted:
-            self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(self._guard.end(job))))
+    def _put(self, job: Job, report: Callable[[], Any], *, succeeded: bool = False) -> None:
+        if job.counted or job.leased:
+            ending = self._end_guarded(job, report, succeeded)
+            self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(ending)))
+        else:
+            self._report(job, report)
+
+    def _report(self, job: Job, report: Callable[[], Any]) -> None:
         self._outbox.put(functools.partial(self._finished, job, report))
 
     def _put_lost(self, job: Job) -> None:

@@ -249,9 +249,11 @@ def _wait_in_bridge(coroutine: Coroutine[Any, Any, Any]) -> Any:
     try:
         value = await_(coroutine)
     except BaseException as exc:
+        _check_lease(job)
         raise _outcome_of(exc, job) from exc.__cause__
     finally:
         job.coroutine = outer
+    _check_lease(job)
     return _unless_abandoned(value, job)
 
 
@@ -266,12 +268,23 @@ def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:
         try:
             value = run(*args, **kwargs)
         except BaseException as exc:
+            _check_lease(job)
             if job.abandoned:
                 raise asyncio.CancelledError from exc
             raise
+        _check_lease(job)
         return _unless_abandoned(value, job)
 
     return _marked(guarded)
+
+
+def _check_lease(job: Job) -> None:
+    """Before anything of a long task's outcome is stored: does this process still hold it?"""
+    if job.still_held is None or job.abandoned:
+        return
+    asking = job.still_held()
+    held = await_(asking) if in_bridge() else get_loop_thread().run(asking)
+    job.abandoned = job.abandoned or not held
 
 
 def _unless_abandoned(value: Any, job: Job) -> Any:

@@ -267,3 +267,29 @@ async def poison(unless: str) -> str:
     if not os.path.exists(unless):  # noqa: PTH110 - one call
         os.kill(os.getpid(), signal.SIGKILL)
     return "survived"
+
+
+@shared_task(name="t.logged_late", acks_late=True)
+async def logged_late(log: str, seconds: float) -> float:
+    append(log, "begun")
+    await asyncio.sleep(seconds)
+    append(log, "ended")
+    return seconds
+
+
+@shared_task(name="t.logged_late_sync", acks_late=True)
+def logged_late_sync(log: str, seconds: float) -> float:
+    append(log, "begun")
+    time.sleep(seconds)
+    append(log, "ended")
+    return seconds
+
+
+@shared_task(name="t.logged_link")
+def logged_link(log: str) -> None:
+    append(log, "linked")
+
+
+def append(log: str, line: str) -> None:
+    with open(log, "a", buffering=1) as file:  # noqa: PTH123 - one write a line, appended whole
+        file.write(f"{line}\n")

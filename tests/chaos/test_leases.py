@@ -1,0 +1,94 @@
+"""Late-ack tasks that outlast the visibility timeout: run once while their worker lives, else taken over."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+
+from asyncworker.cli.embedded import EmbeddedServer
+from tests.integration import tasks
+from tests.servers.worker import Worker
+
+MODULE = tasks.__name__
+ENV = {"ASYNCWORKER_LEASE_S": "3"}
+
+
+def redeliver(valkey: EmbeddedServer) -> None:
+    """Do what the visibility timeout would: put every unacknowledged message back."""
+    with redis.Redis.from_url(valkey.redis_url) as broker:
+        for tag in broker.hkeys("unacked"):
+            broker.zadd("unacked_index", {tag: 0})
+
+
+@pytest.mark.parametrize("name", ["t.logged_late", "t.logged_late_sync"])
+def test_a_long_task_that_is_delivered_again_is_run_once(
+    worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, tmp_path: Path, name: str
+) -> None:
+    log = tmp_path / "log"
+    first = worker(MODULE, "--without-mingle", env=ENV)
+    result = client.tasks[name].delay(str(log), 9)
+    first.wait_for_log(f"{name}[{result.id}] received")
+    time.sleep(5)  # its lease is taken after three
+    redeliver(valkey)
+    second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
+    assert result.get(timeout=60) == 9
+
+    def logs() -> str:
+        return first.log() + second.log()
+
+    until = time.monotonic() + 30
+    while "was finished by another delivery of it" not in logs():
+        assert time.monotonic() < until, logs()
+        time.sleep(0.05)
+    assert log.read_text() == "begun\nended\n"
+    with redis.Redis.from_url(valkey.redis_url) as broker:
+        until = time.monotonic() + 10
+        while broker.hlen("unacked") or broker.llen("celery"):
+            assert time.monotonic() < until, "a delivery was not settled"
+            time.sleep(0.05)
+
+
+def test_a_frozen_worker_is_taken_over_and_its_outcome_is_refused(
+    worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    first = worker(MODULE, "--without-mingle", env=ENV)
+    result = client.tasks["t.logged_late"].apply_async((str(log), 6), link=client.tasks["t.logged_link"].si(str(log)))
+    first.wait_for_log(f"[{result.id}] received")
+    time.sleep(5)
+    first.pause()
+    redeliver(valkey)
+    second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
+    second.wait_for_log("taking it over")
+    first.resume()
+    first.wait_for_log("was taken over by another process; its outcome here is ignored")
+    assert result.get(timeout=60) == 6
+    second.wait_for_log(f"t.logged_late[{result.id}] succeeded")
+    until = time.monotonic() + 20
+    while "linked" not in log.read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert first.stop() == 0
+    assert log.read_text().count("linked") == 1
+    assert f"t.logged_late[{result.id}] succeeded" not in first.log()
+
+
+def test_a_task_that_was_cut_by_a_cold_shutdown_is_run_by_the_next_worker_at_once(
+    worker: Callable[..., Worker], client: Celery, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    first = worker(MODULE, "--without-mingle", env=ENV)
+    result = client.tasks["t.logged_late"].delay(str(log), 8)
+    first.wait_for_log(f"[{result.id}] received")
+    time.sleep(5)
+    first.signal(signal.SIGQUIT)
+    first.wait(30)
+    second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
+    assert result.get(timeout=60) == 8
+    assert "taking it over" not in second.log()
