@@ -64,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """With ``--processes``: how long a worker that was told to end may go on with its tasks before it is killed."""
     health_file: str = ""
     """A file that a worker rewrites each second while it consumes and its loop answers; see `asyncworker health`."""
+    max_zombies: Annotated[int, Meta(ge=0)] = 0
+    """A worker with so many tasks that do not end after being cancelled shuts down, to be started anew; 0: never."""
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
 

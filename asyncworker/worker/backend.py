@@ -23,8 +23,8 @@ __all__ = ["OffLoopBackend", "in_backend"]
 
 logger = logging.getLogger(__name__)
 
-#: Whether Celery's backend is what runs. A failure's errbacks are called by it, as plain functions: ``link_error`` tasks
-#: that take ``(request, exc, traceback)``.
+#: Whether Celery's backend is what runs. A failure's errbacks are called by it, as plain functions: those of the tasks
+#: in ``link_error`` that take ``(request, exc, traceback)``.
 in_backend: contextvars.ContextVar[bool] = contextvars.ContextVar("asyncworker_in_backend", default=False)
 
 #: Writes that an abandoned job may not make: its outcome was reported already.

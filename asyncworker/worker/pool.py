@@ -11,7 +11,9 @@ from typing import Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery.concurrency.base import BasePool
+from celery.platforms import EX_FAILURE
 from celery.utils.timer2 import Timer
+from celery.worker import state
 
 from asyncworker.loop import Watchdog, get_loop_thread, live_jobs
 from asyncworker.loop.thread import set_io_threads
@@ -277,6 +279,10 @@ class AsyncPool(BasePool):
                 self._settings.cancel_grace_s,
                 "\n  ".join(job.stack()) or "(unknown)",
             )
+            if len(self._zombies) == self._settings.max_zombies:
+                logger.error("%d tasks do not end: this worker shuts down, to be started anew", len(self._zombies))
+                # What `celery control shutdown` does: a warm shutdown, which does not wait for them.
+                state.should_stop = EX_FAILURE  # type: ignore[assignment]
 
     # -- the end -------------------------------------------------------------------------------------------------
 

@@ -92,3 +92,16 @@ def test_a_broker_restart_does_not_make_the_worker_deaf(
     assert [result.get(timeout=60) for result in running] == [1.5] * 20
     assert client.tasks["t.add"].delay(1, 2).get(timeout=60) == 3
     assert node.returncode is None
+
+
+def test_a_worker_with_too_many_zombies_ends_to_be_started_anew(worker: Callable[..., Worker], client: Celery) -> None:
+    env = {"ASYNCWORKER_MAX_ZOMBIES": "2", "ASYNCWORKER_CANCEL_GRACE_S": "0.2"}
+    node = worker(MODULE, "--without-mingle", env=env)
+    stubborn = [client.tasks["t.stubborn"].delay(600) for _ in range(2)]
+    healthy = client.tasks["t.sleep"].delay(1)
+    wait_until(lambda: node.log().count("received") >= 3)
+    for result in stubborn:
+        result.revoke(terminate=True)
+    assert node.wait(30) == 1
+    assert healthy.state == "SUCCESS"
+    assert "2 tasks do not end: this worker shuts down" in node.log()
