@@ -71,11 +71,10 @@ def supervise(worker: Any, options: Mapping[str, Any], settings: Settings) -> in
     # Celery's log format shows this name.
     multiprocessing.current_process().name = worker.hostname
     worker.app.log.setup(options.get("loglevel"), options.get("logfile"), hostname=worker.hostname)
-    places = _places(worker.hostname, count, settings.health_file)
-    supervisor = Supervisor(places, drain_timeout_s=settings.drain_timeout_s)
     lock = create_pidlock(options["pidfile"]) if options.get("pidfile") else None
     try:
-        return supervisor.run()
+        places = _places(worker.hostname, count, settings.health_file)
+        return Supervisor(places, drain_timeout_s=settings.drain_timeout_s).run()
     finally:
         if lock is not None:
             lock.release()
@@ -95,8 +94,7 @@ def _places(hostname: str, count: int, health_file: str) -> list[Place]:
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    context = click.get_current_context(silent=True)
-    if context is None or "worker" not in sys.argv[1:]:
+    if click.get_current_context(silent=True) is None or "worker" not in sys.argv[1:]:
         raise SettingsError("--processes is for the celery command: celery -A APP worker --processes N")
     if options.get("beat"):
         raise SettingsError(
@@ -104,14 +102,17 @@ def _check(options: Mapping[str, Any]) -> None:
         )
     if options.get("statedb"):
         raise SettingsError("--statedb does not go with --processes: they would all write the same file")
-    workdir = getattr(context.obj, "workdir", None)
-    if workdir and not Path(workdir).is_absolute():
-        raise SettingsError(f"--workdir is {str(workdir)!r}: with --processes it must be an absolute path")
 
 
 def worker_command(node: str, pipe: int) -> list[str]:
     """Return the command line of one worker: this process's own, Python's options included, with what comes last."""
     words = [sys.executable, *sys.orig_argv[1:]]
+    # Celery has gone to that folder already, and a relative name would be looked for below it.
+    for index, word in enumerate(words):
+        if word.startswith("--workdir="):
+            words[index] = f"--workdir={Path.cwd()}"
+        elif word == "--workdir":
+            words[index + 1] = str(Path.cwd())
     # Celery reads what follows a -- as configuration.
     end = words.index("--") if "--" in words else len(words)
     return [*words[:end], "--hostname", node, "--supervised", str(pipe), *words[end:]]
