@@ -83,9 +83,10 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
     importlib.import_module("asyncworker.tasks.run_iterate")
     # Makes `inspect coroutines` known to the worker, and to the command line.
     importlib.import_module("asyncworker.worker.control")
-    connect: Any = functools.partial(Signal.connect, weak=False, dispatch_uid=f"asyncworker-{id(app)}")
-    connect(signals.import_modules, _import_tasks, sender=app)
-    connect(signals.celeryd_init, _check_worker)
+    connect: Any = functools.partial(Signal.connect, weak=False)
+    connect(signals.import_modules, _import_tasks, sender=app, dispatch_uid=f"asyncworker-{id(app)}")
+    # Its sender is a host name: once for all apps.
+    connect(signals.celeryd_init, _check_worker, dispatch_uid="asyncworker")
     return app
 
 

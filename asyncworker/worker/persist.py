@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from tenacity import RetryCallState, wait_random_exponential
+
 from asyncworker.loop import await_, current_job, in_bridge, off_loop, off_loop_async, running_loop_thread
 from asyncworker.worker.job import Job
 
@@ -90,10 +92,11 @@ async def _settle(call: Callable[[], object], temporary: Temporary, what: str) -
 
 
 def _waits() -> Iterator[float]:
-    wait_s = FIRST_WAIT_S
+    wait = wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
+    state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
     while True:
-        yield wait_s
-        wait_s = min(LONGEST_WAIT_S, wait_s * 2)
+        yield wait(state)
+        state.attempt_number += 1
 
 
 def _wait(wait_s: float) -> None:
