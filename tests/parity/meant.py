@@ -64,7 +64,7 @@ MEANT = [
         what="Memory, globals, crashes",
         prefork="a process a task at a time",
         ours="shared by all tasks of the process; `worker_max_tasks_per_child` and `worker_max_memory_per_child` have "
-        "no effect on the pool",
+        "no effect; `--processes N` with `--max-tasks` or `--max-memory-mb` recycles whole workers",
     ),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from tests.parity.app import app
 from tests.parity.side import Driver, scenario
 
@@ -21,6 +23,19 @@ def _(do: Driver) -> None:
     do.wait(*[f"blocker{number}" for number in range(SLOTS)], "reserved")
     do.wait_noted("reserved", "task_revoked")
     do.fact("its link", do.state("never"))
+
+
+@scenario("expires while it waits for a slot", alone=True)
+def _(do: Driver) -> None:
+    for number in range(SLOTS):
+        do.send("gate", "crowded", id=f"blocker{number}")
+    for number in range(SLOTS):
+        do.wait_noted(f"blocker{number}", "begun")
+    do.send("add", 1, 1, id="a", expires=1)
+    do.wait_noted("a", "task_received")
+    time.sleep(1.2)
+    do.open("crowded")
+    do.wait(*[f"blocker{number}" for number in range(SLOTS)], "a")
 
 
 @scenario("revoke: waiting for its eta")
