@@ -21,9 +21,10 @@ from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]
 from celery.utils.threads import LocalStack, get_ident
 
 from asyncworker.errors import SettingsError, TaskCancelled
-from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, off_loop, running_loop_thread
+from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, running_loop_thread
 from asyncworker.worker.backend import OffLoopBackend, in_backend
 from asyncworker.worker.job import Job, SoftTimeLimitReached
+from asyncworker.worker.sending import send_from_bridge
 
 __all__ = [
     "adopt",
@@ -107,7 +108,7 @@ _told: set[str] = set()
 def _send(name: str, apply_async: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Send a task: off the loop where there is a bridge to wait in, else here, which on the loop is worth a warning."""
     if in_bridge():
-        return off_loop(apply_async, *args, **kwargs)
+        return send_from_bridge(name, apply_async, *args, **kwargs)
     if name not in _told and _on_our_loop():
         _told.add(name)
         logger.warning(

@@ -41,6 +41,16 @@ def late_sync(self: Any, number: int, seconds: float) -> int:
     return number
 
 
+@shared_task(name="o.again", bind=True, acks_late=True)
+async def again(self: Any, number: int, seconds: float) -> int:
+    """Try itself again, once."""
+    note("begin", self.request.id)
+    await asyncio.sleep(seconds)
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    return number
+
+
 @shared_task(name="o.heartbeat", ignore_result=True)
 async def heartbeat(stop_file: str) -> None:
     """Note a beat each 50 ms until there is a file of that name."""

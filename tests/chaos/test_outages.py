@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, chain
 from celery.exceptions import TimeLimitExceeded
 from celery.states import READY_STATES
+from packaging.requirements import Requirement
 
 from tests.chaos import outage_tasks
 from tests.servers.client import client_app
 from tests.servers.proxy import Proxy, running_proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.valkey import RestartableValkey, running_valkey
-from tests.servers.worker import Worker, running_worker
+from tests.servers.worker import ROOT, Worker, running_worker
 
 GET_S = 60.0
 #: How long the tasks run that an outage hits; each outage begins while they run and ends after they have.
-WORK_S = 1.5
-OUTAGE_S = 3.0
+WORK_S = 1.0
+OUTAGE_S = 2.0
 EACH = 15
 
 
@@ -117,7 +120,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def running_scene(folder: Path, client: Urls, worker: Urls, *arguments: str) -> Iterator[Scene]:
+def running_scene(folder: Path, client: Urls, worker: Urls) -> Iterator[Scene]:
     """Run a worker and a client."""
     log_path = folder / "outage.log"
     env = {
@@ -128,7 +131,7 @@ def running_scene(folder: Path, client: Urls, worker: Urls, *arguments: str) -> 
         outage_tasks.LOG_VARIABLE: str(log_path),
     }
     with (
-        running_worker(folder, "-c", "100", "--without-mingle", "--without-gossip", *arguments, env=env) as node,
+        running_worker(folder, "-c", "100", "--without-mingle", "--without-gossip", env=env) as node,
         client_app(client) as app,
     ):
         yield Scene(node, app, log_path, folder / "stop")
@@ -161,6 +164,7 @@ ALL = ("o.early", "o.late", "o.late_sync")
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_redis_ends_and_comes_back(scene: Scene, redis_server: RestartableValkey, end: str) -> None:
+    """Celery 5.7.0 dies of it: ``'NoneType' object has no attribute 'hostname'``."""
     sent = scene.begin(*ALL)
     getattr(redis_server, end)()
     before = scene.beats()
@@ -185,6 +189,15 @@ def test_redis_does_not_answer_for_a_while(scene: Scene, redis_server: Restartab
     scene.check(sent)
 
 
+def test_the_celery_that_dies_of_an_outage_is_excluded() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [Requirement(each) for each in project["dependencies"]]
+    (celery,) = (each for each in requirements if each.name == "celery")
+    assert not celery.specifier.contains("5.7.0")
+    assert celery.specifier.contains("5.6.3")
+    assert celery.specifier.contains(version("celery"))
+
+
 @pytest.mark.parametrize("then", ["heal", "cut"])
 def test_the_worker_is_parted_from_redis(redis_server: RestartableValkey, tmp_path: Path, then: str) -> None:
     """A network that is parted sends no end of a connection; afterwards it goes on, or everything was reset."""
@@ -202,15 +215,12 @@ def test_the_worker_is_parted_from_redis(redis_server: RestartableValkey, tmp_pa
 
 
 @pytest.mark.xfail(reason="kombu's BRPOP takes a message out of the queue before it is known to have arrived")
-@pytest.mark.parametrize("name", ["o.early", "o.late"])
-def test_a_message_on_its_way_when_the_connection_is_lost(
-    redis_server: RestartableValkey, tmp_path: Path, name: str
-) -> None:
+def test_a_message_on_its_way_when_the_connection_is_lost(redis_server: RestartableValkey, tmp_path: Path) -> None:
     with parted_scene(redis_server, tmp_path) as (scene, proxy):
-        scene.begin(name)
+        scene.begin("o.late")
         proxy.partition()
         # The worker's BRPOP waits at the server, which gives it the message at once.
-        on_its_way = scene.app.tasks[name].delay(0, 0).id
+        on_its_way = scene.app.tasks["o.late"].delay(0, 0).id
         proxy.cut()
         proxy.heal()
         for task_id in scene.send("o.late", seconds=0)["o.late"]:
@@ -232,10 +242,25 @@ def test_every_connection_is_killed_again_and_again(scene: Scene, redis_server: 
     scene.check(sent, redelivered=rounds)
 
 
+def test_what_follows_a_task_is_sent_when_the_broker_is_back(scene: Scene, redis_server: RestartableValkey) -> None:
+    """The next task of a chain, and a task that tries itself again, must be sent while Redis is down."""
+    scene.app.tasks["o.heartbeat"].delay(str(scene.stop_path))
+    late = scene.app.tasks["o.late"]
+    chains = [chain(late.si(0, WORK_S), late.si(n, 0), app=scene.app).apply_async().id for n in range(5)]
+    again = [scene.app.tasks["o.again"].delay(n, WORK_S).id for n in range(5)]
+    scene.wait_for(lambda: scene.noted("begin").total() == 10, "the beginning of every task")
+    redis_server.kill()
+    time.sleep(OUTAGE_S)
+    redis_server.start()
+    assert [scene.result(task_id) for task_id in chains] == list(range(5))
+    assert [scene.result(task_id) for task_id in again] == list(range(5))
+    scene.check({})
+
+
 # -- RabbitMQ, which gives back at once what a lost connection held; results on Redis ----------------------------------
 
 
-@pytest.mark.parametrize("how", ["app", "stop", "kill"])
+@pytest.mark.parametrize("how", ["app", "kill"])
 def test_rabbitmq_ends_and_comes_back(
     rabbitmq: RabbitMQ, redis_server: RestartableValkey, tmp_path: Path, how: str
 ) -> None:
@@ -246,7 +271,7 @@ def test_rabbitmq_ends_and_comes_back(
         if how == "app":
             rabbitmq.ctl("stop_app")
         else:
-            getattr(rabbitmq, how)()
+            rabbitmq.kill()
         scene.wait_for(lambda: scene.noted("end").total() == EACH * len(ALL), "the end of every task")
         time.sleep(OUTAGE_S - WORK_S)
         scene.check_beats(before)
