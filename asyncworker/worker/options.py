@@ -94,14 +94,14 @@ def _places(hostname: str, count: int, health_file: str) -> list[Place]:
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    if click.get_current_context(silent=True) is None or "worker" not in sys.argv[1:]:
-        raise SettingsError("--processes is for the celery command: celery -A APP worker --processes N")
     if options.get("beat"):
         raise SettingsError(
             "--beat does not go with --processes: each of them would run it; start celery beat by itself"
         )
     if options.get("statedb"):
         raise SettingsError("--statedb does not go with --processes: they would all write the same file")
+    if click.get_current_context(silent=True) is None or "worker" not in sys.argv[1:]:
+        raise SettingsError("--processes is for the celery command: celery -A APP worker --processes N")
 
 
 def worker_command(node: str, pipe: int) -> list[str]:

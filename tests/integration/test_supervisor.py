@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -54,9 +55,10 @@ def children(node: Worker) -> dict[str, psutil.Process]:
     """The worker processes by the name of their node."""
     found = {}
     for process in psutil.Process(node.pid).children():
-        words = process.cmdline()
-        if "--supervised" in words:
-            found[words[words.index("--supervised") - 1]] = process
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            words = process.cmdline()
+            if "--supervised" in words:
+                found[words[words.index("--supervised") - 1]] = process
     return found
 
 
@@ -215,18 +217,3 @@ def test_one_that_takes_too_much_memory_is_replaced(start: Start, client: Celery
     node.wait_for_log("MB of memory, of at most 250")
     wait_until(lambda: node.log().count(" ready.") == 3)
     assert fat not in {process.pid for process in children(node).values()}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (("--processes", "2", "--beat"), "--beat does not go with --processes"),
-        (("--processes", "2", "--statedb", "state"), "--statedb does not go with --processes"),
-        (("--max-tasks", "2"), "--max-tasks needs --processes"),
-    ],
-)
-def test_what_does_not_go_together_is_told(worker: Start, arguments: tuple[str, ...], reason: str) -> None:
-    node = worker(MODULE, *arguments, ready=False)
-    assert node.wait(30) == 1
-    assert f"asyncworker: {reason}" in node.log()
-    assert "Traceback" not in node.log()
