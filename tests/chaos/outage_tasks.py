@@ -41,6 +41,11 @@ def late_sync(self: Any, number: int, seconds: float) -> int:
     return number
 
 
+@shared_task(name="o.total", acks_late=True)
+async def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
 @shared_task(name="o.again", bind=True, acks_late=True)
 async def again(self: Any, number: int, seconds: float) -> int:
     """Try itself again, once."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery, chain
+from celery import Celery, chain, chord
 from celery.exceptions import TimeLimitExceeded
 from celery.states import READY_STATES
 from packaging.requirements import Requirement
@@ -214,7 +214,10 @@ def test_the_worker_is_parted_from_redis(redis_server: RestartableValkey, tmp_pa
         scene.check(sent, redelivered=1 if then == "cut" else 0)
 
 
-@pytest.mark.xfail(reason="kombu's BRPOP takes a message out of the queue before it is known to have arrived")
+# Not strict: now and then the worker has just none pending.
+@pytest.mark.xfail(
+    strict=False, reason="kombu's BRPOP takes a message out of the queue before it is known to have arrived"
+)
 def test_a_message_on_its_way_when_the_connection_is_lost(redis_server: RestartableValkey, tmp_path: Path) -> None:
     with parted_scene(redis_server, tmp_path) as (scene, proxy):
         scene.begin("o.late")
@@ -243,17 +246,19 @@ def test_every_connection_is_killed_again_and_again(scene: Scene, redis_server: 
 
 
 def test_what_follows_a_task_is_sent_when_the_broker_is_back(scene: Scene, redis_server: RestartableValkey) -> None:
-    """The next task of a chain, and a task that tries itself again, must be sent while Redis is down."""
+    """The next task of a chain, and a retry, are to be sent while Redis is down; a chord is to be counted."""
     scene.app.tasks["o.heartbeat"].delay(str(scene.stop_path))
     late = scene.app.tasks["o.late"]
     chains = [chain(late.si(0, WORK_S), late.si(n, 0), app=scene.app).apply_async().id for n in range(5)]
     again = [scene.app.tasks["o.again"].delay(n, WORK_S).id for n in range(5)]
-    scene.wait_for(lambda: scene.noted("begin").total() == 10, "the beginning of every task")
+    counted = chord([late.si(n, WORK_S) for n in range(5)], scene.app.tasks["o.total"].s(), app=scene.app)().id
+    scene.wait_for(lambda: scene.noted("begin").total() == 15, "the beginning of every task")
     redis_server.kill()
     time.sleep(OUTAGE_S)
     redis_server.start()
     assert [scene.result(task_id) for task_id in chains] == list(range(5))
     assert [scene.result(task_id) for task_id in again] == list(range(5))
+    assert scene.result(counted) == 10
     scene.check({})
 
 
