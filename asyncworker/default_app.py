@@ -28,6 +28,9 @@ _App = TypeVar("_App", bound="Celery[Any]")
 
 POOL = "asyncworker.worker.pool:AsyncPool"
 
+#: How long Redis may owe an answer before the connection counts as lost.
+REDIS_ANSWER_S = 15.0
+
 _app: Celery[AsyncTask] | None = None
 
 
@@ -127,12 +130,21 @@ def _defaults(settings: Settings, modules: tuple[str, ...]) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
     }
+    if _is_redis(os.environ.get("CELERY_BROKER_URL", "")):
+        # kombu's own is to wait for ever: an acknowledgement on a connection that died without a word would make the
+        # worker deaf.
+        defaults["broker_transport_options"] = {"socket_timeout": REDIS_ANSWER_S, "socket_keepalive": True}
+    defaults["redis_socket_timeout"] = REDIS_ANSWER_S
     if modules:
         defaults["include"] = list(modules)
     result_url = os.environ.get("CELERY_RESULT_BACKEND") or result_url_of(os.environ.get("CELERY_BROKER_URL", ""))
     if result_url:
         defaults["result_backend"] = result_url
     return defaults
+
+
+def _is_redis(broker_url: str) -> bool:
+    return urlsplit(broker_url).scheme in ("redis", "rediss", "redis+socket")
 
 
 def result_url_of(broker_url: str) -> str:

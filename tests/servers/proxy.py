@@ -31,6 +31,15 @@ class Proxy:
         """Go on; what was held up is passed on, as TCP would send it again."""
         self._loop.call_soon_threadsafe(self._open.set)
 
+    def forget(self) -> None:
+        """Go on for new connections alone: those that are open stay so, and silent for ever, as behind a lost NAT."""
+
+        def renew() -> None:
+            self._open = asyncio.Event()
+            self._open.set()
+
+        self._loop.call_soon_threadsafe(renew)
+
     def cut(self) -> None:
         """Reset every connection; new ones are welcome."""
         self._loop.call_soon_threadsafe(self._abort_all)
@@ -57,12 +66,13 @@ class Proxy:
         assert task is not None
         self._connections.add(task)
         self._writers.add(writer)
+        is_open = self._open
         try:
-            await self._open.wait()
+            await is_open.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             self._writers.add(far_writer)
             try:
-                await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
+                await asyncio.gather(self._pass(reader, far_writer, is_open), self._pass(far_reader, writer, is_open))
             finally:
                 self._writers.discard(far_writer)
                 far_writer.transport.abort()
@@ -73,12 +83,12 @@ class Proxy:
             self._connections.discard(task)
             writer.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_open: asyncio.Event) -> None:
         while data := await reader.read(65536):
-            await self._open.wait()
+            await is_open.wait()
             writer.write(data)
             await writer.drain()
-        await self._open.wait()
+        await is_open.wait()
         raise ConnectionResetError  # ends the other direction as well
 
     def _abort_all(self) -> None:
