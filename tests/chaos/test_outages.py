@@ -120,7 +120,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def running_scene(folder: Path, client: Urls, worker: Urls) -> Iterator[Scene]:
+def running_scene(folder: Path, client: Urls, worker: Urls, app: str = "asyncworker") -> Iterator[Scene]:
     """Run a worker and a client."""
     log_path = folder / "outage.log"
     env = {
@@ -131,18 +131,18 @@ def running_scene(folder: Path, client: Urls, worker: Urls) -> Iterator[Scene]:
         outage_tasks.LOG_VARIABLE: str(log_path),
     }
     with (
-        running_worker(folder, "-c", "100", "--without-mingle", "--without-gossip", env=env) as node,
+        running_worker(folder, "-c", "100", "--without-mingle", "--without-gossip", env=env, app=app) as node,
         client_app(client) as app,
     ):
         yield Scene(node, app, log_path, folder / "stop")
 
 
 @contextlib.contextmanager
-def parted_scene(server: RestartableValkey, folder: Path) -> Iterator[tuple[Scene, Proxy]]:
+def parted_scene(server: RestartableValkey, folder: Path, app: str = "asyncworker") -> Iterator[tuple[Scene, Proxy]]:
     """A proxy stands between the worker and its Redis; the client has a connection of its own."""
     with running_proxy(server.port) as proxy:
         parted = Urls(server.url(0, proxy.port), server.url(1, proxy.port))
-        with running_scene(folder, Urls(server.url(0), server.url(1)), parted) as scene:
+        with running_scene(folder, Urls(server.url(0), server.url(1)), parted, app) as scene:
             yield scene, proxy
 
 
@@ -231,6 +231,19 @@ def test_a_message_on_its_way_when_the_connection_is_lost(redis_server: Restarta
         scene.stop_path.touch()
         scene.wait_for(lambda: scene.stats()["in-flight"] == 0, "an empty pool")
         assert scene.noted("begin")[on_its_way] >= 1
+
+
+def test_connections_die_without_a_word(redis_server: RestartableValkey, tmp_path: Path) -> None:
+    """Nothing ever comes of them again, not even an end: only the time that an answer takes tells."""
+    with parted_scene(redis_server, tmp_path, app="tests.chaos.impatient_app") as (scene, proxy):
+        sent = scene.begin(*ALL)
+        proxy.partition()
+        before = scene.beats()
+        scene.wait_for(lambda: scene.noted("end").total() == EACH * len(ALL), "the end of every task")
+        time.sleep(OUTAGE_S - WORK_S)
+        scene.check_beats(before)
+        proxy.forget()
+        scene.check(sent, redelivered=2)
 
 
 def test_every_connection_is_killed_again_and_again(scene: Scene, redis_server: RestartableValkey) -> None:
