@@ -1,15 +1,13 @@
-"""Instrumentation that hooks Celery's own tracer sees our async tasks: each of them, with its name and its true length."""
+"""Instrumentation that hooks Celery's own tracer sees our async tasks: each, with its name and its true length."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
 from celery import Celery
 
 from tests.servers.worker import Worker
@@ -26,9 +24,9 @@ def run_tasks(worker: Callable[..., Worker], client: Celery, seen: Path, by: str
     sleeping = [client.send_task("traced.sleep", (number, SLEEP_S)) for number in range(TASKS)]
     failing = [client.send_task("traced.fail", (number,)) for number in range(FAILING)]
     assert [result.get(timeout=60) for result in sleeping] == list(range(TASKS))
-    for number, result in enumerate(failing):
-        with pytest.raises(ValueError, match=f"number {number}"):
-            result.get(timeout=60)
+    for result in failing:
+        # Not raised: the traceback would keep the result beyond the broker's end, which it would look for then.
+        assert isinstance(result.get(timeout=60, propagate=False), ValueError)
     assert node.stop() == 0
     return [result.id for result in sleeping]
 

@@ -1,4 +1,4 @@
-"""An app whose worker is watched by OpenTelemetry or by Sentry, each as its manual says; what they see goes to a file."""
+"""An app whose worker is watched by OpenTelemetry or by Sentry, as their manuals say; what they see goes to a file."""
 
 from __future__ import annotations
 
