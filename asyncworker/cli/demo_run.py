@@ -122,7 +122,7 @@ class DemoRun:
             result = IterateResult(former.run_id)  # of the current app, which importing the tasks has made
             self._stack.callback(_let_go, result)
             before = result.progress()
-            if before.state != "pending":  # else no worker has ever seen it
+            if before.attempt:  # else no worker has ever seen it
                 begun = former.started_at.astimezone()
                 self._view.say(
                     f"continuing the run of {begun:%Y-%m-%d %H:%M:%S}: {before.done:,} of {self._files:,} done"
@@ -165,8 +165,8 @@ class DemoRun:
             progress = result.progress()
             update(progress.done)
             # Before a worker has begun that attempt, the store still tells how the one before ended.
-            begun = progress.state != "pending" and progress.attempt >= attempt
-            if begun and (progress.state != "running" or (until is not None and progress.done >= until)):
+            begun = progress.attempt >= attempt
+            if begun and (progress.ended or (until is not None and progress.done >= until)):
                 return progress
             time.sleep(_POLL_S)
 

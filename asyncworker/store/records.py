@@ -67,7 +67,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     carried: int = 0
     """Items that the checkpoint held when this attempt of the run began."""
     attempt: int = 1
-    """How many times the run was begun without starting afresh."""
+    """How many times the run was begun without starting afresh; 0: never yet."""
     complete: bool = False
     """Every item of the source was settled; what failed has failed for good."""
     error: str = ""
@@ -81,7 +81,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     def pending(cls, run_id: str) -> Progress:
         """Where a run stands that nobody has begun."""
         now = _now()
-        return cls(run_id=run_id, task="", state="pending", started_at=now, attempt_at=now, updated_at=now)
+        return cls(run_id=run_id, task="", state="pending", attempt=0, started_at=now, attempt_at=now, updated_at=now)
 
     @property
     def ended(self) -> bool:
