@@ -41,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store_url: str = ""
     """Where runs and checkpoints live, an SQLAlchemy async URL; empty: SQLite in the state folder."""
     state_dir: str = msgspec.field(default_factory=_default_state_dir)
-    """Folder for the SQLite store, offloaded sources and the embedded broker."""
+    """Folder for the SQLite store and the embedded broker."""
     include: tuple[str, ...] = ()
     """Modules with tasks that a worker imports; separated by commas."""
     concurrency: Count = 1000

@@ -33,7 +33,7 @@ def shown(name: str) -> str:
     value = getattr(Settings(), name)
     if name in COMPUTED:
         return COMPUTED[name]
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`" if value else "empty"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`" if value or value == 0 else "empty"
 
 
 def table() -> str:
