@@ -122,7 +122,9 @@ class LeaseKeeper:
         self._on_lost(job)
 
     def _is_due(self, job: Job) -> bool:
-        return job.late and not job.abandoned and (job.leased or job.age_s >= self._settings.lease_s)
+        # One that waits for another's lease has not begun, however long it waits.
+        begun = job.task is not None or job.thread_ident is not None
+        return job.late and begun and not job.abandoned and (job.leased or job.age_s >= self._settings.lease_s)
 
     async def _leases(self) -> Leases:
         return Leases(await shared_store(self._settings), self._holder)

@@ -32,12 +32,13 @@ def test_a_long_task_that_is_delivered_again_is_run_once(
 ) -> None:
     log = tmp_path / "log"
     first = worker(MODULE, "--without-mingle", env=ENV)
-    result = client.tasks[name].delay(str(log), 9)
+    # Its second delivery waits for longer than a lease lasts, too.
+    result = client.tasks[name].delay(str(log), 12)
     first.wait_for_log(f"{name}[{result.id}] received")
     time.sleep(5)  # its lease is taken after three
     redeliver(valkey)
     second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
-    assert result.get(timeout=60) == 9
+    assert result.get(timeout=60) == 12
 
     def logs() -> str:
         return first.log() + second.log()
