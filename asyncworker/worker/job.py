@@ -33,7 +33,8 @@ class Job(LiveJob):
     Attributes:
         pid: The pseudo process id that Celery knows it by.
         late: Its message is acknowledged when it has ended, and comes again if that takes too long.
-        leased: This process holds its lease.
+        leased: This process holds its lease, or is about to.
+        settled: Its code has ended; no lease is taken for it any more.
         still_held: Asks the store whether it does.
         counted: Its beginning was counted, and is to be forgotten when it ends.
         started: Its code was given to the loop or to a thread.
@@ -68,6 +69,7 @@ class Job(LiveJob):
         self.counted = False
         self.late = False
         self.leased = False
+        self.settled = False
         self.still_held: Callable[[], Coroutine[Any, Any, bool]] | None = None
         self.abandoned = False
         self.terminated = False

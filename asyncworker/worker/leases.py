@@ -42,27 +42,39 @@ class LeaseKeeper:
     def __init__(self, settings: Settings, on_lost: Callable[[Job], None]) -> None:
         self._settings = settings
         self._on_lost = on_lost
+        #: A renewal that overtook the end of a lease would bring it back, and nobody would end it again.
+        self._writing = asyncio.Lock()
         self._holder = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex}"
 
     async def keep(self) -> None:
         """Take and renew leases for as long as the loop runs."""
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
-            jobs = {key_of(job): job for job in list(live_jobs.values()) if isinstance(job, Job) and self._is_due(job)}
-            if not jobs:
-                continue
-            try:
-                leases = await self._leases()
-                lost = await leases.renew(jobs)
-                await leases.forget_ended(_ENDED_KEPT * self._settings.lease_s)
-            except StoreError as exc:
-                logger.warning("the leases of %d long tasks could not be renewed: %s", len(jobs), exc)
-                continue
-            for key, job in jobs.items():
-                if key in lost:
-                    self._lose(job)
-                else:
-                    self._hold(job)
+            async with self._writing:
+                await self._renew()
+
+    async def _renew(self) -> None:
+        jobs = {}
+        for job in list(live_jobs.values()):
+            if isinstance(job, Job) and self._is_due(job):
+                # Before it is looked whether the job has ended: whoever ends it looks in the other order.
+                job.leased = True
+                if not job.settled:
+                    jobs[key_of(job)] = job
+        if not jobs:
+            return
+        try:
+            leases = await self._leases()
+            lost = await leases.renew(jobs)
+            await leases.forget_ended(_ENDED_KEPT * self._settings.lease_s)
+        except StoreError as exc:
+            logger.warning("the leases of %d long tasks could not be renewed: %s", len(jobs), exc)
+            return
+        for key, job in jobs.items():
+            if key in lost:
+                self._lose(job)
+            else:
+                self._hold(job)
 
     async def wait_for_holder(self, job: Job) -> bool:
         """Wait while another process runs the same task; returns whether it is still to be run.
@@ -108,7 +120,8 @@ class LeaseKeeper:
         """Let deliveries that wait know: drop them where the task is done, else let one of them run it."""
         try:
             leases = await self._leases()
-            await (leases.end(key_of(job)) if succeeded else leases.release(key_of(job)))
+            async with self._writing:
+                await (leases.end(key_of(job)) if succeeded else leases.release(key_of(job)))
         except StoreError as exc:
             logger.warning("%s has ended, and its lease could not be given up: %s", job, exc)
 

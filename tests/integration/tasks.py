@@ -221,6 +221,14 @@ async def item(number: int, base: int = 0, pause_s: float = 0.0, log: str | None
     return base + number * 2
 
 
+@shared_task(name="t.gated")
+async def gated(number: int, gate: str) -> int:
+    """From the tenth item on, wait until a file exists."""
+    while number >= 10 and not os.path.exists(gate):  # noqa: PTH110 - one cheap system call
+        await asyncio.sleep(0.02)
+    return number
+
+
 @shared_task(name="t.picky")
 async def picky(number: int) -> int:
     await asyncio.sleep(0)

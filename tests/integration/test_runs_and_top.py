@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -28,10 +29,12 @@ def test_a_run_is_listed_shown_watched_cancelled_and_resumed(
     worker: Callable[..., Worker],
     client: Celery[AsyncTask],
     asyncworker_command: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
 ) -> None:
     worker(tasks.__name__, "--without-mingle")
-    slow = client.tasks["t.item"].partial(pause_s=0.02).options(concurrency=2, checkpoint_every_s=0.05)
-    result = slow.iterate(number=range(400)).delay()
+    gate = tmp_path / "gate"
+    gated = client.tasks["t.gated"].partial(gate=str(gate)).options(concurrency=2, checkpoint_every_s=0.05)
+    result = gated.iterate(number=range(400)).delay()
     while not result.progress().done:
         time.sleep(0.02)
 
@@ -44,6 +47,7 @@ def test_a_run_is_listed_shown_watched_cancelled_and_resumed(
     assert watched.returncode == 1
     assert json.loads(watched.stdout.splitlines()[-1])["state"] == "cancelled"
 
+    gate.touch()
     assert asyncworker_command("runs", "resume", result.id).returncode == 0
     watched = asyncworker_command("runs", "watch", result.id)
     assert watched.returncode == 0
