@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from celery import Celery, signals
 from celery.utils.dispatch import Signal
-from celery.utils.imports import symbol_by_name
+from celery.utils.imports import cwd_in_path, symbol_by_name
 from kombu.exceptions import OperationalError
 from kombu.utils.compat import detect_environment
 
@@ -111,7 +111,9 @@ def check_environment() -> None:
 def _check_modules(modules: Iterable[str]) -> None:
     for module in modules:
         try:
-            found = importlib.util.find_spec(module) is not None
+            # As Celery's loader will: the celery command itself has no working directory on its path.
+            with cwd_in_path():
+                found = importlib.util.find_spec(module) is not None
         except (ImportError, ValueError):
             found = False
         if not found:

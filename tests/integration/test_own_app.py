@@ -44,6 +44,18 @@ def test_in_a_worker(worker: Callable[..., Worker], client: Celery) -> None:
     assert node.wait() == 0
 
 
+def test_the_celery_program_finds_modules_in_the_working_directory(
+    worker: Callable[..., Worker], client: Celery, tmp_path: Path
+) -> None:
+    (tmp_path / "a_shop.py").write_text(
+        "from asyncworker import app\n\n@app.task\nasync def restock(sku):\n    return sku + ' is back'\n"
+    )
+    # Unlike `python -m celery`, it does not have that folder on its path.
+    program = [str(Path(sys.executable).parent / "celery")]
+    worker("a_shop", "--without-mingle", cwd=tmp_path, program=program)
+    assert client.send_task("a_shop.restock", ("A-17",)).get(timeout=30) == "A-17 is back"
+
+
 def test_a_stock_pool_runs_async_tasks_too(worker: Callable[..., Worker], client: Celery) -> None:
     """Going back is possible: under prefork each async task is run to its end, one a process."""
     worker(None, "--without-mingle", "-P", "solo", app=APP)

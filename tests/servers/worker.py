@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from asyncworker.cli.processes import Child
@@ -73,8 +73,9 @@ def running_worker(
     name: str = "worker@test",
     cwd: Path = ROOT,
     ready: bool = True,
+    program: Sequence[str] = (sys.executable, "-m", "celery"),
 ) -> Iterator[Worker]:
-    """Run ``python -m celery -A APP worker ARGUMENTS`` until the block ends.
+    """Run ``celery -A APP worker ARGUMENTS`` until the block ends.
 
     Args:
         folder: Where its log goes.
@@ -84,8 +85,9 @@ def running_worker(
         name: The node's name.
         cwd: Where it runs, which is where ``-A`` looks first.
         ready: Whether to wait until it takes tasks.
+        program: How ``celery`` is run.
     """
-    command = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "INFO", "-n", name, *arguments]
+    command = [*program, "-A", app, "worker", "--loglevel", "INFO", "-n", name, *arguments]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ASYNCWORKER_", "CELERY_"))}
     # The checkout comes first on the path: a test module can name itself in ASYNCWORKER_INCLUDE.
     inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH")]))
