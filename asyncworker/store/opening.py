@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, event, insert, inspect, make_url, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 from asyncworker.errors import SettingsError, StoreError, StoreVersionError
 from asyncworker.store import schema
@@ -44,8 +45,7 @@ async def open_store(url: str) -> Store:
     except OSError as exc:
         raise StoreError(f"store {shown}: its folder cannot be made: {exc}") from exc
     try:
-        async with engine.execution_options(**{WRITES: True}).begin() as connection:
-            found = await connection.run_sync(_prepare)
+        found = await _prepared(engine)
     except (SQLAlchemyError, OSError) as exc:
         await engine.dispose()
         raise StoreError(f"store {shown}: {type(exc).__name__}: {exc}") from exc
@@ -59,6 +59,18 @@ async def open_store(url: str) -> Store:
             "point store_url at another database, or run the asyncworker that made it"
         )
     return Store(engine)
+
+
+@retry(
+    # Two that switch a new file to WAL at once: SQLite sees a deadlock, and refuses one without waiting.
+    retry=retry_if_exception(lambda exc: isinstance(exc, OperationalError) and "database is locked" in str(exc)),
+    wait=wait_random(0.01, 0.1),
+    stop=stop_after_delay(BUSY_TIMEOUT_S),
+    reraise=True,
+)
+async def _prepared(engine: AsyncEngine) -> int:
+    async with engine.execution_options(**{WRITES: True}).begin() as connection:
+        return await connection.run_sync(_prepare)
 
 
 def _parsed(url: str) -> URL:
@@ -88,7 +100,9 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     try:
-        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA journal_mode")
+        if cursor.fetchone()[0] != "wal":
+            cursor.execute("PRAGMA journal_mode=WAL")
         # Safe against a crash of the process; a power cut may lose the last transactions, never the file.
         cursor.execute("PRAGMA synchronous=NORMAL")
     finally:

@@ -94,6 +94,18 @@ async def test_many_may_open_a_new_store_at_once(url: str) -> None:
         await store.close()
 
 
+async def test_one_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    # Not in WAL mode yet, and held by one that is about to write: SQLite refuses the change of mode without waiting.
+    file = tmp_path / "store.sqlite"
+    other = await asyncio.to_thread(sqlite3.connect, file, isolation_level=None, check_same_thread=False)
+    await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")
+    opening = asyncio.ensure_future(open_store(f"sqlite+aiosqlite:///{file}"))
+    await asyncio.wait([opening], timeout=0.05)
+    assert not opening.done()
+    await asyncio.to_thread(other.close)
+    await (await opening).close()
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
