@@ -25,9 +25,8 @@ from tests.servers.worker import Worker, running_worker
 
 REQUIRE_SERVERS = "ASYNCWORKER_TESTS_REQUIRE_SERVERS"
 
-#: In the environment of every process that a test starts, however it is detached.
+#: In the environment of every process that a test starts, however it is detached; the same in all of xdist's workers.
 SESSION_VARIABLE = "AW_TEST_SESSION"
-SESSION = uuid.uuid4().hex
 
 #: Where the loop is blocked for a moment, knowingly: (end of the file's name, functions).
 ON_PURPOSE: list[tuple[str, set[str]]] = [
@@ -166,12 +165,19 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(("ASYNCWORKER_", "CELERY_"))]:
         if name not in (REQUIRE_SERVERS, "ASYNCWORKER_REDIS_SERVER"):
             del os.environ[name]
-    os.environ[SESSION_VARIABLE] = SESSION
+    if not _is_xdist_worker(config):
+        os.environ[SESSION_VARIABLE] = uuid.uuid4().hex
+
+
+def _is_xdist_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     result = yield
+    if _is_xdist_worker(session.config):
+        return result  # others are at work still; the one that started them all looks in the end
     left = left_processes()
     if left:
         _gone, left = psutil.wait_procs(left, timeout=LEFT_AFTER_S)
@@ -189,7 +195,8 @@ def left_processes() -> list[psutil.Process]:
     left = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            ours = process.environ().get(SESSION_VARIABLE) == SESSION and process.pid != os.getpid()
+            ours = process.environ().get(SESSION_VARIABLE) == os.environ[SESSION_VARIABLE]
+            ours = ours and process.pid != os.getpid()
             if ours and process.status() != psutil.STATUS_ZOMBIE:
                 left.append(process)
     return left

@@ -18,7 +18,8 @@ for _theme in ("canvas", "tasks", "acks", "control"):
 
 README = Path(__file__).parents[2] / "README.md"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+# All in one process: the scenarios are run once for all of them.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("parity")]
 
 
 @pytest.fixture(scope="module")
