@@ -82,8 +82,8 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
     app.add_defaults(lambda: _defaults(settings, modules))
     _use_async_tasks(app)
     add_options(app)
-    # Registers the task that runs fan-outs with every app of the process.
-    importlib.import_module("asyncworker.tasks.run_iterate")
+    # Registers the tasks that run fan-outs with every app of the process.
+    importlib.import_module("asyncworker.tasks.run_partition")
     # Makes `inspect coroutines` known to the worker, and to the command line.
     importlib.import_module("asyncworker.worker.control")
     connect: Any = functools.partial(Signal.connect, weak=False)

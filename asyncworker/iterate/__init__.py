@@ -7,6 +7,8 @@ from asyncworker.iterate.engine import Call, run_items
 from asyncworker.iterate.item import Item, SkipItem, current_item
 from asyncworker.iterate.options import IterateOptions, exception_names, make_options
 from asyncworker.iterate.outcome import RunOutcome
+from asyncworker.iterate.partitions import SplitRun, execute_partition, execute_split
+from asyncworker.iterate.ranges import check_known_length
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.runs import execute_run
 from asyncworker.iterate.source import Row, Source, SourceMode, source_of, source_of_rows
@@ -28,11 +30,15 @@ __all__ = [
     "SkipItem",
     "Source",
     "SourceMode",
+    "SplitRun",
     "StoreRecorder",
     "TaskSource",
+    "check_known_length",
     "current_item",
     "exception_names",
+    "execute_partition",
     "execute_run",
+    "execute_split",
     "make_options",
     "previous_result",
     "run_items",

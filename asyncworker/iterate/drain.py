@@ -26,6 +26,11 @@ class Drain:
             if self._notify is not None:
                 self._notify()
 
+    @property
+    def requested(self) -> bool:
+        """Whether it was asked for."""
+        return self._requested
+
     def listen(self, notify: Callable[[], None]) -> None:
         """Have ``notify`` called once it is asked for, or at once where it was."""
         self._notify = notify

@@ -120,7 +120,7 @@ class Intake:
 
     def _admit(self, row: Row) -> Work | None:
         """Give a row its index and key; ``None`` where it is not to be run."""
-        index = self.pulled
+        index = self._source.first_index + self.pulled
         key = digest = None
         if self._key is not None:
             try:

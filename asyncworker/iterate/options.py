@@ -48,8 +48,10 @@ class IterateOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Keep results in the store, return them, or drop them."""
     checkpoint_every_s: PositiveSeconds = 0.25
     """What a crash may cost: items that finished within the last so many seconds are run again."""
+    partitions: Positive = 1
+    """Contiguous ranges of a source of known length, each run by any worker, ``concurrency`` items at once in each."""
     name: str | None = None
-    """Label of the run in logs."""
+    """Label of the run in logs and errors."""
 
 
 def make_options(**given: Any) -> IterateOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,8 +58,36 @@ class RunOutcome:
 
     def _errors(self) -> list[Exception]:
         if not self.exceptions:
-            return [ItemError(str(failure)) for failure in self.failures]
+            return [_rebuilt(failure) for failure in self.failures]
         return [_as_exception(exc) for exc in self.exceptions]
+
+
+def _rebuilt(failure: ItemFailure) -> Exception:
+    """Make the exception of a failure in another process, as Celery does: by its class, if that can take its text."""
+    told = ItemError(str(failure))
+    try:
+        cls = _class_named(failure.type)
+        exc = cls(failure.message)
+        same = type(exc) is cls and str(exc) == failure.message
+    except Exception:
+        return told
+    if not same:
+        return told
+    exc.__cause__ = told
+    return exc
+
+
+def _class_named(name: str) -> type[Exception]:
+    """Find an exception class by its qualified name, among the modules that are imported here."""
+    path = name.split(".")
+    for length in range(len(path) - 1, -1, -1):
+        found: Any = sys.modules.get(".".join(path[:length]) or "builtins")
+        if found is not None:
+            for part in path[length:]:
+                found = getattr(found, part)
+            if isinstance(found, type) and issubclass(found, Exception):
+                return found
+    raise LookupError(name)
 
 
 def _as_exception(exc: BaseException) -> Exception:

@@ -48,9 +48,12 @@ class StoreRecorder(Tally):
         every_s: float = 0.25,
         keep_results: bool = True,
         encode: Callable[[Any], bytes] = msgspec.json.encode,
+        first_index: int = 0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(hold.progress, clock)
+        #: The bitmap counts from the first item of the source, which may be a part of another one.
+        self._first_index = first_index
         self._store = store
         self._hold = hold
         self._every_s = every_s
@@ -87,7 +90,8 @@ class StoreRecorder(Tally):
         if digest is not None and self._keys is not None:
             found = self._keys.seen(digest, index)
         else:
-            found = index < self._before_bits and bool(self._before[index >> 3] >> (index & 7) & 1)
+            place = index - self._first_index
+            found = place < self._before_bits and bool(self._before[place >> 3] >> (place & 7) & 1)
         if found:
             self._resumed += 1
             self._changed = True
@@ -120,7 +124,7 @@ class StoreRecorder(Tally):
 
     def _settled(self, index: int, digest: bytes | None, *, skipped: bool) -> None:
         if self._keys is None or digest is None:
-            self._map.add(index)
+            self._map.add(index - self._first_index)
         else:
             self._keys.add(digest, index, skipped=skipped)
         self._changed = True

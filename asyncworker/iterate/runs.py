@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
-from asyncworker.errors import RunNotFound
+from asyncworker.errors import RunDrained, RunNotFound, RunTakenOver
 from asyncworker.iterate.checkpoint import MemoryRecorder
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.engine import Call, run_items
@@ -18,11 +19,14 @@ from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.source import Source
-from asyncworker.store import OnChange, Progress, RunRequest, Store
+from asyncworker.store import OnChange, Progress, RunHold, RunRequest, Store
 
-__all__ = ["execute_run"]
+__all__ = ["Observe", "execute_run", "outcome_of", "request_for", "run_held", "take_run"]
 
 logger = logging.getLogger(__name__)
+
+Observe = Callable[[Callable[[], Progress]], None]
+"""Is given, once the run begins, what tells where it stands."""
 
 
 async def execute_run(
@@ -42,6 +46,7 @@ async def execute_run(
     lease_s: float = 30.0,
     encode: Callable[[Any], bytes] = msgspec.json.encode,
     decode: Callable[[bytes], Any] = msgspec.json.decode,
+    observe: Observe | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> RunOutcome:
     """Begin or resume a run, run what is left of it, and record how it ended.
@@ -63,6 +68,7 @@ async def execute_run(
         on_change: Where the fingerprint is not the checkpoint's: raise, start afresh, or continue.
         encode: Makes bytes of a result; what it raises fails the item.
         decode: The reverse.
+        observe: Is told of the run's progress.
         clock: Time.
 
     Returns:
@@ -73,28 +79,109 @@ async def execute_run(
         SourceError: The source raised.
     """
     run_id = run_id or str(uuid.uuid4())
-    inline = options.results == "inline"
     if store is None:
         memory = MemoryRecorder(run_id, task, total=source.total, keep_results=options.results != "none", clock=clock)
         return await run_items(call, source, options, recorder=memory, drain=drain, clock=clock)
-    if redelivered and not resume:
-        await _wait_for_holder(store, run_id, lease_s, clock)
-    hold = await store.begin_run(
-        RunRequest(
-            run_id=run_id,
-            task=task,
-            fingerprint=fingerprint,
-            total=source.total,
-            keyed=options.key is not None,
-            request=request,
-            started_at=clock.now(),
-        ),
-        redelivered,
+    asked = request_for(run_id, task, source, options, fingerprint, request, clock)
+    hold = await take_run(
+        store,
+        asked,
+        redelivered=redelivered,
         resume=resume,
         on_change=on_change,
+        lease_s=lease_s,
+        drain=drain,
+        clock=clock,
     )
     if hold.finished is not None:
-        return await _outcome_of(hold.finished, store, inline, decode)
+        return await outcome_of(hold.finished, store, options, decode)
+    return await run_held(
+        call, source, options, store, hold, drain=drain, encode=encode, decode=decode, observe=observe, clock=clock
+    )
+
+
+def request_for(
+    run_id: str, task: str, source: Source, options: IterateOptions, fingerprint: str, request: bytes, clock: Clock
+) -> RunRequest:
+    """Make what the store is asked for."""
+    return RunRequest(
+        run_id=run_id,
+        task=task,
+        fingerprint=fingerprint,
+        total=source.total,
+        keyed=options.key is not None,
+        request=request,
+        started_at=clock.now(),
+    )
+
+
+async def take_run(
+    store: Store,
+    request: RunRequest,
+    *,
+    redelivered: bool,
+    resume: bool = False,
+    on_change: OnChange = "error",
+    lease_s: float,
+    stored: bool = False,
+    wait: bool = True,
+    drain: Drain | None = None,
+    clock: Clock,
+) -> RunHold:
+    """Take the right to run, from nobody or from a silent holder; or the outcome, where the run has ended.
+
+    Args:
+        store: Where it is.
+        request: What is run.
+        redelivered: Somebody may run it already: wait for that.
+        resume: Go on with a run that is complete.
+        on_change: What to do about another fingerprint.
+        lease_s: How long a holder may be silent.
+        stored: It must be there already.
+        wait: Wait for another holder.
+        drain: Asks to wait no more.
+        clock: Time.
+
+    Raises:
+        RunNotFound: It is not there, and should be.
+        RunTakenOver: Another process holds it, and is not to be waited for.
+        RunDrained: ``drain`` was asked for.
+    """
+    if not redelivered or (resume and not stored):
+        return await store.begin_run(request, redelivered, resume=resume, on_change=on_change)
+    while True:
+        seen = await _wait_for_holder(store, request.run_id, lease_s if wait else None, drain, clock)
+        if seen is None and stored:
+            raise RunNotFound(f"no run {request.run_id!r} in the store")
+        try:
+            return await store.begin_run(
+                request,
+                True,
+                resume=resume,
+                on_change=on_change,
+                only_if=lambda row: (None if row is None else row.updated_at) == seen,  # noqa: B023 - called at once
+            )
+        except RunTakenOver as exc:
+            # Two had waited for it. The other one is the holder now.
+            if not wait:
+                raise
+            logger.info("%s", exc)
+
+
+async def run_held(
+    call: Call,
+    source: Source,
+    options: IterateOptions,
+    store: Store,
+    hold: RunHold,
+    *,
+    drain: Drain | None,
+    encode: Callable[[Any], bytes],
+    decode: Callable[[bytes], Any],
+    observe: Observe | None,
+    clock: Clock,
+) -> RunOutcome:
+    """Run what is left of a run that is held."""
     recorder = StoreRecorder(
         store,
         hold,
@@ -102,37 +189,53 @@ async def execute_run(
         # Inline ones as well: a run that is resumed must give back what was done before.
         keep_results=options.results != "none",
         encode=encode,
+        first_index=source.first_index,
         clock=clock,
     )
+    if observe is not None:
+        observe(recorder.progress)
     outcome = await run_items(call, source, options, recorder=recorder, drain=drain, clock=clock)
-    if not inline:
+    if options.results != "inline":
         return outcome
-    results = [pair async for pair in store.results(run_id, decode)]
+    results = [pair async for pair in store.results(hold.run_id, decode)]
     return RunOutcome(outcome.progress, outcome.failures, results, outcome.exceptions)
 
 
-async def _wait_for_holder(store: Store, run_id: str, lease_s: float, clock: Clock) -> None:
+async def _wait_for_holder(
+    store: Store, run_id: str, lease_s: float | None, drain: Drain | None, clock: Clock
+) -> datetime | None:
     """Return once nobody holds the run: it has ended, was released, or its holder is silent for ``lease_s``.
 
     The holder's time stamps are only compared with each other: the clocks of two machines need not agree.
+
+    Returns:
+        The time stamp by which this was decided; ``None``: there is no such run.
     """
     seen, seen_at_s = None, clock.monotonic()
     while True:
         try:
-            progress = await store.progress(run_id)
+            progress = await store.progress(run_id, merge=False)
         except RunNotFound:
-            return
+            return None
         if progress.state != "running":
-            return
+            return progress.updated_at
+        if lease_s is None:
+            raise RunTakenOver(f"run {run_id}: another process holds it")
+        if drain is not None and drain.requested:
+            raise RunDrained(f"run {run_id}: another process holds it; this one waits for that no more")
         if progress.updated_at != seen:
             seen, seen_at_s = progress.updated_at, clock.monotonic()
         elif clock.monotonic() - seen_at_s >= lease_s:
             logger.warning("run %s: its holder has been silent for %g s; taking it over", run_id, lease_s)
-            return
+            return seen
         await clock.sleep(min(1.0, lease_s / 5))
 
 
-async def _outcome_of(progress: Progress, store: Store, inline: bool, decode: Callable[[bytes], Any]) -> RunOutcome:
+async def outcome_of(
+    progress: Progress, store: Store, options: IterateOptions, decode: Callable[[bytes], Any]
+) -> RunOutcome:
+    """Tell the outcome of a run that has ended, from the store."""
     failures = await store.errors(progress.run_id, limit=FAILURES_KEPT)
+    inline = options.results == "inline"
     results = [pair async for pair in store.results(progress.run_id, decode)] if inline else None
     return RunOutcome(progress, tuple(failures), results)

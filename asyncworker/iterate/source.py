@@ -24,7 +24,10 @@ class Source:
     Attributes:
         kind: ``product``, ``zip`` or ``rows``.
         name: Names it in errors and logs.
+        first_index: Index of its first row: not 0 where it is part of another source.
     """
+
+    first_index = 0
 
     def __init__(self, kind: Literal["product", "zip", "rows"], columns: list[Column]) -> None:
         self.kind = kind
@@ -173,7 +176,7 @@ class Source:
     # -- rows ----------------------------------------------------------------------------------------------------------
 
     def _rows_sync(self) -> Iterator[Row]:
-        for number, row in enumerate(self.columns[0].open()):
+        for number, row in enumerate(self.columns[0].open(), self.first_index):
             yield _checked_row(row, number)
 
     async def _rows_async(self) -> AsyncIterator[Row]:

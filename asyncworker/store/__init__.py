@@ -4,11 +4,13 @@ from asyncworker.store.bitmap import Bitmap
 from asyncworker.store.deliveries import DeadLetter, Deliveries, Start
 from asyncworker.store.leases import Lease, Leases
 from asyncworker.store.opening import open_store
+from asyncworker.store.partitions import Partitions
 from asyncworker.store.records import (
     Batch,
     Counters,
     ItemFailure,
     KeyChunk,
+    Partition,
     Progress,
     ResultChunk,
     RunHold,
@@ -29,6 +31,8 @@ __all__ = [
     "Lease",
     "Leases",
     "OnChange",
+    "Partition",
+    "Partitions",
     "Progress",
     "ResultChunk",
     "RunHold",

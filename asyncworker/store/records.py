@@ -12,6 +12,7 @@ __all__ = [
     "Counters",
     "ItemFailure",
     "KeyChunk",
+    "Partition",
     "Progress",
     "ResultChunk",
     "RunHold",
@@ -112,6 +113,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         if self.total is None or not self.rate:
             return None
         return max(0, self.total - self.settled) / self.rate
+
+
+class Partition(msgspec.Struct, frozen=True):
+    """A contiguous range of a run's source, as a run of its own."""
+
+    number: int
+    fence: int
+    progress: Progress
 
 
 class ItemFailure(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,7 +35,7 @@ __all__ = [
     "version",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -92,12 +92,17 @@ run = Table(
     Column("attempt_at", UTCDateTime, nullable=False),
     Column("updated_at", UTCDateTime, nullable=False),
     Column("finished_at", UTCDateTime),
+    # A run on several workers has partitions, which are runs themselves: part of it, and numbered.
+    Column("partitions", Integer, nullable=False, default=0),
+    Column("part_of", String(255)),
+    Column("part_number", Integer),
     # Over the bitmap and the counters of what is finished.
     Column("checksum", BigInteger, nullable=False),
     # Last: SQLite reads a row from the left, and listing runs must not drag these along.
     Column("finished_map", LargeBinary, nullable=False),
     Column("request", LargeBinary, nullable=False),
     Index("asyncworker_run_by_start", "started_at"),
+    Index("asyncworker_run_by_whole", "part_of", "part_number"),
 )
 
 failure = Table(

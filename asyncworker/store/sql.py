@@ -11,10 +11,11 @@ from sqlalchemy import Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from asyncworker.errors import CheckpointCorrupt, RunChanged, RunNotFound, RunTakenOver, StoreError
+from asyncworker.errors import RunChanged, RunNotFound, RunTakenOver, StoreError
 from asyncworker.store import reading, schema
-from asyncworker.store.bitmap import Bitmap
+from asyncworker.store.checks import change_of, check_map
 from asyncworker.store.chunks import key_rows, keys_from_row, result_rows
+from asyncworker.store.parts import PROGRESS_COLUMNS, merged, partitions_of, progress_of, whole_or_part
 from asyncworker.store.records import UNENDED, Batch, Counters, ItemFailure, Progress, RunHold, RunRequest
 from asyncworker.store.schema import checksum_of
 
@@ -26,8 +27,6 @@ OnChange = Literal["error", "restart", "resume"]
 WRITES = "asyncworker_writes"
 #: An insert of more rows than this holds the loop for too long (a 10,000-row executemany: 55 - 115 ms).
 ROWS_A_STATEMENT = 1000
-
-_PROGRESS = [schema.run.c[name] for name in Progress.__struct_fields__]
 
 
 class Store:
@@ -51,6 +50,7 @@ class Store:
         *,
         resume: bool = False,
         on_change: OnChange = "error",
+        only_if: Callable[[Row[Any] | None], bool] | None = None,
     ) -> RunHold:
         """Take the right to write a run, from whoever has it.
 
@@ -63,8 +63,10 @@ class Store:
             redelivered: The same message came again: a run that has ended is not begun, the hold's ``finished`` is set.
             resume: Continue a complete run as well; only items that failed or were never seen are run.
             on_change: Where the stored fingerprint is another: raise, start afresh, or continue all the same.
+            only_if: Given the stored row, says whether it is still what the caller has decided by.
 
         Raises:
+            RunTakenOver: It is not, by `only_if`.
             RunChanged: The source or the fixed arguments are not those of the checkpoint.
             CheckpointCorrupt: The checkpoint cannot be what was written.
             StoreError: The database cannot be used.
@@ -73,28 +75,38 @@ class Store:
             for last_try in (False, True):
                 try:
                     async with self._writer.begin() as connection:
-                        return await self._begin(connection, request, redelivered, resume, on_change)
+                        row = await self._locked(connection, request.run_id)
+                        if only_if is not None and not only_if(row):
+                            raise RunTakenOver(f"run {request.run_id}: another process took it a moment before")
+                        return await self._begin(connection, request, row, redelivered, resume, on_change)
                 except IntegrityError:
                     # Another process made the row between our look and our insert: its row is there to be read now.
                     if last_try:
                         raise
         raise AssertionError("not reached")
 
-    async def _begin(
-        self, connection: AsyncConnection, request: RunRequest, redelivered: bool, resume: bool, on_change: OnChange
-    ) -> RunHold:
+    async def _locked(self, connection: AsyncConnection, run_id: str) -> Row[Any] | None:
         table = schema.run
-        row = (
-            await connection.execute(select(table).where(table.c.run_id == request.run_id).with_for_update())
-        ).one_or_none()
+        query = select(table).where(table.c.run_id == run_id).with_for_update()
+        return (await connection.execute(query)).one_or_none()
+
+    async def _begin(
+        self,
+        connection: AsyncConnection,
+        request: RunRequest,
+        row: Row[Any] | None,
+        redelivered: bool,
+        resume: bool,
+        on_change: OnChange,
+    ) -> RunHold:
         if row is None:
             return await self._start(connection, request, fence=1, new=True)
         if row.state not in UNENDED and redelivered and not resume:
-            ended = _progress(row)
+            ended = progress_of(row)
             return _hold(ended, row.fence, row.keyed, finished=ended)
         if row.complete and not resume:
             return await self._start(connection, request, fence=row.fence + 1, new=False)
-        changed = _change(row, request)
+        changed = change_of(row, request)
         if changed and on_change == "restart":
             return await self._start(connection, request, fence=row.fence + 1, new=False)
         if changed and (on_change == "error" or bool(row.keyed) != request.keyed):
@@ -119,18 +131,20 @@ class Store:
             "finished_map": b"",
             "checksum": checksum_of(b"", 0, 0),
             "request": request.request,
+            "partitions": 0,
         }
         if new:
             await connection.execute(insert(schema.run).values(values))
         else:
             await connection.execute(update(schema.run).where(schema.run.c.run_id == request.run_id).values(values))
             for table in (schema.failure, schema.result_chunk, schema.key_chunk):
-                await connection.execute(delete(table).where(table.c.run_id == request.run_id))
+                await connection.execute(delete(table).where(whole_or_part(table.c.run_id, request.run_id)))
+            await connection.execute(delete(schema.run).where(schema.run.c.part_of == request.run_id))
         return _hold(progress, fence, request.keyed)
 
     async def _continue(self, connection: AsyncConnection, request: RunRequest, row: Row[Any]) -> RunHold:
         run_id = request.run_id
-        _checked_map(row)
+        check_map(row)
         keys = []
         if row.keyed:
             table = schema.key_chunk
@@ -242,33 +256,41 @@ class Store:
         table = schema.run
         with self._translated():
             async with self._writer.begin() as connection:
-                found = await connection.execute(
-                    update(table).where(table.c.run_id == run_id).values(cancel_requested=True)
-                )
+                # The whole first: who locks several partitions holds the lock of their run.
+                asked = update(table).values(cancel_requested=True)
+                found = await connection.execute(asked.where(table.c.run_id == run_id))
                 if not found.rowcount:
                     raise _not_found(run_id)
+                await connection.execute(asked.where(table.c.part_of == run_id))
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    async def progress(self, run_id: str) -> Progress:
+    async def progress(self, run_id: str, *, merge: bool = True) -> Progress:
         """Where a run stands, as of its last checkpoint.
+
+        Args:
+            run_id: The run.
+            merge: Sum up its partitions, where it has some; else what whoever holds the whole has written.
 
         Raises:
             RunNotFound: No such run.
         """
         async with self.reading() as connection:
-            row = (await connection.execute(select(*_PROGRESS).where(schema.run.c.run_id == run_id))).one_or_none()
-        if row is None:
-            raise _not_found(run_id)
-        return _progress(row)
+            query = select(*PROGRESS_COLUMNS, schema.run.c.partitions).where(schema.run.c.run_id == run_id)
+            row = (await connection.execute(query)).one_or_none()
+            if row is None:
+                raise _not_found(run_id)
+            progress = progress_of(row)
+            if merge and row.partitions and not progress.ended:
+                return merged(progress, [each.progress for each in await partitions_of(connection, run_id)])
+        return progress
 
     async def runs(self, limit: int = 50) -> list[Progress]:
         """The runs that were started last, the newest first."""
         newest = schema.run.c.started_at.desc(), schema.run.c.run_id
+        query = select(*PROGRESS_COLUMNS).where(schema.run.c.part_of.is_(None)).order_by(*newest).limit(limit)
         async with self.reading() as connection:
-            return [
-                _progress(row) for row in await connection.execute(select(*_PROGRESS).order_by(*newest).limit(limit))
-            ]
+            return [progress_of(row) for row in await connection.execute(query)]
 
     async def request_of(self, run_id: str) -> bytes:
         """What would start the run again, as it was given.
@@ -287,7 +309,8 @@ class Store:
     async def errors(self, run_id: str, offset: int = 0, limit: int = 1000) -> list[ItemFailure]:
         """The items that failed, by index."""
         table = schema.failure
-        query = select(table).where(table.c.run_id == run_id).order_by(table.c.item_index).offset(offset).limit(limit)
+        wanted = whole_or_part(table.c.run_id, run_id)
+        query = select(table).where(wanted).order_by(table.c.item_index).offset(offset).limit(limit)
         async with self.reading() as connection:
             return [_failure(row) for row in await connection.execute(query)]
 
@@ -309,11 +332,13 @@ class Store:
         progress = await self.progress(run_id)
         async with self.reading() as connection:
             keyed = await connection.scalar(select(schema.run.c.keyed).where(schema.run.c.run_id == run_id))
-        # A keyed run that was resumed may have seen its items in another order than the one they were stored in.
-        moved = keyed and progress.attempt > 1
-        reader = reading.moved_results if moved else reading.sorted_results
-        async for index, value in reader(self.reading, progress):
-            yield index, decode(value)
+            parts = await partitions_of(connection, run_id)
+        for one in [part.progress for part in parts] or [progress]:
+            # A keyed run that was resumed may have seen its items in another order than the one they were stored in.
+            moved = keyed and one.attempt > 1
+            reader = reading.moved_results if moved else reading.sorted_results
+            async for index, value in reader(self.reading, one):
+                yield index, decode(value)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -349,10 +374,6 @@ def _hold(progress: Progress, fence: int, keyed: bool, *, next_chunk: int = 0, *
     )
 
 
-def _progress(row: Row[Any]) -> Progress:
-    return Progress(**{name: getattr(row, name) for name in Progress.__struct_fields__})
-
-
 def _failure(row: Row[Any]) -> ItemFailure:
     return ItemFailure(
         index=row.item_index,
@@ -363,34 +384,6 @@ def _failure(row: Row[Any]) -> ItemFailure:
 def _failure_row(run_id: str, failure: ItemFailure) -> dict[str, Any]:
     row = {name: getattr(failure, name) for name in ItemFailure.__struct_fields__ if name != "index"}
     return {"run_id": run_id, "item_index": failure.index, **row}
-
-
-def _change(row: Row[Any], request: RunRequest) -> str:
-    if bool(row.keyed) != request.keyed:
-        known = {True: "by key", False: "by index"}
-        difference = f"its items are known {known[bool(row.keyed)]}, and now {known[request.keyed]}"
-    else:
-        (was, _, was_values), (now, _, now_values) = row.fingerprint.partition("."), request.fingerprint.partition(".")
-        if was != now:
-            difference = f"the fixed arguments or the keywords were {was}, and now {now}"
-        elif was_values != now_values and not request.keyed:
-            difference = f"the source was {was_values}, and now {now_values}"
-        else:
-            return ""
-    return (
-        f"run {request.run_id} of {row.task} is not what its checkpoint was made by: {difference}; "
-        "restart it, or start a run of another id"
-    )
-
-
-def _checked_map(row: Row[Any]) -> None:
-    finished_map = bytes(row.finished_map)
-    wrong = checksum_of(finished_map, row.done, row.skipped) != row.checksum
-    if wrong or (not row.keyed and len(Bitmap(finished_map)) != row.done + row.skipped):
-        raise CheckpointCorrupt(
-            f"run {row.run_id}: its checkpoint cannot be what was written (counters or bitmap do not match the "
-            "checksum); start a run of another id"
-        )
 
 
 def _not_found(run_id: str) -> RunNotFound:

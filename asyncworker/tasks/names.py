@@ -1,6 +1,8 @@
 """Names that go over the wire."""
 
-__all__ = ["RUN_ITERATE"]
+__all__ = ["RUN_ITERATE", "RUN_PARTITION"]
 
 #: The task that runs a fan-out.
 RUN_ITERATE = "asyncworker.iterate"
+#: The task that runs one partition of a fan-out.
+RUN_PARTITION = "asyncworker.iterate_partition"

@@ -17,6 +17,7 @@ from asyncworker.iterate import (
     Source,
     SourceMode,
     TaskSource,
+    check_known_length,
     make_options,
     source_of,
     source_of_rows,
@@ -93,6 +94,8 @@ class Partial:
         return group(self._task.s(**self._fixed, **dict(zip(names, row, strict=True))) for row in rows)
 
     def _signature(self, source: Source) -> IterateSignature:
+        if self._options.partitions > 1 and any(isinstance(each.values, TaskSource) for each in source.columns):
+            check_known_length(source, self._options.partitions)
         return IterateSignature(self._task, self._fixed, source, self._options)
 
 

@@ -14,16 +14,36 @@ from celery.exceptions import Ignore, Reject
 from kombu.utils.json import dumps, loads
 
 from asyncworker.errors import RunDrained, RunTakenOver, SourceError
-from asyncworker.iterate import Drain, IterateOptions, RunOutcome, Source, execute_run, make_options, source_from_wire
+from asyncworker.iterate import (
+    Drain,
+    IterateOptions,
+    RunOutcome,
+    Source,
+    SplitRun,
+    execute_run,
+    execute_split,
+    make_options,
+    source_from_wire,
+)
 from asyncworker.loop import current_job
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import shared_store
 from asyncworker.tasks.names import RUN_ITERATE
+from asyncworker.tasks.partition_sender import partition_sender
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.worker.tracing import is_async
 
-__all__ = ["RunIterateTask", "run_here", "run_iterate"]
+__all__ = [
+    "RunIterateTask",
+    "caller",
+    "drain_of_this_job",
+    "encode",
+    "fingerprint_of",
+    "opener",
+    "run_here",
+    "run_iterate",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -73,26 +93,47 @@ async def run_iterate(
     """
     source = _with_previous(source, previous)
     request = {"task": task, "partial": partial, "source": source, "options": options}
-    opened = source_from_wire(source, _opener(self.app))
+    opened = source_from_wire(source, opener(self.app))
     chosen = make_options(**options)
     settings = load_settings(conf=self.app.conf)
+    store = await shared_store(settings)
+    run_id = str(self.request.id)
+    fingerprint = fingerprint_of(opened, task, partial)
+    how: dict[str, Any] = {
+        "request": dumps(request).encode(),
+        "redelivered": bool((self.request.delivery_info or {}).get("redelivered")),
+        "resume": resume,
+        "drain": drain_of_this_job(settings),
+    }
     try:
-        outcome = await execute_run(
-            _caller(self.app.tasks[task], partial),
-            opened,
-            chosen,
-            store=await shared_store(settings),
-            run_id=str(self.request.id),
-            task=task,
-            fingerprint=opened.fingerprint(dumps([task, partial]).encode()),
-            request=dumps(request).encode(),
-            redelivered=bool((self.request.delivery_info or {}).get("redelivered")),
-            resume=resume,
-            drain=_drain_of_this_job(settings),
-            lease_s=settings.lease_s,
-            encode=lambda value: dumps(value).encode(),
-            decode=loads,
-        )
+        if chosen.partitions > 1:
+            split = SplitRun(
+                call=caller(self.app.tasks[task], partial),
+                source=opened,
+                options=chosen,
+                store=store,
+                run_id=run_id,
+                task=task,
+                fingerprint=fingerprint,
+                lease_s=settings.lease_s,
+                encode=encode,
+                decode=loads,
+            )
+            outcome = await execute_split(split, partition_sender(self), **how)
+        else:
+            outcome = await execute_run(
+                caller(self.app.tasks[task], partial),
+                opened,
+                chosen,
+                store=store,
+                run_id=run_id,
+                task=task,
+                fingerprint=fingerprint,
+                lease_s=settings.lease_s,
+                encode=encode,
+                decode=loads,
+                **how,
+            )
     except RunDrained as exc:
         logger.info("%s", exc)
         raise Reject(str(exc), requeue=True) from exc
@@ -103,7 +144,18 @@ async def run_iterate(
     return _returned(outcome, chosen)
 
 
-def _drain_of_this_job(settings: Settings) -> Drain:
+def fingerprint_of(source: Source, task: str, partial: dict[str, Any]) -> str:
+    """Identify what a run is made of."""
+    return source.fingerprint(dumps([task, partial]).encode())
+
+
+def encode(value: Any) -> bytes:
+    """Make bytes of a result."""
+    return dumps(value).encode()
+
+
+def drain_of_this_job(settings: Settings) -> Drain:
+    """Return what asks this job to stop early."""
     drain = Drain(settings.drain_grace_s)
     job = current_job.get()
     if job is not None:
@@ -113,9 +165,9 @@ def _drain_of_this_job(settings: Settings) -> Drain:
 
 async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, fixed: dict[str, Any]) -> RunOutcome:
     """Run a fan-out on the running loop, in memory."""
-    source.open_tasks_with(_opener(task.app))
+    source.open_tasks_with(opener(task.app))
     return await execute_run(
-        _caller(task, fixed),
+        caller(task, fixed),
         source,
         msgspec.structs.replace(options, results="inline"),
         store=None,
@@ -131,7 +183,7 @@ def _returned(outcome: RunOutcome, options: IterateOptions) -> Any:
     return msgspec.to_builtins(outcome.progress)
 
 
-def _caller(task: Task[Any, Any], fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+def caller(task: Task[Any, Any], fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
     """Return what runs one item: the task's body, without a message and without a request of its own."""
     run = task.run
     if is_async(task):
@@ -139,7 +191,9 @@ def _caller(task: Task[Any, Any], fixed: dict[str, Any]) -> Callable[[dict[str, 
     return lambda row: asyncio.to_thread(run, **fixed, **row)
 
 
-def _opener(app: Any) -> Callable[[str, list[Any], dict[str, Any]], Any]:
+def opener(app: Any) -> Callable[[str, list[Any], dict[str, Any]], Any]:
+    """Return what starts the task that is a source."""
+
     def open_task(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         task = app.tasks.get(name)
         if task is None:

@@ -1,0 +1,76 @@
+"""The task that runs one partition of a fan-out; what the fan-out is stands in the store."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import shared_task
+from celery.exceptions import Ignore, Reject
+from kombu.utils.json import loads
+
+from asyncworker.errors import RunDrained, RunError, RunNotFound, RunTakenOver, SourceError
+from asyncworker.iterate import SplitRun, execute_partition, make_options, source_from_wire
+from asyncworker.settings import load_settings
+from asyncworker.store import shared_store
+from asyncworker.tasks.names import RUN_PARTITION
+from asyncworker.tasks.run_iterate import caller, drain_of_this_job, encode, fingerprint_of, opener
+from asyncworker.tasks.task import AsyncTask
+
+__all__ = ["RunPartitionTask", "run_partition"]
+
+logger = logging.getLogger(__name__)
+
+
+class RunPartitionTask(AsyncTask):
+    """A partition as a Celery task."""
+
+    abstract = True
+    #: It is held in the store, item by item.
+    holds_own_lease = True
+
+
+@shared_task(
+    name=RUN_PARTITION,
+    base=RunPartitionTask,
+    bind=True,
+    acks_late=True,
+    reject_on_worker_lost=True,
+    ignore_result=True,
+)
+async def run_partition(self: RunPartitionTask, *, run: str, number: int) -> None:
+    """Run a partition to its end, from its checkpoint where it has one. Its outcome is part of the run's.
+
+    Args:
+        self: The task.
+        run: The run's id.
+        number: Which of its partitions.
+    """
+    settings = load_settings(conf=self.app.conf)
+    store = await shared_store(settings)
+    drain = drain_of_this_job(settings)
+    try:
+        request = loads(await store.request_of(run))
+        task, partial = request["task"], request["partial"]
+        source = source_from_wire(request["source"], opener(self.app))
+        split = SplitRun(
+            call=caller(self.app.tasks[task], partial),
+            source=source,
+            options=make_options(**request["options"]),
+            store=store,
+            run_id=run,
+            task=task,
+            fingerprint=fingerprint_of(source, task, partial),
+            lease_s=settings.lease_s,
+            encode=encode,
+            decode=loads,
+        )
+        await execute_partition(split, number, drain=drain)
+    except RunDrained as exc:
+        logger.info("%s", exc)
+        raise Reject(str(exc), requeue=True) from exc
+    except (RunTakenOver, RunNotFound) as exc:
+        logger.warning("%s; its outcome is reported there", exc)
+        raise Ignore(str(exc)) from exc
+    except (RunError, SourceError) as exc:
+        # Recorded with the partition; whoever holds the whole run tells it.
+        logger.warning("run %s: partition %d: %s", run, number, exc)
