@@ -20,6 +20,7 @@ from asyncworker.iterate import (
     current_item,
     previous_result,
 )
+from asyncworker.tasks import state
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
 
@@ -40,6 +41,7 @@ __all__ = [
     "current_item",
     "previous_result",
     "SkipItem",
+    "state",
     "AsyncWorkerError",
     "ItemErrors",
 ]

@@ -19,6 +19,9 @@
     │   ├── RunCancelled         the run was cancelled
     │   ├── RunDrained           the run stopped early for the worker to end; another attempt goes on
     │   └── RunTimeout           the run passed its total time limit
+    ├── StateError               what a task wants to remember cannot be: its key, its value, or no task runs here
+    │   ├── StateTooLarge        a task's state would pass the limit
+    │   └── StateTakenOver       another execution of the task has opened its state since
     ├── StoreError
     │   ├── StoreVersionError    the tables are of another version
     │   └── CheckpointCorrupt    a stored row cannot be what was written
@@ -65,6 +68,9 @@ __all__ = [
     "SFTPProtocolError",
     "SettingsError",
     "SourceError",
+    "StateError",
+    "StateTakenOver",
+    "StateTooLarge",
     "StoreError",
     "StoreVersionError",
     "TaskCancelled",
@@ -152,6 +158,18 @@ class RunDrained(RunError):
 
 class RunTimeout(RunError):
     """The run passed its total time limit."""
+
+
+class StateError(AsyncWorkerError):
+    """What a task wants to remember cannot be: its key, its value, or no task runs here."""
+
+
+class StateTooLarge(StateError):
+    """A task's state would pass the limit."""
+
+
+class StateTakenOver(StateError):
+    """Another execution of the task has opened its state since."""
 
 
 class StoreError(AsyncWorkerError):

@@ -60,6 +60,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long items in flight may take to finish when a worker is told to end; then they run again elsewhere."""
     lease_s: Annotated[float, Meta(ge=3)] = 30.0
     """A fan-out or long late-ack task that comes again waits for its holder; takes over from one silent so long."""
+    store_patience_s: Seconds = 30.0
+    """How long a fan-out or a task's state waits for a store that is away; then the run stops, to be resumed."""
+    state_max_bytes: Count = 256 << 10
+    """The most that one task may keep in its state, keys and encoded values together."""
+    state_keep_s: PositiveSeconds = 7 * 86400.0
+    """A task's state is deleted when no execution of the task has held it for so long."""
     drain_timeout_s: PositiveSeconds = 300.0
     """With ``--processes``: how long a worker that was told to end may go on with its tasks before it is killed."""
     health_file: str = ""

@@ -7,7 +7,7 @@ import contextvars
 import linecache
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any
 
@@ -28,6 +28,8 @@ class LiveJob:
         coroutine: What is awaited inside its bridge; ``None`` before and after.
         thread_ident: The thread of a synchronous job.
         on_drain: Called on the loop when the process is told to end: the job may stop early, and say so.
+        before_outcome: Awaited on asyncworker's loop when the job's code has ended, before anything of its outcome is
+            stored or sent. Raises nothing.
     """
 
     def __init__(self, id: str, name: str) -> None:
@@ -38,6 +40,7 @@ class LiveJob:
         self.coroutine: Any = None
         self.thread_ident: int | None = None
         self.on_drain: Callable[[], None] | None = None
+        self.before_outcome: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     def __str__(self) -> str:
         return f"{self.name}[{self.id}]"

@@ -5,6 +5,7 @@ from asyncworker.store.deliveries import DeadLetter, Deliveries, Start
 from asyncworker.store.leases import Lease, Leases
 from asyncworker.store.opening import open_store
 from asyncworker.store.partitions import Partitions
+from asyncworker.store.patience import patiently
 from asyncworker.store.records import (
     Batch,
     Counters,
@@ -19,6 +20,7 @@ from asyncworker.store.records import (
 )
 from asyncworker.store.shared import shared_store
 from asyncworker.store.sql import OnChange, Store
+from asyncworker.store.state import TaskState, TaskStates
 
 __all__ = [
     "Batch",
@@ -40,6 +42,9 @@ __all__ = [
     "RunState",
     "Start",
     "Store",
+    "TaskState",
+    "TaskStates",
     "open_store",
+    "patiently",
     "shared_store",
 ]

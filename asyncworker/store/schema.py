@@ -32,6 +32,7 @@ __all__ = [
     "metadata",
     "result_chunk",
     "run",
+    "task_state",
     "version",
 ]
 
@@ -171,4 +172,16 @@ lease = Table(
     Column("holder", String(255), nullable=False),
     Column("renewed_at", UTCDateTime, nullable=False),
     Column("ended", Boolean, nullable=False),
+)
+
+task_state = Table(
+    "asyncworker_task_state",
+    metadata,
+    Column("task_id", String(255), primary_key=True),
+    # Raised by each execution of the task that opens its state; a write counts only under the last one.
+    Column("fence", Integer, nullable=False),
+    Column("updated_at", UTCDateTime, nullable=False),
+    Column("checksum", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("asyncworker_task_state_by_time", "updated_at"),
 )

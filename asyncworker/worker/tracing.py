@@ -107,6 +107,10 @@ _told: set[str] = set()
 
 def _send(name: str, apply_async: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Send a task: off the loop where there is a bridge to wait in, else here, which on the loop is worth a warning."""
+    job = current_job.get()
+    if isinstance(job, Job) and kwargs.get("task_id") == job.id:
+        # A retry, from within the code that raises it: what that code remembers must be there when it begins.
+        _before_outcome(job)
     if in_bridge():
         return send_from_bridge(name, apply_async, *args, **kwargs)
     if name not in _told and _on_our_loop():
@@ -250,10 +254,12 @@ def _wait_in_bridge(coroutine: Coroutine[Any, Any, Any]) -> Any:
     try:
         value = await_(coroutine)
     except BaseException as exc:
+        job.coroutine = outer
+        _before_outcome(job)
         _check_lease(job)
         raise _outcome_of(exc, job) from exc.__cause__
-    finally:
-        job.coroutine = outer
+    job.coroutine = outer
+    _before_outcome(job)
     _check_lease(job)
     return _unless_abandoned(value, job)
 
@@ -269,14 +275,29 @@ def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:
         try:
             value = run(*args, **kwargs)
         except BaseException as exc:
+            _before_outcome(job)
             _check_lease(job)
             if job.abandoned:
                 raise asyncio.CancelledError from exc
             raise
+        _before_outcome(job)
         _check_lease(job)
         return _unless_abandoned(value, job)
 
     return _marked(guarded)
+
+
+def _before_outcome(job: Job) -> None:
+    """Let what the task's code has left behind be written, such as its state."""
+    if job.before_outcome is None or job.abandoned:
+        return
+    writing = job.before_outcome()
+    if in_bridge():
+        await_(writing)
+    elif not _on_our_loop():
+        get_loop_thread().run(writing)
+    else:
+        writing.close()  # a retry out of a child task: it is written at the task's end
 
 
 def _check_lease(job: Job) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 from celery import shared_task
 
-from asyncworker import SkipItem, current_item
+from asyncworker import SkipItem, current_item, state
 
 
 @shared_task
@@ -50,3 +50,19 @@ async def only_even(number):
 async def slowly(number):
     await asyncio.sleep(0.02)
     return number
+
+
+@shared_task(bind=True, max_retries=5)
+async def read_pages(self, last):
+    page = await state.get("page", 1)
+    await state.set("page", page + 1)
+    if page < last:
+        raise self.retry(countdown=0)
+    return f"page {page}, after {self.request.retries} retries"
+
+
+@shared_task
+def visits():  # not async: the blocking twin
+    count = state.blocking.get("visits", 0) + 1
+    state.blocking.set("visits", count)
+    return count

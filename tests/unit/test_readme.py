@@ -52,7 +52,7 @@ def test_help_names_every_command() -> None:
 
 
 def test_the_fan_out_in_it_is_built_as_written() -> None:
-    _shop, pull, run = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    _shop, pull, run, *_ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     built, sent, rest = run.partition(".delay()")
     # All but the sending; in a process of its own, since the default app is one a process.
     program = f"{pull}\n{built}\nprint(result.task, result.kwargs['task'])\nfrom asyncworker import IterateResult\n"

@@ -1,0 +1,269 @@
+"""What a task remembers from one execution to the next: ``from asyncworker import state``.
+
+Inside of any task, an item of a fan-out included::
+
+    page = await state.get("page", 1)
+    ...
+    await state.set("page", page + 1)
+
+Values are what JSON can hold. They belong to the task's id: its retries, a second delivery, a resumed fan-out find what
+was set. ``set`` returns at once; what was set is written within a quarter of a second, together with what other tasks
+have set, and in any case before the task's outcome is stored. Where a crash must not undo it, ``await state.flush()``.
+State is kept when the task has ended, whatever way; it is deleted a while after (``ASYNCWORKER_STATE_KEEP_S``).
+
+In a task that is not ``async def`` use ``state.blocking``, which has the same functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
+
+from celery import _state
+from kombu.utils.json import dumps, loads
+
+from asyncworker.errors import StateError, StateTakenOver, StateTooLarge, StoreError
+from asyncworker.loop import LiveJob, current_job, get_loop_thread
+from asyncworker.resources import lifetimes
+from asyncworker.settings import Settings, load_settings
+from asyncworker.store import TaskState, TaskStates, patiently, shared_store
+
+__all__ = ["blocking", "clear", "delete", "flush", "get", "set"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+async def get(key: str, default: Any = None) -> Any:
+    """Return a value that this task has set, in this execution of it or an earlier one; else the default.
+
+    Raises:
+        StateError: No task is running here; the key is not a string.
+        StoreError: The store cannot be used.
+    """
+    return await _on_our_loop(_do(_scope(), _getting(key, default)))
+
+
+async def set(key: str, value: Any) -> None:
+    """Remember a value.
+
+    Raises:
+        StateError: No task is running here; the key is not a string, or the value not one that JSON can hold.
+        StateTooLarge: The task's state would pass ``ASYNCWORKER_STATE_MAX_BYTES``; it stays as it was.
+        StateTakenOver: Another execution of the task has opened its state since.
+        StoreError: The store cannot be used.
+    """
+    await _on_our_loop(_do(_scope(), _setting(key, value)))
+
+
+async def delete(key: str) -> None:
+    """Forget a value; one that is not there is forgotten already."""
+    await _on_our_loop(_do(_scope(), _deleting(key)))
+
+
+async def clear() -> None:
+    """Forget all of the task's values."""
+    await _on_our_loop(_do(_scope(), _clearing))
+
+
+async def flush() -> None:
+    """Return when all that was set so far would survive a crash.
+
+    Raises:
+        StateTakenOver: Another execution of the task has opened its state since; nothing was written.
+        StoreError: The store cannot be used.
+    """
+    await _on_our_loop(_do(_scope(), None))
+
+
+class _Blocking:
+    """The same functions for tasks that are not ``async def``: each waits until it is done."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value; see :func:`get`."""
+        return _wait(_do, _getting(key, default))
+
+    def set(self, key: str, value: Any) -> None:
+        """Remember a value; see :func:`set`."""
+        _wait(_do, _setting(key, value))
+
+    def delete(self, key: str) -> None:
+        """Forget a value."""
+        _wait(_do, _deleting(key))
+
+    def clear(self) -> None:
+        """Forget all of the task's values."""
+        _wait(_do, _clearing)
+
+    def flush(self) -> None:
+        """Return when all that was set so far would survive a crash."""
+        _wait(_do, None)
+
+
+blocking = _Blocking()
+
+
+# -- whose state it is -------------------------------------------------------------------------------------------------
+
+
+class _Scope(NamedTuple):
+    """The task that runs here, found out where its caller is: the loop's thread may know another."""
+
+    task_id: str
+    name: str
+    settings: Settings
+    job: LiveJob | None
+
+    def __str__(self) -> str:
+        return f"state of task {self.name}[{self.task_id}]"
+
+
+def _scope() -> _Scope:
+    task: Any = _state.get_current_task()
+    request = getattr(task, "request", None)
+    if request is None or request.id is None:
+        raise StateError("state belongs to a task, and none is running here: it is known only inside of a task's code")
+    return _Scope(str(request.id), task.name, load_settings(conf=task.app.conf), current_job.get())
+
+
+#: What is done with the open state of a task; returns a value, and whether the state was changed.
+_Action = Callable[[_Scope, TaskState], tuple[Any, bool]]
+
+
+def _getting(key: str, default: Any) -> _Action:
+    def action(scope: _Scope, state: TaskState) -> tuple[Any, bool]:
+        stored = state.values.get(_checked(scope, key))
+        return (default if stored is None else loads(stored.decode())), False
+
+    return action
+
+
+def _setting(key: str, value: Any) -> _Action:
+    def action(scope: _Scope, state: TaskState) -> tuple[Any, bool]:
+        _checked(scope, key)
+        try:
+            encoded = dumps(value).encode()
+        except Exception as exc:
+            reason = f"{type(exc).__name__}: {exc}"
+            raise StateError(f"{scope}: the value of {key!r} is {value!r:.100}, no JSON: {reason}") from exc
+        size_bytes = state.size_bytes
+        replaced = len(state.values[key]) if key in state.values else -len(key.encode())
+        new_bytes = size_bytes - replaced + len(encoded)
+        if new_bytes > scope.settings.state_max_bytes:
+            raise StateTooLarge(
+                f"{scope}: the value of {key!r} has {len(encoded):,} bytes, with which the state would have "
+                f"{new_bytes:,}; allowed are {scope.settings.state_max_bytes:,} (ASYNCWORKER_STATE_MAX_BYTES). Keep "
+                "large things elsewhere, and here where they are"
+            )
+        changed = state.values.get(key) != encoded
+        state.values[key] = encoded
+        return None, changed
+
+    return action
+
+
+def _deleting(key: str) -> _Action:
+    def action(scope: _Scope, state: TaskState) -> tuple[Any, bool]:
+        return None, state.values.pop(_checked(scope, key), None) is not None
+
+    return action
+
+
+def _clearing(_scope: _Scope, state: TaskState) -> tuple[Any, bool]:
+    changed = bool(state.values)
+    state.values.clear()
+    return None, changed
+
+
+def _checked(scope: _Scope, key: Any) -> str:
+    if not isinstance(key, str):
+        raise StateError(f"{scope}: the key {key!r:.100} is of type {type(key).__name__}; expected a string")
+    try:
+        key.encode()
+    except UnicodeEncodeError as exc:
+        raise StateError(f"{scope}: the key {key!r:.100} is no text that can be stored: {exc}") from exc
+    return key
+
+
+# -- on our loop -------------------------------------------------------------------------------------------------------
+
+
+async def _do(scope: _Scope, action: _Action | None) -> Any:
+    """Act on a task's state, or write it where there is no action."""
+    states = await _states(scope.settings)
+    if scope.job is None:
+        return await states.act_once(scope, action)
+    state = await states.of_job(scope.job, scope.task_id)
+    state.check_held()
+    if action is None:
+        await states.flush(state)
+        return None
+    value, changed = action(scope, state)
+    if changed:
+        states.change(state)
+    return value
+
+
+class _States(TaskStates):
+    """The states of this process's tasks, by the job that holds them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._of_jobs: weakref.WeakKeyDictionary[LiveJob, dict[str, asyncio.Task[TaskState]]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._one_at_a_time = asyncio.Lock()
+
+    async def of_job(self, job: LiveJob, task_id: str) -> TaskState:
+        """Return the state of a task that runs in a job; opened by the first who asks, and written at the job's end."""
+        opened = self._of_jobs.setdefault(job, {})
+        opening = opened.get(task_id)
+        if opening is not None and opening.done() and not opening.cancelled() and opening.exception() is None:
+            return opening.result()
+        if opening is None or opening.done():
+            opening = opened[task_id] = asyncio.create_task(self.open(task_id))
+            job.before_outcome = lambda: self._write_job(str(job), opened)
+        return await asyncio.shield(opening)
+
+    async def act_once(self, scope: _Scope, action: _Action | None) -> Any:
+        """Act for a task that runs elsewhere than in our pool: nobody says when it ends, so all is written at once."""
+        async with self._one_at_a_time:
+            state = await self.open(scope.task_id)
+            value, changed = (None, False) if action is None else action(scope, state)
+            if changed:
+                self.change(state)
+                await self.flush(state)
+            return value
+
+    async def _write_job(self, job: str, opened: dict[str, asyncio.Task[TaskState]]) -> None:
+        for opening in list(opened.values()):
+            if not opening.done() or opening.cancelled() or opening.exception() is not None:
+                continue
+            try:
+                await self.flush(opening.result())
+            except (StateTakenOver, StoreError) as exc:
+                logger.error("%s has ended, and not all of its state could be written: %s", job, exc)
+
+
+async def _states(settings: Settings) -> _States:
+    async def make() -> _States:
+        patience_s = settings.store_patience_s
+        store = await patiently(lambda: shared_store(settings), patience_s=patience_s, what="opening the store")
+        return _States(store, keep_s=settings.state_keep_s, patience_s=patience_s)
+
+    return await lifetimes().use(("task-state", settings.store_url_or_default()), make)
+
+
+async def _on_our_loop(coro: Coroutine[Any, Any, T]) -> T:
+    loop = get_loop_thread().loop
+    if asyncio.get_running_loop() is loop:
+        return await coro
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coro, loop))
+
+
+def _wait(do: Callable[[_Scope, _Action | None], Coroutine[Any, Any, Any]], action: _Action | None) -> Any:
+    return get_loop_thread().run(do(_scope(), action))

@@ -1,0 +1,23 @@
+"""``asyncworker.state``: what a task sets is there for the next execution of the same task id."""
+
+import pytest
+
+from asyncworker import state
+from asyncworker.errors import StateError
+
+
+def test_a_retry_goes_on_where_the_task_stood(tasks):
+    assert tasks.read_pages.delay(last=4).get(timeout=30) == "page 4, after 3 retries"
+
+
+def test_state_belongs_to_the_task_id(tasks):
+    assert [tasks.visits.delay().get(timeout=30) for _ in range(2)] == [1, 1]
+    first = tasks.visits.apply_async(task_id="visitor-1")
+    assert first.get(timeout=30) == 1
+    first.forget()
+    assert tasks.visits.apply_async(task_id="visitor-1").get(timeout=30) == 2
+
+
+async def test_outside_of_a_task_there_is_none():
+    with pytest.raises(StateError):
+        await state.get("page")
