@@ -5,14 +5,28 @@
     pool = await sftp.pool("files.example.com", username="u")   # one a process, shared by all tasks
     transfer = await pool.get("/in/a.xml", "/data/a.xml")
 
-Files: packets (bytes and values), protocol (the state machine), transports (SSH), session (the two together), transfer
-and listing and request (what runs on a session), connections (who runs where), pool (what a task calls).
+Files: packets (bytes and values), protocol (the state machine), transports (SSH), session (the two together);
+transfer, sending, streams, listing and request (what runs on a session); connections (who runs where); calls,
+namespace, files and pool (what a task calls), batch and walking (many of those).
 """
 
+from asyncworker.sftp.batch import FileResult
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.names import check_name, local_path
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.pool import SFTPPool, pool
+from asyncworker.sftp.streams import ReadStream, WriteStream
 from asyncworker.sftp.transfer import Transfer
 
-__all__ = ["Attributes", "Entry", "SFTPPool", "Transfer", "check_name", "local_path", "pool"]
+__all__ = [
+    "Attributes",
+    "Entry",
+    "FileResult",
+    "ReadStream",
+    "SFTPPool",
+    "Transfer",
+    "WriteStream",
+    "check_name",
+    "local_path",
+    "pool",
+]

@@ -62,6 +62,11 @@ class Entry:
         """Whether it is a folder."""
         return self.attributes.is_dir
 
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link."""
+        return self.attributes.is_link
+
 
 class Listing:
     """The state of one folder that is being read.

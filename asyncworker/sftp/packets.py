@@ -13,6 +13,7 @@ __all__ = [
     "EOF",
     "NO_SUCH_FILE",
     "OK",
+    "OpenFlag",
     "PERMISSION_DENIED",
     "UNSUPPORTED",
     "Attributes",
@@ -32,11 +33,20 @@ class Kind:
     OPEN = 3
     CLOSE = 4
     READ = 5
+    WRITE = 6
     LSTAT = 7
     FSTAT = 8
+    SETSTAT = 9
+    FSETSTAT = 10
     OPENDIR = 11
     READDIR = 12
+    REMOVE = 13
+    MKDIR = 14
+    RMDIR = 15
+    REALPATH = 16
     STAT = 17
+    RENAME = 18
+    READLINK = 19
     STATUS = 101
     HANDLE = 102
     DATA = 103
@@ -44,6 +54,17 @@ class Kind:
     ATTRS = 105
     EXTENDED = 200
     EXTENDED_REPLY = 201
+
+
+class OpenFlag:
+    """What a file is opened for (section 6.3)."""
+
+    READ = 0x1
+    WRITE = 0x2
+    APPEND = 0x4
+    CREATE = 0x8
+    TRUNCATE = 0x10
+    EXCLUSIVE = 0x20
 
 
 # Status codes (section 7).
@@ -122,6 +143,11 @@ class Attributes:
         """Whether it is a folder."""
         return self.mode is not None and stat.S_ISDIR(self.mode)
 
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link."""
+        return self.mode is not None and stat.S_ISLNK(self.mode)
+
 
 @dataclass(frozen=True, slots=True)
 class Name:
@@ -167,6 +193,39 @@ def read_packet(request_id: int, handle: bytes, offset: int, length: int) -> byt
     """READ (section 6.4)."""
     size = len(handle)
     return _head.pack(21 + size, Kind.READ, request_id) + _u32.pack(size) + handle + _range.pack(offset, length)
+
+
+def open_tail(flags: int, mode: int | None = None) -> bytes:
+    """What follows the path in an OPEN: pflags, and the permissions of a file that it makes."""
+    return _u32.pack(flags) + attributes_bytes(mode=mode)
+
+
+def write_packet(request_id: int, handle: bytes, offset: int, data: bytes | memoryview) -> bytes:
+    """WRITE (section 6.4)."""
+    size = len(handle)
+    head = _head.pack(21 + size + len(data), Kind.WRITE, request_id)
+    return b"".join((head, _u32.pack(size), handle, _range.pack(offset, len(data)), data))
+
+
+def string_bytes(*texts: bytes) -> bytes:
+    """Strings with their lengths before them (section 3)."""
+    return b"".join(_u32.pack(len(text)) + text for text in texts)
+
+
+def attributes_bytes(*, mode: int | None = None, mtime: int | None = None, size: int | None = None) -> bytes:
+    """ATTRS (section 5) with what is given; a time of change is sent as the time of access too: they come in pairs."""
+    flags = 0
+    body = b""
+    if size is not None:
+        flags |= _HAS_SIZE
+        body += _u64.pack(size)
+    if mode is not None:
+        flags |= _HAS_MODE
+        body += _u32.pack(mode)
+    if mtime is not None:
+        flags |= _HAS_TIMES
+        body += _two_u32.pack(mtime, mtime)
+    return _u32.pack(flags) + body
 
 
 # -- answers: each gets the whole buffer and the place of its fields in it -----------------------------------------

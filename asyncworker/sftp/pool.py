@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import random
-from collections.abc import AsyncGenerator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Self
 
-from asyncworker.errors import SFTPConnectionLost
 from asyncworker.resources import lifetimes
+from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.connections import Connections
-from asyncworker.sftp.listing import Entry, Listing
-from asyncworker.sftp.names import remote_bytes
+from asyncworker.sftp.files import Files
 from asyncworker.sftp.options import DEFAULT_KNOWN_HOSTS, Options
-from asyncworker.sftp.packets import Attributes
-from asyncworker.sftp.request import Request
-from asyncworker.sftp.session import Session
-from asyncworker.sftp.transfer import Download, Transfer
 from asyncworker.sftp.transports import Connect, connect_asyncssh
 
 __all__ = ["SFTPPool", "pool"]
 
-T = TypeVar("T")
-PathLike = str | os.PathLike[str]
 
-
-class _Awaited(Protocol[T]):
-    """A job whose caller waits for its future."""
-
-    future: asyncio.Future[T]
-
-    def start(self, session: Session) -> None: ...
-    def fail(self, error: Exception) -> None: ...
-    def abandon(self) -> None: ...
-
-
-#: Before a second try. Connections seldom die alone: those that die with this one have to be seen dead first.
-_PAUSE_S = 0.1
-
-#: Threads that write large files.
-_WRITERS = 2
-
-
-class SFTPPool:
+class SFTPPool(Files):
     """Files from one SFTP server, thousands at once.
 
     ::
@@ -120,7 +91,7 @@ class SFTPPool:
     def _setup(self, options: Options, connect: Connect) -> None:
         self.options = options
         self._connections = Connections(options, connect)
-        self._executor: ThreadPoolExecutor | None = None
+        self._cleaning = set()
 
     def __repr__(self) -> str:
         return f"<SFTPPool {self.options.address}, {self._connections.count} connections>"
@@ -135,124 +106,10 @@ class SFTPPool:
 
     async def close(self) -> None:
         """Close every connection; calls that are under way fail."""
+        await self._stop_cleaning()
         await self._connections.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False)
-
-    # -- files -------------------------------------------------------------------------------------------------------
-
-    async def get(
-        self, remote: PathLike, local: PathLike, *, size_bytes: int | None = None, mtime: int | None = None
-    ) -> Transfer:
-        """Download one file.
-
-        It is written to a temporary file beside ``local`` and renamed when it is whole: ``local`` is the old file or
-        the new one, never a part. On an error or a cancellation nothing of it stays. A file whose connection is lost
-        is tried once more on another.
-
-        Args:
-            remote: Its path on the server.
-            local: Where it is to appear; a file that is there is replaced. The folder must exist.
-            size_bytes: Its size, where a listing told it.
-            mtime: Its time of change, likewise; with both, one request fewer is sent.
-
-        Raises:
-            SFTPFileNotFound: No such file. The connection stays.
-            SFTPPermissionDenied: The server refuses.
-            SFTPFileChanged: The size is not what was announced.
-            SFTPConnectError: There is no connection, and none can be made.
-            SFTPConnectionLost: Both tries lost their connection.
-            SFTPError: Any other refusal by the server.
-            OSError: It cannot be written here; names ``local``.
-        """
-        remote_text, raw, local_text = os.fspath(remote), remote_bytes(remote), os.fspath(local)
-
-        def make() -> Download:
-            return Download(
-                remote_text,
-                raw,
-                local_text,
-                size_bytes=size_bytes,
-                mtime=mtime,
-                executor=self._writers,
-                on_released=self._connections.release,
-            )
-
-        return await self._twice(make)
-
-    async def stat(self, path: PathLike, *, follow_links: bool = True) -> Attributes:
-        """Return what the server says of a file.
-
-        Raises:
-            SFTPFileNotFound: There is none.
-            SFTPError: Any other refusal, or no connection.
-        """
-        raw = remote_bytes(path)
-
-        def ask(session: Session, request: Request[Attributes]) -> None:
-            send = session.protocol.stat if follow_links else session.protocol.lstat
-            send(raw, request.answered, request)
-
-        return await self._twice(lambda: Request(ask, "stat", os.fspath(path), self._connections.release))
-
-    async def list(
-        self, path: PathLike, *, bad_names: Literal["raise", "skip"] = "raise"
-    ) -> AsyncGenerator[Entry, None]:
-        """Give out the entries of a folder while they arrive, without ``.`` and ``..``, in the server's order.
-
-        Args:
-            path: The folder.
-            bad_names: What to do with a name that is not safe to write locally; ``skip`` logs it.
-
-        Raises:
-            SFTPFileNotFound: No such folder.
-            SFTPNameError: A name is not safe.
-            SFTPError: Any other refusal, or no connection.
-        """
-        text, raw = os.fspath(path), remote_bytes(path)
-        for attempt in (1, 2):
-            begun = False
-            listing = Listing(text, raw, self.options.address, self._connections.release)
-            self._connections.submit(listing)
-            try:
-                async for entry in listing.entries(bad_names):
-                    begun = True
-                    yield entry
-                return
-            except SFTPConnectionLost:
-                if begun or attempt == 2:
-                    raise
-                await _pause()
-            finally:
-                self._connections.withdraw(listing)
-                listing.close()
-
-    # -- inside ------------------------------------------------------------------------------------------------------
-
-    async def _twice(self, make: Callable[[], _Awaited[T]]) -> T:
-        try:
-            return await self._run(make())
-        except SFTPConnectionLost:
-            await _pause()
-            return await self._run(make())
-
-    async def _run(self, job: _Awaited[T]) -> T:
-        self._connections.submit(job)
-        try:
-            return await job.future
-        except (asyncio.CancelledError, GeneratorExit):
-            self._connections.withdraw(job)
-            job.abandon()
-            raise
-
-    def _writers(self) -> ThreadPoolExecutor:
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(_WRITERS, thread_name_prefix="sftp-writer")
-        return self._executor
-
-
-async def _pause() -> None:
-    await asyncio.sleep(_PAUSE_S * random.uniform(1, 2))  # not all at the same moment
 
 
 async def pool(host: str, **options: Any) -> SFTPPool:

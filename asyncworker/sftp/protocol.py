@@ -26,6 +26,9 @@ SFTP_VERSION = 3
 Answer = Any
 
 _LIMITS_EXTENSION = b"limits@openssh.com"
+#: A rename over a file that exists, and a flush to the disk: draft version 3 has neither.
+_POSIX_RENAME_EXTENSION = b"posix-rename@openssh.com"
+_FSYNC_EXTENSION = b"fsync@openssh.com"
 
 #: The longest packet that is taken before the server has named its limits; OpenSSH's own bound.
 _PACKET_BYTES = 256 * 1024
@@ -35,6 +38,7 @@ _ROOM_BYTES = 1024
 _READ_BYTES_MAX = 1024 * 1024
 #: What every server must take (section 3 asks for packets of 34,000 bytes).
 _READ_BYTES_SAFE = 32 * 1024
+_WRITE_BYTES_MAX = 256 * 1024
 
 _PARSERS: dict[int, Callable[[bytes, int, int], Answer]] = {
     Kind.STATUS: packets.parse_status,
@@ -75,12 +79,15 @@ class SFTPProtocol:
         self._next_id = 0
         self._packet_bytes = _PACKET_BYTES
         self._ready = False
+        self._extensions: dict[bytes, bytes] = {}
         self.ended: Exception | None = None
         """Why the session is over; ``None`` while it lives."""
         self.limits = Limits()
         """What the server allows."""
         self.read_bytes = _READ_BYTES_SAFE
         """How much one READ asks for at most."""
+        self.write_bytes = _READ_BYTES_SAFE
+        """How much one WRITE carries at most."""
 
     # -- bytes -------------------------------------------------------------------------------------------------------
 
@@ -153,9 +160,15 @@ class SFTPProtocol:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def open(self, path: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
-        """OPEN for reading; the answer is a handle."""
-        self._request_text(Kind.OPEN, path, Kind.HANDLE, callback, owner, packets.OPEN_FOR_READING)
+    def open(
+        self,
+        path: bytes,
+        callback: Callable[[Answer], None],
+        owner: Owner,
+        how: bytes = packets.OPEN_FOR_READING,
+    ) -> None:
+        """OPEN, for reading or as :func:`~asyncworker.sftp.packets.open_tail` says; the answer is a handle."""
+        self._request_text(Kind.OPEN, path, Kind.HANDLE, callback, owner, how)
 
     def close(self, handle: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
         """CLOSE a file or a folder; the answer is a Status."""
@@ -184,6 +197,64 @@ class SFTPProtocol:
     def readdir(self, handle: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
         """READDIR; the answer is a tuple of Name, or Status EOF."""
         self._request_text(Kind.READDIR, handle, Kind.NAME, callback, owner)
+
+    # -- requests that change something; the answer is a Status, OK among them ---------------------------------------
+
+    @property
+    def renames_over(self) -> bool:
+        """Whether :meth:`rename` replaces a file that is there."""
+        return self._extensions.get(_POSIX_RENAME_EXTENSION) == b"1"
+
+    @property
+    def flushes(self) -> bool:
+        """Whether :meth:`fsync` may be called."""
+        return self._extensions.get(_FSYNC_EXTENSION) == b"1"
+
+    def write(
+        self,
+        handle: bytes,
+        offset: int,
+        data: bytes | memoryview,
+        callback: Callable[[Answer], None],
+        owner: Owner,
+    ) -> None:
+        """WRITE, of at most ``write_bytes``."""
+        self._send(packets.write_packet(self._expect(Kind.STATUS, callback, owner), handle, offset, data))
+
+    def set_attributes(
+        self, handle: bytes, attributes: bytes, callback: Callable[[Answer], None], owner: Owner
+    ) -> None:
+        """FSETSTAT, of an open file."""
+        self._request_text(Kind.FSETSTAT, handle, Kind.STATUS, callback, owner, attributes)
+
+    def remove(self, path: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
+        """REMOVE, of what is no folder."""
+        self._request_text(Kind.REMOVE, path, Kind.STATUS, callback, owner)
+
+    def mkdir(self, path: bytes, mode: int | None, callback: Callable[[Answer], None], owner: Owner) -> None:
+        """MKDIR."""
+        self._request_text(Kind.MKDIR, path, Kind.STATUS, callback, owner, packets.attributes_bytes(mode=mode))
+
+    def rmdir(self, path: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
+        """RMDIR, of an empty folder."""
+        self._request_text(Kind.RMDIR, path, Kind.STATUS, callback, owner)
+
+    def rename(self, old: bytes, new: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
+        """RENAME, which replaces nothing; as ``posix-rename@openssh.com``, where that is offered, it does."""
+        if self.renames_over:
+            tail = packets.string_bytes(old, new)
+            self._request_text(Kind.EXTENDED, _POSIX_RENAME_EXTENSION, Kind.STATUS, callback, owner, tail)
+        else:
+            self.rename_plain(old, new, callback, owner)
+
+    def rename_plain(self, old: bytes, new: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
+        """RENAME of version 3: fails where the new name is taken."""
+        self._request_text(Kind.RENAME, old, Kind.STATUS, callback, owner, packets.string_bytes(new))
+
+    def fsync(self, handle: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
+        """Flush an open file to the server's disk; only where :attr:`flushes`."""
+        tail = packets.string_bytes(handle)
+        self._request_text(Kind.EXTENDED, _FSYNC_EXTENSION, Kind.STATUS, callback, owner, tail)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -239,6 +310,7 @@ class SFTPProtocol:
         version, extensions = packets.parse_version(data, place, stop)
         if version != SFTP_VERSION:
             raise Malformed(f"the server speaks version {version}")
+        self._extensions = extensions
         if extensions.get(_LIMITS_EXTENSION) == b"1":
             self._request_text(
                 Kind.EXTENDED, _LIMITS_EXTENSION, Kind.EXTENDED_REPLY, self._limits, _LimitsOwner(self.end)
@@ -251,6 +323,8 @@ class SFTPProtocol:
             self.limits = answer
             if answer.read_bytes:
                 self.read_bytes = min(answer.read_bytes, _READ_BYTES_MAX)
+            if answer.write_bytes:
+                self.write_bytes = min(answer.write_bytes, _WRITE_BYTES_MAX)
             self._packet_bytes = max(_PACKET_BYTES, self.read_bytes + _ROOM_BYTES)
         self._become_ready()
 

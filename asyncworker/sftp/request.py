@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from asyncworker.sftp import packets
 from asyncworker.sftp.packets import Status
 from asyncworker.sftp.session import Session, refusal
 
-__all__ = ["Request"]
+__all__ = ["Command", "Request"]
 
 T = TypeVar("T")
 
@@ -63,3 +64,14 @@ class Request(Generic[T]):
         session, self._session = self._session, None
         if session is not None:
             self._on_released(session)
+
+
+class Command(Request[None]):
+    """A request that changes something: its answer is a Status, and OK is what one hopes for."""
+
+    def answered(self, answer: Status | None) -> None:
+        """Take the answer."""
+        if isinstance(answer, Status) and answer.code != packets.OK:
+            super().answered(answer)
+        else:
+            super().answered(None)

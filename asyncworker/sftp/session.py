@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from asyncworker.errors import (
     SFTPConnectError,
@@ -25,6 +27,15 @@ __all__ = ["Session", "refusal"]
 _SPARE_HANDLES = 5
 #: In flight where the server does not name its limit of open handles.
 _HANDLES_WITHOUT_LIMITS = 64
+#: Sent to be written and not answered, on one session: more would only fill buffers.
+_UNANSWERED_BYTES = 8 * 1024 * 1024
+
+
+class Writer(Protocol):
+    """What waits until a session has room for what it writes."""
+
+    def go_on(self) -> None:
+        """Write on."""
 
 
 class Session:
@@ -48,6 +59,8 @@ class Session:
         self.protocol = SFTPProtocol(self._become_ready, self._wake, host=address)
         self.capacity = 0
         self.in_flight = 0
+        self._unanswered = 0
+        self._writers: deque[Writer] = deque()
 
     @classmethod
     async def open(cls, options: Options, connect: Connect, on_lost: Callable[[Session], None]) -> Session:
@@ -82,6 +95,25 @@ class Session:
     def alive(self) -> bool:
         """Whether requests can be made."""
         return self.protocol.ended is None
+
+    # -- what is written ---------------------------------------------------------------------------------------------
+
+    def may_write(self, writer: Writer) -> bool:
+        """Whether there is room; if not, that writer is told when there is."""
+        if self._unanswered < _UNANSWERED_BYTES:
+            return True
+        self._writers.append(writer)
+        return False
+
+    def writes(self, size: int) -> None:
+        """Count bytes that are on their way."""
+        self._unanswered += size
+
+    def wrote(self, size: int) -> None:
+        """Count bytes whose answer has come, or never will."""
+        self._unanswered -= size
+        while self._writers and self._unanswered < _UNANSWERED_BYTES and self.alive:
+            self._writers.popleft().go_on()
 
     # -- called by the transport -------------------------------------------------------------------------------------
 

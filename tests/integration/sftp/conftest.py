@@ -1,8 +1,8 @@
-"""An OpenSSH server and an asyncssh server, and pools on them."""
+"""An OpenSSH server, an asyncssh server and a paramiko server, and pools on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 
 from asyncworker.sftp import SFTPPool
 from tests.servers.sftp import SFTPServer, running_sftp_server
+from tests.servers.sftp_paramiko import running_paramiko_server
 from tests.servers.sshd import Sshd, running_sshd
 
 
@@ -53,6 +54,20 @@ def server(request: pytest.FixtureRequest) -> Sshd | SFTPServer:
     return found
 
 
+@pytest.fixture(scope="session")
+def _paramiko_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SFTPServer]:
+    with running_paramiko_server(tmp_path_factory.mktemp("paramiko")) as server:
+        yield server
+
+
+@pytest.fixture(params=["openssh", "asyncssh", "paramiko"])
+def any_server(request: pytest.FixtureRequest) -> Sshd | SFTPServer:
+    """Each of the three, shared by all tests; paramiko's is slow and knows no extension."""
+    names = {"openssh": "_sshd", "asyncssh": "_asyncssh_server", "paramiko": "_paramiko_server"}
+    found: Sshd | SFTPServer = request.getfixturevalue(names[request.param])
+    return found
+
+
 def pool_of(server: Sshd | SFTPServer, **options: Any) -> SFTPPool:
     """A pool that logs in as the test's user."""
     login: dict[str, Any] = {
@@ -89,3 +104,10 @@ def folders(tmp_path: Path) -> Folders:
     made.remote.mkdir()
     made.local.mkdir()
     return made
+
+
+@pytest.fixture
+async def sftp_pool(server: Sshd | SFTPServer) -> AsyncIterator[SFTPPool]:
+    """A pool on ``server``."""
+    async with pool_of(server) as pool:
+        yield pool

@@ -1,0 +1,190 @@
+"""Many files at once without a task for each: jobs start as a source gives them, results come as they are there."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost
+from asyncworker.sftp.calls import Awaited
+from asyncworker.sftp.connections import Connections
+from asyncworker.sftp.transfer import Transfer
+
+__all__ = ["Batch", "FileResult", "each"]
+
+T = TypeVar("T")
+
+#: Waits before a file whose connection was lost, or could not be made, is tried again.
+_PAUSES_S = (0.2, 1.0, 3.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """How one file of many ended.
+
+    Attributes:
+        remote: Its path on the server.
+        local: Its path here.
+        transfer: What arrived; ``None`` if it failed.
+        error: Why it failed; ``None`` if it did not.
+    """
+
+    remote: str
+    local: str
+    transfer: Transfer | None = None
+    error: Exception | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it arrived."""
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A file to be moved: its two paths, and what makes a job for it, once for each try."""
+
+    remote: str
+    local: str
+    make: Callable[[], Awaited[Transfer]]
+
+
+class Batch:
+    """The files of one caller that are under way. Used on one loop.
+
+    Args:
+        connections: Where the jobs run.
+        limit: How many at once.
+        tries: How often a file is tried whose connection is lost.
+    """
+
+    def __init__(self, connections: Connections, limit: int, tries: int = 2) -> None:
+        self._connections = connections
+        self._limit = limit
+        self._tries = tries
+        self._running: dict[Awaited[Transfer], None] = {}
+        self._resting: set[asyncio.TimerHandle] = set()
+        self._results: deque[FileResult] = deque()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._feeder: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def in_flight(self) -> int:
+        """How many files are under way."""
+        return len(self._running) + len(self._resting)
+
+    async def results(
+        self, orders: AsyncIterable[Order | FileResult] | Iterable[Order | FileResult]
+    ) -> AsyncGenerator[FileResult, None]:
+        """Run all orders and give out each result as it comes; what is a result already is passed through.
+
+        Raises:
+            Exception: What the source raised, after the results of what it had given until then.
+        """
+        self._feeder = asyncio.create_task(self._feed(orders))
+        self._feeder.add_done_callback(lambda _: self._news.set())
+        try:
+            while True:
+                while self._results:
+                    yield self._results.popleft()
+                    self._make_room()
+                if self._feeder.done() and not self.in_flight:
+                    await self._feeder  # raises what the source raised
+                    if not self._results:
+                        return
+                    continue
+                self._news.clear()
+                await self._news.wait()
+        finally:
+            await self._stop()
+
+    async def _feed(self, orders: AsyncIterable[Order | FileResult] | Iterable[Order | FileResult]) -> None:
+        async for order in each(orders):
+            if isinstance(order, FileResult):
+                self._results.append(order)
+                self._news.set()
+            else:
+                self._begin(order, 1)
+            while self.in_flight >= self._limit or len(self._results) >= 4 * self._limit:
+                self._room.clear()
+                await self._room.wait()
+
+    def _begin(self, order: Order, attempt: int) -> None:
+        try:
+            job = order.make()
+        except Exception as error:
+            self._finish(FileResult(order.remote, order.local, error=error))
+            return
+        self._running[job] = None
+        job.future.add_done_callback(partial(self._ended, job, order, attempt))
+        self._connections.submit(job)
+
+    def _ended(self, job: Awaited[Transfer], order: Order, attempt: int, future: asyncio.Future[Transfer]) -> None:
+        self._running.pop(job, None)
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            self._finish(FileResult(order.remote, order.local, transfer=future.result()))
+        elif isinstance(error, SFTPConnectionLost | SFTPConnectError) and self._again(order, attempt):
+            pass
+        else:
+            assert isinstance(error, Exception)
+            self._finish(FileResult(order.remote, order.local, error=error))
+
+    def _again(self, order: Order, attempt: int) -> bool:
+        if attempt >= self._tries:
+            return False
+        pause = _PAUSES_S[min(attempt, len(_PAUSES_S)) - 1] * random.uniform(0.5, 1.5)
+
+        def begin() -> None:
+            self._resting.discard(timer)
+            self._begin(order, attempt + 1)
+
+        timer = self._loop.call_later(pause, begin)
+        self._resting.add(timer)
+        return True
+
+    def _finish(self, result: FileResult) -> None:
+        self._results.append(result)
+        self._news.set()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self.in_flight < self._limit and len(self._results) < 4 * self._limit:
+            self._room.set()
+
+    async def _stop(self) -> None:
+        for timer in self._resting:
+            timer.cancel()
+        for job in list(self._running):
+            self._connections.withdraw(job)
+            job.abandon()
+        self._running.clear()
+        feeder = self._feeder
+        if feeder is not None and not feeder.done():
+            feeder.cancel()
+            await asyncio.wait([feeder])
+
+
+async def each(source: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, None]:
+    """Give out what a source of either kind gives."""
+    if isinstance(source, AsyncIterable):
+        iterator: Any = source
+        try:
+            async for value in iterator:
+                yield value
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+    else:
+        for value in source:
+            yield value

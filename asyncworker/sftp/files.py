@@ -1,0 +1,274 @@
+"""What a pool does to the bytes of files: get, put, open, and many at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Literal, overload
+
+from asyncworker.errors import SFTPError, SFTPNameError
+from asyncworker.sftp.batch import Batch, FileResult, Order, each
+from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.localsource import LocalSource
+from asyncworker.sftp.names import remote_bytes
+from asyncworker.sftp.namespace import Namespace
+from asyncworker.sftp.sending import Upload
+from asyncworker.sftp.streams import ReadStream, WriteStream
+from asyncworker.sftp.transfer import Download, Transfer
+
+__all__ = ["Files", "Pair"]
+
+#: Threads that write large files and read local ones.
+_THREADS = 2
+#: A stream's blocks that are asked for, or not answered, at most.
+_STREAM_BYTES = 2 * 1024 * 1024
+
+#: Two paths: from where, and to where.
+Pair = tuple[PathLike, PathLike]
+
+
+class Files(Namespace):
+    """The part of a pool that moves bytes."""
+
+    _executor: ThreadPoolExecutor | None = None
+
+    async def get(
+        self, remote: PathLike, local: PathLike, *, size_bytes: int | None = None, mtime: int | None = None
+    ) -> Transfer:
+        """Download one file.
+
+        It is written to a temporary file beside ``local`` and renamed when it is whole: ``local`` is the old file or
+        the new one, never a part. On an error or a cancellation nothing of it stays. A file whose connection is lost
+        is tried once more on another.
+
+        Args:
+            remote: Its path on the server.
+            local: Where it is to appear; a file that is there is replaced. The folder must exist.
+            size_bytes: Its size, where a listing told it.
+            mtime: Its time of change, likewise; with both, one request fewer is sent.
+
+        Raises:
+            SFTPFileNotFound: No such file. The connection stays.
+            SFTPPermissionDenied: The server refuses.
+            SFTPFileChanged: The size is not what was announced.
+            SFTPConnectError: There is no connection, and none can be made.
+            SFTPConnectionLost: Both tries lost their connection.
+            SFTPError: Any other refusal by the server.
+            OSError: It cannot be written here; names ``local``.
+        """
+        text, raw, goal = os.fspath(remote), remote_bytes(remote), os.fspath(local)
+        return await self._twice(lambda: self._download(text, raw, goal, size_bytes, mtime))
+
+    async def put(
+        self,
+        local: PathLike,
+        remote: PathLike,
+        *,
+        mode: int | None = None,
+        preserve_mtime: bool = True,
+        fsync: bool = False,
+    ) -> Transfer:
+        """Upload one file.
+
+        It is written to a temporary file beside ``remote`` and renamed when it is whole; in one step where the server
+        offers ``posix-rename@openssh.com``, elsewhere a file that is there is removed first. On an error or a
+        cancellation nothing of it stays. A file whose connection is lost is tried once more on another.
+
+        Args:
+            local: The file. It must not change while it is read.
+            remote: Where it is to appear; a file that is there is replaced. The folder must exist.
+            mode: Its permissions there, which the server's umask may lessen; ``None``: those it has here.
+            preserve_mtime: Give it the time of change that it has here, where the server allows it.
+            fsync: Have the server flush it to its disk before it is renamed, where it offers that.
+
+        Raises:
+            SFTPFileNotFound: The folder is not there.
+            SFTPPermissionDenied: The server refuses.
+            SFTPFileChanged: The local file changed while it was read.
+            SFTPConnectError: There is no connection, and none can be made.
+            SFTPConnectionLost: Both tries lost their connection.
+            SFTPError: Any other refusal by the server.
+            OSError: The local file cannot be read; names it.
+        """
+        text, raw, source = os.fspath(remote), remote_bytes(remote), os.fspath(local)
+        return await self._twice(
+            lambda: self._upload(
+                source, text, raw, partial(LocalSource, source), mode=mode, mtime=preserve_mtime, fsync=fsync
+            )
+        )
+
+    # -- many --------------------------------------------------------------------------------------------------------
+
+    async def get_many(
+        self, files: AsyncIterable[Pair] | Iterable[Pair], *, at_once: int | None = None
+    ) -> AsyncGenerator[FileResult, None]:
+        """Download files and give out a result for each, as it is there: one that fails does not end the others.
+
+        ::
+
+            async for result in pool.get_many(pairs):
+                if not result.ok: ...
+
+        Args:
+            files: Pairs of remote and local path, from any kind of iterable; read as places become free.
+            at_once: How many at once; ``None``: as many as the connections take.
+        """
+
+        async def orders() -> AsyncIterator[Order | FileResult]:
+            async for remote, local in each(files):
+                text, goal = os.fspath(remote), os.fspath(local)
+                try:
+                    raw = remote_bytes(text)
+                except SFTPNameError as error:
+                    yield FileResult(text, goal, error=error)
+                else:
+                    yield Order(text, goal, partial(self._download, text, raw, goal))
+
+        async for result in self._batched(orders(), at_once):
+            yield result
+
+    async def put_many(
+        self, files: AsyncIterable[Pair] | Iterable[Pair], *, at_once: int | None = None, fsync: bool = False
+    ) -> AsyncGenerator[FileResult, None]:
+        """Upload files and give out a result for each, as it is there: one that fails does not end the others.
+
+        Args:
+            files: Pairs of local and remote path, from any kind of iterable; read as places become free.
+            at_once: How many at once; ``None``: as many as the connections take.
+            fsync: As for :meth:`put`.
+        """
+
+        async def orders() -> AsyncIterator[Order | FileResult]:
+            async for local, remote in each(files):
+                text, source = os.fspath(remote), os.fspath(local)
+                try:
+                    raw = remote_bytes(text)
+                except SFTPNameError as error:
+                    yield FileResult(text, source, error=error)
+                else:
+                    opens = partial(LocalSource, source)
+                    make = partial(self._upload, source, text, raw, opens, mode=None, mtime=True, fsync=fsync)
+                    yield Order(text, source, make)
+
+        async for result in self._batched(orders(), at_once):
+            yield result
+
+    async def _batched(
+        self, orders: AsyncIterable[Order | FileResult], at_once: int | None
+    ) -> AsyncGenerator[FileResult, None]:
+        results = Batch(self._connections, self._limit(at_once)).results(orders)
+        try:
+            async for result in results:
+                yield result
+        finally:
+            await results.aclose()
+
+    def _limit(self, at_once: int | None) -> int:
+        most = self.options.connections * self.options.in_flight
+        return most if at_once is None else max(1, min(at_once, most))
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    @overload
+    def open(
+        self, path: PathLike, mode: Literal["r"] = "r", *, window_bytes: int = _STREAM_BYTES
+    ) -> AbstractAsyncContextManager[ReadStream]: ...
+
+    @overload
+    def open(
+        self, path: PathLike, mode: Literal["w", "x"], *, window_bytes: int = _STREAM_BYTES
+    ) -> AbstractAsyncContextManager[WriteStream]: ...
+
+    def open(
+        self, path: PathLike, mode: Literal["r", "w", "x"] = "r", *, window_bytes: int = _STREAM_BYTES
+    ) -> AbstractAsyncContextManager[ReadStream] | AbstractAsyncContextManager[WriteStream]:
+        """Open a file as a stream of bytes, for ``async with``. It keeps a place on a connection while it is open.
+
+        ::
+
+            async with pool.open("/in/large.csv") as file:
+                head = await file.read(100)
+                async for block in file: ...
+
+        A stream is bound to its connection: if that is lost, the stream fails. What is written is seen on the server
+        while it grows; use :meth:`put` for a file that appears whole.
+
+        Args:
+            path: Its path.
+            mode: ``r`` reads, ``w`` writes and empties a file that is there, ``x`` refuses one that is there.
+            window_bytes: What is asked for ahead, or written and not answered yet, at most.
+
+        Raises:
+            SFTPFileNotFound: No such file, or no such folder.
+            SFTPError: Any other refusal, or no connection; on entering, on every use and on leaving.
+        """
+        return self._reading(path, window_bytes) if mode == "r" else self._writing(path, mode, window_bytes)
+
+    @asynccontextmanager
+    async def _reading(self, path: PathLike, window_bytes: int) -> AsyncIterator[ReadStream]:
+        text, raw = os.fspath(path), remote_bytes(path)
+        stream = await self._twice(lambda: ReadStream(text, raw, window_bytes, self._connections.release))
+        try:
+            yield stream
+        finally:
+            await stream.close()
+
+    @asynccontextmanager
+    async def _writing(self, path: PathLike, mode: str, window_bytes: int) -> AsyncIterator[WriteStream]:
+        text, raw = os.fspath(path), remote_bytes(path)
+        stream = await self._run(WriteStream(text, raw, mode, window_bytes, self._connections.release))
+        try:
+            yield stream
+        except BaseException:
+            with contextlib.suppress(SFTPError):  # the first error says more
+                await stream.close()
+            raise
+        await stream.close()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _download(
+        self, text: str, raw: bytes, goal: str, size_bytes: int | None = None, mtime: int | None = None
+    ) -> Download:
+        return Download(
+            text,
+            raw,
+            goal,
+            size_bytes=size_bytes,
+            mtime=mtime,
+            executor=self._threads,
+            on_released=self._connections.release,
+        )
+
+    def _upload(
+        self,
+        source: str,
+        text: str,
+        raw: bytes,
+        opens: partial[LocalSource],
+        *,
+        mode: int | None,
+        mtime: bool,
+        fsync: bool,
+    ) -> Upload:
+        return Upload(
+            source,
+            text,
+            raw,
+            source=opens,
+            mode=mode,
+            mtime=mtime,
+            fsync=fsync,
+            executor=self._threads,
+            on_released=self._connections.release,
+            on_left=self._forget_remote,
+        )
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="sftp-files")
+        return self._executor

@@ -1,0 +1,81 @@
+"""A local file that is read block by block, and caught if it changes meanwhile. Used on a thread: its calls block."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+
+__all__ = ["Block", "LocalSource"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one reading gave.
+
+    Attributes:
+        data: The bytes; empty at the end.
+        last: Whether nothing follows.
+        changed: What the file's size is now, if it or the time of change is not what it was at the beginning.
+    """
+
+    data: bytes
+    last: bool
+    changed: int | None = None
+
+
+class LocalSource:
+    """A regular file that is open for reading.
+
+    Args:
+        path: Its path, also for messages; relative to ``dir_fd`` its last part is opened.
+        dir_fd: An open folder in which it is; a link in the file's place is refused then.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file; names ``path``.
+    """
+
+    __slots__ = ("_fd", "_mtime_ns", "mode", "mtime", "path", "size")
+
+    def __init__(self, path: str, dir_fd: int | None = None) -> None:
+        self.path = path
+        # A pipe must not hang the thread that opens it.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            if dir_fd is None:
+                self._fd = os.open(path, flags)
+            else:
+                self._fd = os.open(os.path.basename(path), flags | os.O_NOFOLLOW, dir_fd=dir_fd)  # noqa: PTH119
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
+        found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode):
+            self.close()
+            raise OSError(None, "is not a regular file", path)
+        self.size = found.st_size
+        self.mode = stat.S_IMODE(found.st_mode) & 0o777
+        self.mtime = int(found.st_mtime)
+        self._mtime_ns = found.st_mtime_ns
+
+    def read(self, offset: int, length: int) -> Block:
+        """Read; the file is closed with its last block."""
+        try:
+            data = os.pread(self._fd, length, offset)
+            end = offset + len(data)
+            if data and end < self.size:
+                return Block(data, last=False)
+            now = os.fstat(self._fd)
+        except OSError as error:
+            self.close()
+            raise OSError(error.errno, error.strerror, self.path) from None
+        self.close()
+        same = end == self.size == now.st_size and now.st_mtime_ns == self._mtime_ns
+        return Block(data, last=True, changed=None if same else now.st_size)
+
+    def close(self) -> None:
+        """Close it; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)

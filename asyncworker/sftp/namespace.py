@@ -1,0 +1,221 @@
+"""What a pool does to names on the server: stat, list, walk, rename, remove, mkdir."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable
+from typing import Literal
+
+from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPPermissionDenied
+from asyncworker.sftp.calls import Calls, PathLike, pause
+from asyncworker.sftp.listing import Entry, Listing
+from asyncworker.sftp.names import remote_bytes
+from asyncworker.sftp.packets import Attributes
+from asyncworker.sftp.request import Command, Request
+from asyncworker.sftp.session import Session
+from asyncworker.sftp.walking import Walk
+
+__all__ = ["Namespace"]
+
+BadNames = Literal["raise", "skip"]
+
+
+class Namespace(Calls):
+    """The part of a pool that moves no bytes of files.
+
+    What only asks is tried a second time if its connection is lost. What changes something is not: whether the server
+    has done it is not known then, and the error says so.
+    """
+
+    async def stat(self, path: PathLike, *, follow_links: bool = True) -> Attributes:
+        """Return what the server says of a file.
+
+        Raises:
+            SFTPFileNotFound: There is none.
+            SFTPError: Any other refusal, or no connection.
+        """
+        raw = remote_bytes(path)
+
+        def ask(session: Session, request: Request[Attributes]) -> None:
+            send = session.protocol.stat if follow_links else session.protocol.lstat
+            send(raw, request.answered, request)
+
+        return await self._twice(lambda: Request(ask, "stat", os.fspath(path), self._connections.release))
+
+    async def list(self, path: PathLike, *, bad_names: BadNames = "raise") -> AsyncGenerator[Entry, None]:
+        """Give out the entries of a folder while they arrive, without ``.`` and ``..``, in the server's order.
+
+        Args:
+            path: The folder.
+            bad_names: What to do with a name that is not safe to write locally; ``skip`` logs it.
+
+        Raises:
+            SFTPFileNotFound: No such folder.
+            SFTPNameError: A name is not safe.
+            SFTPError: Any other refusal, or no connection.
+        """
+        text, raw = os.fspath(path), remote_bytes(path)
+        for attempt in (1, 2):
+            begun = False
+            listing = Listing(text, raw, self.options.address, self._connections.release)
+            self._connections.submit(listing)
+            try:
+                async for entry in listing.entries(bad_names):
+                    begun = True
+                    yield entry
+                return
+            except SFTPConnectionLost:
+                if begun or attempt == 2:
+                    raise
+                await pause()
+            finally:
+                self._connections.withdraw(listing)
+                listing.close()
+
+    async def walk(
+        self,
+        path: PathLike,
+        *,
+        max_depth: int | None = None,
+        enter: Callable[[Entry], bool] = lambda _: True,
+        bad_names: BadNames = "raise",
+        on_error: Callable[[str, SFTPError], None] | None = None,
+    ) -> AsyncGenerator[Entry, None]:
+        """Give out all that is in a folder and below it, folders too, while it arrives. Links are not followed.
+
+        Several folders are listed at the same time, so that the order is no particular one; a folder comes before what
+        is in it.
+
+        Args:
+            path: The folder.
+            max_depth: 0 stays in that folder; ``None``: no limit.
+            enter: Whether to go into a folder.
+            bad_names: As for :meth:`list`.
+            on_error: Gets a folder that cannot be listed, and why, and the walk goes on; ``None``: it ends.
+
+        Raises:
+            SFTPError: As for :meth:`list`.
+        """
+        walk = Walk(
+            lambda folder: self.list(folder, bad_names=bad_names), max_depth=max_depth, enter=enter, on_error=on_error
+        )
+        entries = walk.entries(os.fspath(path))
+        try:
+            async for entry in entries:
+                yield entry
+        finally:
+            await entries.aclose()
+
+    async def rename(self, old: PathLike, new: PathLike, *, replace: bool = False) -> None:
+        """Give a file or a folder another name.
+
+        Args:
+            old: Its path.
+            new: Its new path.
+            replace: Whether a file of that name is replaced: in one step where the server offers
+                ``posix-rename@openssh.com``; elsewhere it is removed first, and is missing for a moment.
+
+        Raises:
+            SFTPFileNotFound: No such file, or no such folder to move it to.
+            SFTPError: The name is taken, any other refusal, or a lost connection.
+        """
+        first, second = remote_bytes(old), remote_bytes(new)
+        in_one_step = False
+
+        def ask(session: Session, request: Command) -> None:
+            nonlocal in_one_step
+            in_one_step = replace and session.protocol.renames_over
+            send = session.protocol.rename if in_one_step else session.protocol.rename_plain
+            send(first, second, request.answered, request)
+
+        what = f"{os.fspath(old)} to {os.fspath(new)}"
+        try:
+            await self._run(self._command(ask, "rename", what))
+        except (SFTPFileNotFound, SFTPPermissionDenied, SFTPConnectionLost):
+            raise
+        except SFTPError:
+            if not replace or in_one_step or not await self._exists(new):
+                raise
+            await self.stat(old, follow_links=False)  # nothing is removed in favour of nothing
+            await self.remove(new)
+            await self._run(self._command(ask, "rename", what))
+
+    async def remove(self, path: PathLike, *, missing_ok: bool = False) -> None:
+        """Remove a file or a link.
+
+        Raises:
+            SFTPFileNotFound: There is none, and ``missing_ok`` is not set.
+            SFTPError: It is a folder, any other refusal, or a lost connection.
+        """
+        raw = remote_bytes(path)
+
+        def ask(session: Session, request: Command) -> None:
+            session.protocol.remove(raw, request.answered, request)
+
+        try:
+            await self._run(self._command(ask, "remove", os.fspath(path)))
+        except SFTPFileNotFound:
+            if not missing_ok:
+                raise
+
+    async def rmdir(self, path: PathLike) -> None:
+        """Remove an empty folder.
+
+        Raises:
+            SFTPFileNotFound: There is none.
+            SFTPError: It is not empty, any other refusal, or a lost connection.
+        """
+        raw = remote_bytes(path)
+
+        def ask(session: Session, request: Command) -> None:
+            session.protocol.rmdir(raw, request.answered, request)
+
+        await self._run(self._command(ask, "remove the folder", os.fspath(path)))
+
+    async def mkdir(
+        self, path: PathLike, *, mode: int | None = None, parents: bool = False, exist_ok: bool = False
+    ) -> None:
+        """Make a folder.
+
+        Args:
+            path: Its path.
+            mode: Its permissions, which the server's umask may lessen; ``None``: the server's usual ones.
+            parents: Make the folders above it too where they are missing.
+            exist_ok: A folder that is there already is well.
+
+        Raises:
+            SFTPFileNotFound: The folder above it is missing.
+            SFTPError: The name is taken, any other refusal, or a lost connection.
+        """
+        text, raw = os.fspath(path), remote_bytes(path)
+
+        def ask(session: Session, request: Command) -> None:
+            session.protocol.mkdir(raw, mode, request.answered, request)
+
+        try:
+            await self._run(self._command(ask, "make the folder", text))
+        except SFTPFileNotFound:
+            above = text.rstrip("/").rpartition("/")[0]
+            if not parents or not above:
+                raise
+            await self.mkdir(above, parents=True, exist_ok=True)
+            await self.mkdir(path, mode=mode, exist_ok=exist_ok)
+        except SFTPError:
+            # Version 3 has no status for a name that is taken: servers say "failure".
+            if not exist_ok or not await self._is_folder(text):
+                raise
+
+    async def _exists(self, path: PathLike) -> bool:
+        try:
+            await self.stat(path, follow_links=False)
+        except SFTPFileNotFound:
+            return False
+        return True
+
+    async def _is_folder(self, path: str) -> bool:
+        try:
+            return (await self.stat(path)).is_dir
+        except SFTPConnectionLost:
+            raise
+        except SFTPError:
+            return False

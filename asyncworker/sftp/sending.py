@@ -1,0 +1,329 @@
+"""One file on its way to the server: OPEN, WRITEs, FSETSTAT, CLOSE, and a rename once it is whole. Callbacks, no task.
+
+It is written under a temporary name beside its goal. The place on the session is given back when the last answer has
+come. No CLOSE is sent along with WRITEs: some servers take the requests for one file in another order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from itertools import count
+from secrets import token_hex
+
+from asyncworker.errors import SFTPError, SFTPFileChanged
+from asyncworker.sftp import packets
+from asyncworker.sftp.localsource import Block, LocalSource
+from asyncworker.sftp.packets import OpenFlag, Status
+from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.transfer import Transfer
+
+__all__ = ["Upload"]
+
+#: Of one file, sent and not answered yet, at most.
+_WINDOW_BYTES = 4 * 1024 * 1024
+#: Read in one piece: the beginning, which is all of most files, and what follows.
+_FIRST_BYTES = 64 * 1024
+_BLOCK_BYTES = 1024 * 1024
+_NAME_BYTES = 200
+
+_serial = count()
+
+
+class Upload:
+    """The state of one file. Its ``future`` gets a :class:`~asyncworker.sftp.transfer.Transfer` or an error.
+
+    Args:
+        local: Path here.
+        remote: Path on the server.
+        path: The same as bytes.
+        source: Opens the local file; called on a thread.
+        mode: Its permissions there; ``None``: those it has here. Set-user-id and the like are never passed on.
+        mtime: Whether to pass on the time of change.
+        fsync: Whether to have the server flush it to its disk, where it offers that.
+        executor: Gives the executor for reading.
+        on_released: Called once, when the place on that session is free again.
+        on_left: Called with the path of a temporary file that could not be removed, its connection being lost.
+    """
+
+    __slots__ = (
+        "_block", "_closing", "_executor", "_fsync", "_handle", "_last", "_loop", "_mode", "_mtime", "_next",
+        "_on_left", "_on_released", "_opening", "_path", "_reading", "_renaming", "_sent", "_session", "_set_mtime",
+        "_source", "_source_of", "_temporary", "_there", "_unanswered", "_waiting", "future", "local", "remote",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        local: str,
+        remote: str,
+        path: bytes,
+        *,
+        source: Callable[[], LocalSource],
+        mode: int | None,
+        mtime: bool,
+        fsync: bool,
+        executor: Callable[[], Executor],
+        on_released: Callable[[Session], None],
+        on_left: Callable[[bytes], None],
+    ) -> None:
+        self.local = local
+        self.remote = remote
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Transfer] = self._loop.create_future()
+        self._path = path
+        self._temporary = _temporary(path)
+        self._source_of = source
+        self._mode = mode
+        self._set_mtime = mtime
+        self._mtime: int | None = None
+        self._fsync = fsync
+        self._executor = executor
+        self._on_released = on_released
+        self._on_left = on_left
+        self._session: Session | None = None
+        self._source: LocalSource | None = None
+        self._handle: bytes | None = None
+        self._block = memoryview(b"")  # read and not sent
+        self._next = 0  # where the next reading begins
+        self._sent = 0
+        self._last = False  # all has been read
+        self._unanswered = 0
+        self._reading = False
+        self._opening = self._closing = self._renaming = False
+        self._there = False  # the temporary file may exist
+        self._waiting = False  # for room among what the session has not answered
+
+    def start(self, session: Session) -> None:
+        """Take a place on that session and begin."""
+        self._session = session
+        self._read()
+
+    def abandon(self) -> None:
+        """Stop, because nobody waits any more: the temporary file is removed, then the place is given back."""
+        self.future.cancel()
+        self._drop()
+
+    def fail(self, error: Exception) -> None:
+        """Stop with that error. Also what the protocol calls for each request that gets no answer."""
+        if not self.future.done():
+            self.future.set_exception(error)
+        self._drop()
+
+    # -- reading, on a thread ----------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        self._reading = True
+        reading = self._executor().submit(self._read_on_thread, self._next)
+        reading.add_done_callback(self._from_thread)
+
+    def _read_on_thread(self, offset: int) -> Block:
+        if self._source is None:
+            self._source = self._source_of()
+            return self._source.read(0, _FIRST_BYTES)
+        return self._source.read(offset, _BLOCK_BYTES)
+
+    def _from_thread(self, done: Future[Block]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._have_read, done)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            self._close_source()
+
+    def _have_read(self, done: Future[Block]) -> None:
+        self._reading = False
+        error = None if done.cancelled() else done.exception()
+        if self.future.done():
+            self._drop()
+        elif error is not None or done.cancelled():
+            self.fail(error if isinstance(error, Exception) else RuntimeError(f"{self.local}: reading ended: {error}"))
+        else:
+            try:
+                self._take(done.result())
+            except Exception as problem:  # the session may have ended
+                self.fail(problem)
+
+    def _take(self, block: Block) -> None:
+        assert self._source is not None
+        if block.changed is not None:
+            size = self._source.size
+            raise self._error(
+                SFTPFileChanged, f"{self.local} was {size} bytes long, is {block.changed}: it changed while it was read"
+            )
+        self._last = block.last
+        self._block = memoryview(block.data)
+        self._next += len(block.data)
+        if self._handle is None:
+            self._mtime = self._source.mtime if self._set_mtime else None
+            mode = self._source.mode if self._mode is None else self._mode & 0o777
+            how = packets.open_tail(OpenFlag.WRITE | OpenFlag.CREATE | OpenFlag.EXCLUSIVE, mode)
+            self._opening = self._there = True
+            self._live().protocol.open(self._temporary, self._opened, self, how)
+        else:
+            self._advance()
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def _opened(self, answer: bytes | Status) -> None:
+        self._opening = False
+        if isinstance(answer, Status):
+            self._there = False
+            self.fail(refusal(answer, "write", self._live().address, self.remote))
+            return
+        self._handle = answer
+        if self.future.done():
+            self._drop()
+        else:
+            self._advance()
+
+    def _written(self, size: int, answer: Status) -> None:
+        if self._session is None:  # the server has answered the CLOSE first
+            return
+        self._unanswered -= size
+        self._session.wrote(size)
+        if self.future.done():
+            self._drop()
+        elif answer.code != packets.OK:
+            self.fail(refusal(answer, "write", self._live().address, self.remote))
+        else:
+            self._advance()
+
+    def _attributes_set(self, answer: Status) -> None:
+        if answer.code != packets.OK:  # some servers let nobody set the time; the file is well without it
+            self._mtime = None
+
+    def _flushed(self, answer: Status) -> None:
+        if answer.code != packets.OK:
+            self.fail(refusal(answer, "flush", self._live().address, self.remote))
+
+    def _closed(self, answer: Status) -> None:
+        self._handle = None
+        self._closing = False
+        if self.future.done():
+            self._drop()
+        elif answer.code != packets.OK:
+            self.fail(refusal(answer, "write", self._live().address, self.remote))
+        else:
+            self._renaming = True
+            self._live().protocol.rename(self._temporary, self._path, partial(self._renamed, False), self)
+
+    def _renamed(self, removed: bool, answer: Status) -> None:
+        self._renaming = False
+        protocol = self._live().protocol
+        if answer.code == packets.OK:
+            self._there = False
+            if not self.future.done():
+                self.future.set_result(Transfer(self.remote, self.local, self._sent, self._mtime))
+            self._release()
+        elif self.future.done():
+            self._drop()
+        elif protocol.renames_over or removed:
+            self.fail(refusal(answer, "write", self._live().address, self.remote))
+        else:  # a rename of version 3 replaces nothing
+            self._renaming = True
+            protocol.remove(self._path, self._removed_old, self)
+
+    def _removed_old(self, answer: Status) -> None:
+        self._renaming = False
+        if self.future.done():
+            self._drop()
+        elif answer.code != packets.OK:
+            self.fail(refusal(answer, "replace", self._live().address, self.remote))
+        else:
+            self._renaming = True
+            self._live().protocol.rename(self._temporary, self._path, partial(self._renamed, True), self)
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Send what there is, within the window; read more; or be done."""
+        session = self._live()
+        assert self._handle is not None
+        if self._waiting:
+            return
+        while self._block and self._unanswered < _WINDOW_BYTES:
+            if not session.may_write(self):
+                self._waiting = True
+                return
+            piece = self._block[: session.protocol.write_bytes]
+            self._block = self._block[len(piece) :]
+            self._unanswered += len(piece)
+            session.writes(len(piece))
+            session.protocol.write(self._handle, self._sent, piece, partial(self._written, len(piece)), self)
+            self._sent += len(piece)
+        if self._block or self._reading:
+            return
+        if not self._last:
+            self._read()
+        elif not self._unanswered and not self._closing:
+            self._finish(session, self._handle)
+
+    def go_on(self) -> None:
+        """Take that the session has room again for what is to be written."""
+        self._waiting = False
+        if self.future.done() or self._handle is None:
+            return
+        try:
+            self._advance()
+        except Exception as error:
+            self.fail(error)
+
+    def _finish(self, session: Session, handle: bytes) -> None:
+        self._closing = True
+        if self._mtime is not None:
+            times = packets.attributes_bytes(mtime=self._mtime)
+            session.protocol.set_attributes(handle, times, self._attributes_set, self)
+        if self._fsync and session.protocol.flushes:
+            session.protocol.fsync(handle, self._flushed, self)
+        session.protocol.close(handle, self._closed, self)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _drop(self) -> None:
+        """Leave nothing here or there, and see that the place is given back. May be called again."""
+        self._block = memoryview(b"")
+        if not self._reading:
+            self._close_source()
+        session = self._session
+        if session is None:
+            return
+        if not session.alive:
+            if self._there:
+                self._on_left(self._temporary)
+            self._there = False
+            self._release()
+        elif self._opening or self._closing or self._renaming:
+            return  # the answer that is due goes on from here
+        elif self._handle is not None:
+            self._closing = True
+            session.protocol.close(self._handle, self._closed, self)
+        elif self._there:
+            self._there = False
+            self._renaming = True
+            session.protocol.remove(self._temporary, lambda _: self._release(), self)
+        elif not self._reading:
+            self._release()
+
+    def _close_source(self) -> None:
+        if self._source is not None:
+            self._source.close()
+
+    def _release(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            left, self._unanswered = self._unanswered, 0
+            session.wrote(left)
+            self._on_released(session)
+
+    def _live(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _error(self, kind: type[SFTPError], what: str) -> SFTPError:
+        address = self._live().address
+        return kind(f"{address}: {what}", host=address, path=self.remote)
+
+
+def _temporary(path: bytes) -> bytes:
+    folder, slash, name = path.rpartition(b"/")
+    return b"%s%s.%s.%s%x.part" % (folder, slash, name[:_NAME_BYTES], token_hex(4).encode(), next(_serial))
