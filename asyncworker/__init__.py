@@ -20,6 +20,7 @@ from asyncworker.iterate import (
     current_item,
     previous_result,
 )
+from asyncworker.resources import Resource, resource, use
 from asyncworker.tasks import state
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
@@ -42,6 +43,9 @@ __all__ = [
     "previous_result",
     "SkipItem",
     "state",
+    "Resource",
+    "resource",
+    "use",
     "AsyncWorkerError",
     "ItemErrors",
 ]

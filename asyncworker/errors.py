@@ -8,6 +8,8 @@
     ├── LoopError                the loop thread cannot take the call
     ├── TooManyDeliveries        a task was begun again and again, and each time its worker died
     ├── TaskCancelled            a task's coroutine ended in a CancelledError that nobody outside asked for
+    ├── ResourceError            a resource could not be made, or cannot be had here
+    │   └── ResourceCycle        resources need each other
     ├── SourceError              the source of a fan-out is wrong, or raised while it was read
     ├── ItemError                an item failed in another process: what is known of its exception
     │   └── ItemTimeout          an item passed its own time limit
@@ -49,6 +51,8 @@ __all__ = [
     "ItemErrors",
     "ItemTimeout",
     "LoopError",
+    "ResourceCycle",
+    "ResourceError",
     "RunCancelled",
     "RunDrained",
     "RunChanged",
@@ -100,6 +104,14 @@ class TooManyDeliveries(AsyncWorkerError):
 
 class TaskCancelled(AsyncWorkerError):
     """A task's coroutine ended in a CancelledError that nobody outside asked for."""
+
+
+class ResourceError(AsyncWorkerError):
+    """A resource could not be made, or cannot be had here."""
+
+
+class ResourceCycle(ResourceError):
+    """Resources need each other; the message names them in order."""
 
 
 class SourceError(AsyncWorkerError):

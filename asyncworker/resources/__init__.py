@@ -1,5 +1,20 @@
 """Things that outlive tasks: made once on a loop, closed in reverse order when it stops."""
 
+from asyncworker.resources.injection import inject, refuse_resources
 from asyncworker.resources.lifetimes import Lifetimes, lifetimes
+from asyncworker.resources.resource import Resource, resource, resources_of, use
+from asyncworker.resources.scopes import in_item_scope, in_task_scope, scope_is_open
 
-__all__ = ["Lifetimes", "lifetimes"]
+__all__ = [
+    "Lifetimes",
+    "Resource",
+    "in_item_scope",
+    "in_task_scope",
+    "inject",
+    "lifetimes",
+    "refuse_resources",
+    "resource",
+    "resources_of",
+    "scope_is_open",
+    "use",
+]

@@ -24,7 +24,7 @@ T = TypeVar("T", bound=Closeable)
 
 
 class Lifetimes:
-    """The objects of one event loop, by key. Used on that loop only."""
+    """Objects by key, of one event loop, one task or one item. Used on that loop only."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, asyncio.Future[Any]] = {}
@@ -36,26 +36,46 @@ class Lifetimes:
         cancelled does not cancel the making for the others.
         """
         making = self._made.get(key)
-        if making is not None and making.done() and not making.cancelled() and making.exception() is None:
+        if making is not None and _has_made(making):
             made: T = making.result()  # by far the most calls end here: one for each item of a fan-out
             return made
         if making is None or making.done():
-            making = self._made[key] = asyncio.ensure_future(make())
+            making = self._made[key] = asyncio.ensure_future(self._make(key, make))
         result: T = await asyncio.shield(making)
         return result
+
+    def discard(self, key: Hashable, made: Closeable) -> None:
+        """Forget an object that has ended by itself; the next caller makes another."""
+        making = self._made.get(key)
+        if making is not None and _has_made(making) and making.result() is made:
+            del self._made[key]
 
     async def close(self) -> None:
         """Close all, the newest first. An object that fails to close is logged; the others are closed all the same."""
         while self._made:
+            unfinished = [making for making in self._made.values() if not making.done()]
+            if unfinished:
+                # They may be using what was made before them.
+                for making in unfinished:
+                    making.cancel()
+                await asyncio.wait(unfinished)
+                continue
             key, making = self._made.popitem()
             try:
-                if not making.done():
-                    making.cancel()
-                    await asyncio.wait([making])
-                elif not making.cancelled() and making.exception() is None:
+                if _has_made(making):
                     await making.result().close()
             except Exception:
                 logger.exception("could not close resource %r", key)
+
+    async def _make(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
+        made = await make()
+        # What it uses was begun later and finished earlier: it is the end that counts.
+        self._made[key] = self._made.pop(key)
+        return made
+
+
+def _has_made(making: asyncio.Future[Any]) -> bool:
+    return making.done() and not making.cancelled() and making.exception() is None
 
 
 _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lifetimes] = weakref.WeakKeyDictionary()

@@ -26,6 +26,7 @@ from asyncworker.iterate import (
     source_from_wire,
 )
 from asyncworker.loop import current_job
+from asyncworker.resources import in_item_scope, in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import shared_store
 from asyncworker.tasks.names import RUN_ITERATE
@@ -166,7 +167,7 @@ def drain_of_this_job(settings: Settings) -> Drain:
 async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, fixed: dict[str, Any]) -> RunOutcome:
     """Run a fan-out on the running loop, in memory."""
     source.open_tasks_with(opener(task.app))
-    return await execute_run(
+    running = execute_run(
         caller(task, fixed),
         source,
         msgspec.structs.replace(options, results="inline"),
@@ -175,6 +176,7 @@ async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, 
         task=task.name,
         fingerprint="",
     )
+    return await (running if scope_is_open("task") else in_task_scope(running))
 
 
 def _returned(outcome: RunOutcome, options: IterateOptions) -> Any:
@@ -187,7 +189,7 @@ def caller(task: Task[Any, Any], fixed: dict[str, Any]) -> Callable[[dict[str, A
     """Return what runs one item: the task's body, without a message and without a request of its own."""
     run = task.run
     if is_async(task):
-        return lambda row: run(**fixed, **row)
+        return lambda row: in_item_scope(run(**fixed, **row))
     return lambda row: asyncio.to_thread(run, **fixed, **row)
 
 

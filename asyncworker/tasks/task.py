@@ -11,6 +11,7 @@ from celery.result import AsyncResult
 
 from asyncworker.iterate import SourceMode
 from asyncworker.loop import off_loop_async
+from asyncworker.resources import inject, refuse_resources, resources_of
 from asyncworker.worker.tracing import bridge_method, bridge_run, is_async_function, share_stacks
 
 if TYPE_CHECKING:
@@ -37,8 +38,16 @@ class AsyncTask(_Task):
         super().__init_subclass__(**kwargs)
         declared = cls.__dict__.get("run")
         run = declared.__func__ if isinstance(declared, staticmethod) else declared
-        if run is None or not is_async_function(run):
+        if run is None:
             return
+        if not is_async_function(run):
+            refuse_resources(run, cls.name or cls.__qualname__)
+            return
+        if "__header__" in cls.__dict__ and resources_of(run):
+            # What `delay` checks arguments against: the caller does not give the resources.
+            app: Any = cls.app
+            header = app.type_checker(inject(run), bound=not isinstance(declared, staticmethod))
+            cls.__header__ = header  # type: ignore[attr-defined]
         if isinstance(declared, staticmethod):
             # A decorated function: this class is its own, and the only one whose requests it can be part of.
             cls.run = staticmethod(bridge_run(run, lambda: cls.request_stack))  # type: ignore[method-assign]

@@ -22,6 +22,7 @@ from celery.utils.threads import LocalStack, get_ident
 
 from asyncworker.errors import SettingsError, TaskCancelled
 from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, running_loop_thread
+from asyncworker.resources import in_task_scope, inject, refuse_resources
 from asyncworker.worker.backend import OffLoopBackend, in_backend
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.sending import send_from_bridge
@@ -93,7 +94,11 @@ def adopt(task: Task[Any, Any]) -> None:
     run = getattr(task, attribute)
     if not hasattr(run, _MARK):
         # Below autoretry_for, which must see the exception.
-        setattr(task, attribute, bridge_run(run, lambda: stack) if is_async_function(run) else _guarded(run))
+        if is_async_function(run):
+            setattr(task, attribute, bridge_run(run, lambda: stack))
+        else:
+            refuse_resources(run, task.name)
+            setattr(task, attribute, _guarded(run))
     if not isinstance(task.backend, OffLoopBackend):
         task.backend = OffLoopBackend(task.app)  # type: ignore[assignment]
     if not isinstance(task.apply_async, functools.partial):
@@ -139,6 +144,7 @@ def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Cal
     run = _inside_pydantic(run, request_stack)
     if hasattr(run, _MARK):
         return run
+    run = inject(run)
 
     @functools.wraps(run)
     def bridged(*args: Any, **kwargs: Any) -> Any:
@@ -148,7 +154,7 @@ def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Cal
         entered = _enter_trace(request_stack())
         if not entered and not in_backend.get():
             return result
-        coroutine = _collected(result) if inspect.isasyncgen(result) else _awaited(result)
+        coroutine = in_task_scope(_collected(result) if inspect.isasyncgen(result) else result)
         return _wait(coroutine) if entered else _run_beside(coroutine, request_stack())
 
     return _marked(bridged)
@@ -222,10 +228,6 @@ def _run_beside(coroutine: Coroutine[Any, Any, Any], request_stack: Any) -> None
     job = current_job.get()
     if isinstance(job, Job):
         job.errbacks.append(future)
-
-
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
 
 
 async def _collected(generator: AsyncIterator[Any]) -> list[Any]:

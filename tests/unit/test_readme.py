@@ -62,3 +62,13 @@ def test_the_fan_out_in_it_is_built_as_written() -> None:
     )
     assert sent
     assert answer.stdout.split() == ["asyncworker.iterate", "asyncworker.fetch"], answer.stderr
+
+
+def test_the_resource_in_it_is_declared_as_written() -> None:
+    (stock,) = re.findall(r"```python\n(# stock.py\n.*?)```", README, re.DOTALL)
+    # What `delay` would check the arguments against.
+    program = f"{stock}\ncount.__header__('sku-1')\nprint(shelf)"
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "shelf" in answer.stdout, answer.stderr
