@@ -26,6 +26,7 @@
     │   └── StateTakenOver       another execution of the task has opened its state since
     ├── StoreError
     │   ├── StoreVersionError    the tables are of another version
+    │   ├── PayloadError         a payload cannot be written or read, or is not what was written
     │   └── CheckpointCorrupt    a stored row cannot be what was written
     └── SFTPError                carries the host and, where there is one, the remote path
         ├── SFTPConnectError     no session: network, handshake, too many connections
@@ -51,6 +52,7 @@ __all__ = [
     "ItemErrors",
     "ItemTimeout",
     "LoopError",
+    "PayloadError",
     "ResourceCycle",
     "ResourceError",
     "RunCancelled",
@@ -190,6 +192,10 @@ class StoreError(AsyncWorkerError):
 
 class StoreVersionError(StoreError):
     """The store's tables are of another version."""
+
+
+class PayloadError(StoreError):
+    """A payload cannot be written or read, or is not what was written."""
 
 
 class CheckpointCorrupt(StoreError):

@@ -41,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store_url: str = ""
     """Where runs and checkpoints live, an SQLAlchemy async URL; empty: SQLite in the state folder."""
     state_dir: str = msgspec.field(default_factory=_default_state_dir)
-    """Folder for the SQLite store and the embedded broker."""
+    """Folder for the SQLite store, payloads beside it, and the embedded broker."""
     include: tuple[str, ...] = ()
     """Modules with tasks that a worker imports; separated by commas."""
     concurrency: Count = 1000
@@ -62,6 +62,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A fan-out or long late-ack task that comes again waits for its holder; takes over from one silent so long."""
     store_patience_s: Seconds = 30.0
     """How long a fan-out or a task's state waits for a store that is away; then the run stops, to be resumed."""
+    payload_url: str = ""
+    """Where long sources and large results lie: a folder, or a URL of fsspec's; empty: beside an SQLite store."""
+    payload_over_bytes: Annotated[int, Meta(ge=0)] = 64 << 10
+    """A literal source, or one result, that takes more bytes than this when encoded goes there."""
     state_max_bytes: Count = 256 << 10
     """The most that one task may keep in its state, keys and encoded values together."""
     state_keep_s: PositiveSeconds = 7 * 86400.0
@@ -74,6 +78,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A worker with so many tasks that do not end after being cancelled shuts down, to be started anew; 0: never."""
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
+
+    def payload_url_or_default(self) -> str:
+        """Where payloads lie; empty: nowhere, as the store serves many machines, and which folder would be theirs?"""
+        if self.payload_url or not self.store_url_or_default().startswith("sqlite"):
+            return self.payload_url
+        return str(Path(self.state_dir).absolute() / "payloads")
 
     def store_url_or_default(self) -> str:
         """The store's URL; the default is a file in the state folder, which is made when the store is opened."""

@@ -5,6 +5,7 @@ from asyncworker.iterate.columns import OpenTask, TaskSource, previous_result
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.engine import Call, run_items
 from asyncworker.iterate.item import Item, SkipItem, current_item
+from asyncworker.iterate.offload import OffloadedValues, offload_source
 from asyncworker.iterate.options import IterateOptions, exception_names, make_options
 from asyncworker.iterate.outcome import RunOutcome
 from asyncworker.iterate.partitions import SplitRun, execute_partition, execute_split
@@ -22,6 +23,7 @@ __all__ = [
     "ItemFailure",
     "IterateOptions",
     "MemoryRecorder",
+    "OffloadedValues",
     "OpenTask",
     "Progress",
     "Recorder",
@@ -40,6 +42,7 @@ __all__ = [
     "execute_run",
     "execute_split",
     "make_options",
+    "offload_source",
     "previous_result",
     "run_items",
     "source_from_wire",

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from asyncworker.errors import SourceError
+from asyncworker.iterate.offload import OffloadedValues
 
 __all__ = ["Column", "OpenTask", "Pairs", "TaskSource", "column_of", "previous_result", "read_async"]
 
@@ -77,6 +78,8 @@ class Column:
 
     def identity(self) -> Any:
         """What makes two columns the same: the wire form, where that can be had without reading a one-shot iterator."""
+        if isinstance(self.values, OffloadedValues):
+            return [self.name, self.values.identity()]
         if self.one_shot:
             return [self.name, _described(self.values)]
         return self.to_wire()
@@ -98,6 +101,8 @@ class Column:
                 f"{self.label} cannot travel to a worker: make it a task that is an async generator, "
                 "or run the fan-out here with .run()"
             )
+        if isinstance(values, OffloadedValues):
+            return {"name": self.name, "offloaded": values.wire}
         if isinstance(values, range):
             return {"name": self.name, "range": [values.start, values.stop, values.step]}
         if isinstance(values, Mapping | Pairs):

@@ -8,6 +8,7 @@ from typing import Any
 
 from asyncworker.errors import SourceError
 from asyncworker.iterate.columns import Column, Pairs
+from asyncworker.iterate.offload import OffloadedValues
 from asyncworker.iterate.source import Row, Source
 
 __all__ = ["check_known_length", "part_of", "ranges_of"]
@@ -74,6 +75,8 @@ def _cut(column: Column, start: int, stop: int) -> Column:
     values = column.values
     if isinstance(values, list | tuple | range):
         return Column(column.name, values[start:stop])
+    if isinstance(values, OffloadedValues):
+        return Column(column.name, values.cut(start, stop))
     if isinstance(values, Mapping):
         return Column(column.name, Pairs(itertools.islice(values.items(), start, stop)))
     return Column(column.name, list(itertools.islice(values, start, stop)))

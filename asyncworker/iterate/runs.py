@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
-from asyncworker.errors import RunDrained, RunNotFound, RunTakenOver
+from asyncworker.errors import PayloadError, RunDrained, RunNotFound, RunTakenOver
 from asyncworker.iterate.checkpoint import MemoryRecorder
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.engine import Call, run_items
@@ -77,6 +77,7 @@ async def execute_run(
     Raises:
         RunError: The run could not go on; see `run_items` and `Store.begin_run` for which.
         SourceError: The source raised.
+        PayloadError: A long source cannot be read back.
     """
     run_id = run_id or str(uuid.uuid4())
     if store is None:
@@ -194,6 +195,11 @@ async def run_held(
     )
     if observe is not None:
         observe(recorder.progress)
+    try:
+        await source.load()
+    except PayloadError as exc:
+        await recorder.close("failed", error=f"{type(exc).__name__}: {exc}")
+        raise
     outcome = await run_items(call, source, options, recorder=recorder, drain=drain, clock=clock)
     if options.results != "inline":
         return outcome

@@ -11,6 +11,8 @@ import msgspec
 
 from asyncworker.errors import SourceError
 from asyncworker.iterate.columns import Column, OpenTask, column_of, read_async
+from asyncworker.iterate.offload import OffloadedValues
+from asyncworker.loop import off_loop_async
 
 __all__ = ["Row", "Source", "SourceMode", "make_source", "source_of", "source_of_rows"]
 
@@ -61,6 +63,16 @@ class Source:
         """Say how the tasks among the columns are run, for a source that did not travel."""
         for column in self.columns:
             column.open_task = open_task
+
+    async def load(self) -> None:
+        """Read what lies in the payload store, off the loop; before `open`, by whoever runs a source that travelled.
+
+        Raises:
+            PayloadError: It cannot be read, or is not what was written.
+        """
+        for column in self.columns:
+            if isinstance(column.values, OffloadedValues):
+                await off_loop_async(column.values.load)
 
     @property
     def one_shot(self) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from asyncworker.errors import SourceError
 from asyncworker.iterate.columns import Column, OpenTask, Pairs, TaskSource
+from asyncworker.iterate.offload import OffloadedValues
 from asyncworker.iterate.source import Source, make_source
+from asyncworker.store import Payload, Payloads
 
 __all__ = ["source_from_wire"]
 
@@ -19,14 +23,29 @@ class _Task(msgspec.Struct):
     kwargs: dict[str, Any] = {}
 
 
+class _Offloaded(msgspec.Struct):
+    kind: Literal["values", "pairs"]
+    count: int
+    a_line: Annotated[int, Meta(ge=1)]
+    payload: Payload
+
+
 class _Column(msgspec.Struct):
     name: str
+    offloaded: _Offloaded | None = None
     range: tuple[int, int, int] | None = None
     values: list[Any] | None = None
     pairs: list[tuple[Any, Any]] | None = None
     task: _Task | None = None
 
-    def unpacked(self) -> Any:
+    def unpacked(self, payloads: Payloads | None, decode: Callable[[bytes], Any]) -> Any:
+        if self.offloaded is not None:
+            if payloads is None:
+                raise SourceError(
+                    f"the values of {self.name} lie in the sender's payload store, and this worker has none: "
+                    "set ASYNCWORKER_PAYLOAD_URL to the same place for both"
+                )
+            return OffloadedValues(msgspec.to_builtins(self.offloaded), payloads, decode)
         if self.range is not None:
             return range(*self.range)
         if self.pairs is not None:
@@ -43,19 +62,27 @@ class _Source(msgspec.Struct):
     columns: list[_Column]
 
 
-def source_from_wire(wire: dict[str, Any], open_task: OpenTask | None = None) -> Source:
+def source_from_wire(
+    wire: dict[str, Any],
+    open_task: OpenTask | None = None,
+    *,
+    payloads: Payloads | None = None,
+    decode: Callable[[bytes], Any] = msgspec.json.decode,
+) -> Source:
     """Make the source again that `Source.to_wire` took apart.
 
     Args:
         wire: The data.
         open_task: Starts the task of a `TaskSource`.
+        payloads: Where long columns lie.
+        decode: The reverse of what encoded them.
 
     Raises:
         SourceError: The data are of no source.
     """
     try:
         parsed = msgspec.convert(wire, _Source)
-        columns = [Column(each.name, each.unpacked(), open_task) for each in parsed.columns]
+        columns = [Column(each.name, each.unpacked(payloads, decode), open_task) for each in parsed.columns]
     except msgspec.ValidationError as exc:
         raise SourceError(f"not the data of a source: {exc}") from exc
     return make_source(parsed.kind, columns)

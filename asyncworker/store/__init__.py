@@ -6,6 +6,7 @@ from asyncworker.store.leases import Lease, Leases
 from asyncworker.store.opening import open_store
 from asyncworker.store.partitions import Partitions
 from asyncworker.store.patience import patiently
+from asyncworker.store.payloads import Payload, Payloads
 from asyncworker.store.records import (
     Batch,
     Counters,
@@ -35,6 +36,8 @@ __all__ = [
     "OnChange",
     "Partition",
     "Partitions",
+    "Payload",
+    "Payloads",
     "Progress",
     "ResultChunk",
     "RunHold",

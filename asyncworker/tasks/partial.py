@@ -22,7 +22,10 @@ from asyncworker.iterate import (
     source_of,
     source_of_rows,
 )
+from asyncworker.loop import off_loop_async
+from asyncworker.settings import load_settings
 from asyncworker.tasks.names import RUN_ITERATE
+from asyncworker.tasks.payloads import offload
 
 if TYPE_CHECKING:
     from asyncworker.tasks.task import AsyncTask
@@ -121,18 +124,18 @@ class IterateSignature(_Signature):
         self.__dict__["_local"] = (task, source, options)
 
     def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Copy the signature, as Celery's canvas does; reads a source that is an iterator to its end."""
+        """Copy the signature, as Celery's canvas does; a source that is an iterator is read, a long one put aside."""
         self._read_source()
         return super().clone(args, kwargs, **options)
 
     def apply_async(self, args: Any = None, kwargs: Any = None, route_name: str | None = None, **options: Any) -> Any:
-        """Send the fan-out; reads a source that is an iterator to its end first."""
+        """Send the fan-out; a source that is an iterator is read to its end first, and a long one put aside."""
         self._read_source()
         return super().apply_async(args, kwargs, route_name, **options)
 
     async def adelay(self) -> AsyncResult[Any]:
         """Send the fan-out without holding up the running loop."""
-        self._read_source()
+        await off_loop_async(self._read_source)
         task: AsyncTask = self.type
         return await task.aapply_async(self.args, self.kwargs, **self.options)
 
@@ -154,6 +157,10 @@ class IterateSignature(_Signature):
     def _read_source(self) -> None:
         if self.kwargs["source"] is None:
             self.kwargs["source"] = self.__dict__["_local"][1].to_wire()
+        if not self.__dict__.get("_offloaded"):
+            settings = load_settings(conf=self.app.conf)
+            self.kwargs["source"] = offload(self.kwargs["source"], settings)
+            self.__dict__["_offloaded"] = True
 
 
 def _task_source(value: Any) -> Any:

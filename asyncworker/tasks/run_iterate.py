@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from celery import Task, shared_task
 from celery.exceptions import Ignore, Reject
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import dumps
 
 from asyncworker.errors import RunDrained, RunTakenOver, SourceError
 from asyncworker.iterate import (
@@ -25,12 +25,13 @@ from asyncworker.iterate import (
     make_options,
     source_from_wire,
 )
-from asyncworker.loop import current_job
+from asyncworker.loop import current_job, off_loop_async
 from asyncworker.resources import in_item_scope, in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import shared_store
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.partition_sender import partition_sender
+from asyncworker.tasks.payloads import decode, encode, payloads_of
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.worker.tracing import is_async
@@ -39,7 +40,6 @@ __all__ = [
     "RunIterateTask",
     "caller",
     "drain_of_this_job",
-    "encode",
     "fingerprint_of",
     "opener",
     "run_here",
@@ -94,9 +94,10 @@ async def run_iterate(
     """
     source = _with_previous(source, previous)
     request = {"task": task, "partial": partial, "source": source, "options": options}
-    opened = source_from_wire(source, opener(self.app))
-    chosen = make_options(**options)
     settings = load_settings(conf=self.app.conf)
+    payloads = await off_loop_async(payloads_of, settings)
+    opened = source_from_wire(source, opener(self.app), payloads=payloads, decode=decode)
+    chosen = make_options(**options)
     store = await shared_store(settings)
     run_id = str(self.request.id)
     fingerprint = fingerprint_of(opened, task, partial)
@@ -118,7 +119,7 @@ async def run_iterate(
                 fingerprint=fingerprint,
                 lease_s=settings.lease_s,
                 encode=encode,
-                decode=loads,
+                decode=decode,
             )
             outcome = await execute_split(split, partition_sender(self), **how)
         else:
@@ -132,7 +133,7 @@ async def run_iterate(
                 fingerprint=fingerprint,
                 lease_s=settings.lease_s,
                 encode=encode,
-                decode=loads,
+                decode=decode,
                 **how,
             )
     except RunDrained as exc:
@@ -148,11 +149,6 @@ async def run_iterate(
 def fingerprint_of(source: Source, task: str, partial: dict[str, Any]) -> str:
     """Identify what a run is made of."""
     return source.fingerprint(dumps([task, partial]).encode())
-
-
-def encode(value: Any) -> bytes:
-    """Make bytes of a result."""
-    return dumps(value).encode()
 
 
 def drain_of_this_job(settings: Settings) -> Drain:

@@ -10,10 +10,12 @@ from kombu.utils.json import loads
 
 from asyncworker.errors import RunDrained, RunError, RunNotFound, RunTakenOver, SourceError
 from asyncworker.iterate import SplitRun, execute_partition, make_options, source_from_wire
+from asyncworker.loop import off_loop_async
 from asyncworker.settings import load_settings
 from asyncworker.store import shared_store
 from asyncworker.tasks.names import RUN_PARTITION
-from asyncworker.tasks.run_iterate import caller, drain_of_this_job, encode, fingerprint_of, opener
+from asyncworker.tasks.payloads import decode, encode, payloads_of
+from asyncworker.tasks.run_iterate import caller, drain_of_this_job, fingerprint_of, opener
 from asyncworker.tasks.task import AsyncTask
 
 __all__ = ["RunPartitionTask", "run_partition"]
@@ -51,7 +53,8 @@ async def run_partition(self: RunPartitionTask, *, run: str, number: int) -> Non
     try:
         request = loads(await store.request_of(run))
         task, partial = request["task"], request["partial"]
-        source = source_from_wire(request["source"], opener(self.app))
+        payloads = await off_loop_async(payloads_of, settings)
+        source = source_from_wire(request["source"], opener(self.app), payloads=payloads, decode=decode)
         split = SplitRun(
             call=caller(self.app.tasks[task], partial),
             source=source,
@@ -62,7 +65,7 @@ async def run_partition(self: RunPartitionTask, *, run: str, number: int) -> Non
             fingerprint=fingerprint_of(source, task, partial),
             lease_s=settings.lease_s,
             encode=encode,
-            decode=loads,
+            decode=decode,
         )
         await execute_partition(split, number, drain=drain)
     except RunDrained as exc:

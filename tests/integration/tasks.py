@@ -301,3 +301,8 @@ def logged_link(log: str) -> None:
 def append(log: str, line: str) -> None:
     with open(log, "a", buffering=1) as file:  # noqa: PTH123 - one write a line, appended whole
         file.write(f"{line}\n")
+
+
+@shared_task(name="t.length")
+async def length(text: str) -> int:
+    return len(text)

@@ -1,0 +1,232 @@
+"""Large values beside the database: in a folder, or wherever fsspec can write. All of it blocks; see `Payloads`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from asyncworker.errors import PayloadError, SettingsError
+
+__all__ = ["Payload", "Payloads"]
+
+#: Where each kind lies.
+SOURCES, RESULTS = "sources", "results"
+
+_ADVICE = (
+    "whoever sends a fan-out and every worker must reach the same files: set ASYNCWORKER_PAYLOAD_URL alike, "
+    "to a shared folder or a URL that fsspec knows"
+)
+
+
+class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a value is; what travels in its place."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Place(Protocol):
+    """Somewhere that holds files by relative name. Its methods block, and raise what they will."""
+
+    def write(self, name: str, body: bytes) -> None:
+        """Write a file whole, or not at all; one of the same name and size is made young instead, where that can be."""
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+
+    def touch(self, name: str) -> None:
+        """Make a file young, where that can be."""
+
+    def old(self, folder: str, before: datetime) -> list[str]:
+        """Return the names in a folder that were written before that."""
+
+    def remove(self, name: str) -> None:
+        """Delete a file; it may be gone already."""
+
+    def remove_folder(self, name: str) -> None:
+        """Delete a folder with all in it; it may be gone already."""
+
+
+class Payloads:
+    """The payloads at one URL. Every method blocks: call it from a thread, not on an event loop.
+
+    Sources are named by their content: one that is sent a hundred times is there once. Results lie in a folder for each
+    run. What is read is compared with the size and the SHA-256 that travelled.
+
+    Args:
+        url: A path, a ``file:`` URL, or any URL that fsspec knows.
+        over_bytes: What takes more bytes than this belongs here.
+
+    Raises:
+        SettingsError: There is nothing here that can use this URL.
+    """
+
+    def __init__(self, url: str, over_bytes: int = 64 << 10) -> None:
+        self.url = _without_password(url)
+        self.over_bytes = over_bytes
+        self._place = _place(url)
+
+    def put_source(self, body: bytes) -> Payload:
+        """Keep the values of a source.
+
+        Raises:
+            PayloadError: It cannot be written.
+        """
+        digest = hashlib.sha256(body).hexdigest()
+        return self._put(f"{SOURCES}/{digest[:2]}/{digest}", body, digest)
+
+    def put_result(self, run_id: str, body: bytes) -> Payload:
+        """Keep a result of a run.
+
+        Raises:
+            PayloadError: It cannot be written.
+        """
+        digest = hashlib.sha256(body).hexdigest()
+        return self._put(f"{_results_of(run_id)}/{digest}", body, digest)
+
+    def get(self, payload: Payload) -> bytes:
+        """Read a payload.
+
+        Raises:
+            PayloadError: It cannot be read, or is not what was written.
+        """
+        with self._translated("read", payload):
+            body = self._place.read(payload.name)
+        if len(body) == payload.size_bytes and hashlib.sha256(body).hexdigest() == payload.sha256:
+            return body
+        raise PayloadError(
+            f"payload {payload.name} at {self.url} is not what was written: expected {payload.size_bytes:,} bytes and "
+            f"their SHA-256, found {len(body):,} bytes"
+        )
+
+    def touch(self, payload: Payload) -> None:
+        """Keep a payload for as long again, as it is in use."""
+        with suppress(Exception):  # it was read a moment ago, and some places cannot do it
+            self._place.touch(payload.name)
+
+    def remove_results(self, run_id: str) -> None:
+        """Delete all results of a run.
+
+        Raises:
+            PayloadError: They cannot be deleted.
+        """
+        with self._translated("delete", Payload(_results_of(run_id), 0, "")):
+            self._place.remove_folder(_results_of(run_id))
+
+    def sweep_sources(self, keep_s: float) -> int:
+        """Delete sources that were not sent or begun for so long; returns how many.
+
+        Raises:
+            PayloadError: They cannot be looked through.
+        """
+        with self._translated("look for", Payload(SOURCES, 0, "")):
+            old = self._place.old(SOURCES, datetime.now(UTC) - timedelta(seconds=keep_s))
+            for name in old:
+                self._place.remove(name)
+            return len(old)
+
+    def _put(self, name: str, body: bytes, digest: str) -> Payload:
+        payload = Payload(name, len(body), digest)
+        with self._translated("write", payload):
+            self._place.write(name, body)
+        return payload
+
+    @contextmanager
+    def _translated(self, verb: str, payload: Payload) -> Iterator[None]:
+        try:
+            yield
+        except Exception as exc:
+            # fsspec's clients have errors of their own, of no common class.
+            raise PayloadError(
+                f"cannot {verb} payload {payload.name} at {self.url}: {type(exc).__name__}: {exc}; {_ADVICE}"
+            ) from exc
+
+
+class _Folder:
+    """A folder of this machine, or one that is mounted."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def write(self, name: str, body: bytes) -> None:
+        path = self._root / name
+        with suppress(FileNotFoundError):
+            if path.stat().st_size == len(body):
+                os.utime(path)
+                return
+        # Sources and results are nobody else's business.
+        self._root.mkdir(0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def read(self, name: str) -> bytes:
+        return (self._root / name).read_bytes()
+
+    def touch(self, name: str) -> None:
+        os.utime(self._root / name)
+
+    def old(self, folder: str, before: datetime) -> list[str]:
+        found = []
+        for path in (self._root / folder).rglob("*"):
+            with suppress(FileNotFoundError):
+                if path.is_file() and path.stat().st_mtime < before.timestamp():
+                    found.append(str(path.relative_to(self._root)))
+        return found
+
+    def remove(self, name: str) -> None:
+        (self._root / name).unlink(missing_ok=True)
+
+    def remove_folder(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._root / name)
+
+
+def _place(url: str) -> Place:
+    parts = urlsplit(url)
+    if "://" not in url:
+        return _Folder(Path(url).expanduser().absolute())
+    if parts.scheme == "file":
+        return _Folder(Path(unquote(parts.path)))
+    try:
+        from asyncworker.store.payloads_fsspec import FsspecPlace
+    except ImportError as exc:
+        raise SettingsError(
+            f"payload_url is {_without_password(url)!r}: for any URL but a folder's, "
+            "pip install 'asyncworker[payloads]', and what fsspec needs for that scheme"
+        ) from exc
+    try:
+        return FsspecPlace(url)
+    except Exception as exc:
+        raise SettingsError(f"payload_url is {_without_password(url)!r}: {type(exc).__name__}: {exc}") from exc
+
+
+def _results_of(run_id: str) -> str:
+    # A run's id is any text, and this is a path.
+    return f"{RESULTS}/{hashlib.sha256(run_id.encode(errors='surrogatepass')).hexdigest()[:32]}"
+
+
+def _without_password(url: str) -> str:
+    parts: Any = urlsplit(url)
+    if not parts.password:
+        return url
+    return url.replace(f":{parts.password}@", ":***@", 1)

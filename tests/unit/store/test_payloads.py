@@ -1,0 +1,122 @@
+"""Payloads: whole or not there, proved when they are read, named in every error; in a folder and through fsspec."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from asyncworker.errors import PayloadError, SettingsError
+from asyncworker.store import Payload, Payloads
+
+
+@pytest.fixture(params=["{}", "file://{}", "local://{}", "memory://{}"])
+def payloads(request: pytest.FixtureRequest, tmp_path: Path) -> Payloads:
+    return Payloads(request.param.format(tmp_path / "payloads"))
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_what_is_put_is_got(payloads: Payloads) -> None:
+    body = os.urandom(100_000)
+    payload = payloads.put_source(body)
+    assert payloads.get(payload) == body
+    assert (payload.size_bytes, payload.name.startswith("sources/")) == (100_000, True)
+    payloads.touch(payload)
+    result = payloads.put_result("../any run/id", b"r" * 10)
+    assert payloads.get(result) == b"r" * 10
+
+
+def test_the_same_source_is_there_once(payloads: Payloads) -> None:
+    assert payloads.put_source(b"abc") == payloads.put_source(b"abc") != payloads.put_source(b"abd")
+
+
+def test_what_is_not_there_names_itself_the_url_and_what_to_do(payloads: Payloads) -> None:
+    with pytest.raises(PayloadError) as caught:
+        payloads.get(Payload("sources/ab/abc", 5, "f"))
+    assert "cannot read payload sources/ab/abc at " in str(caught.value)
+    assert payloads.url in str(caught.value)
+    assert "set ASYNCWORKER_PAYLOAD_URL alike" in str(caught.value)
+
+
+def test_a_runs_results_are_removed_alone(payloads: Payloads) -> None:
+    source, mine, other = (
+        payloads.put_source(b"s"),
+        payloads.put_result("mine", b"1"),
+        payloads.put_result("other", b"1"),
+    )
+    payloads.remove_results("mine")
+    payloads.remove_results("nobody")
+    assert (payloads.get(source), payloads.get(other)) == (b"s", b"1")
+    with pytest.raises(PayloadError):
+        payloads.get(mine)
+
+
+def test_old_sources_are_swept(payloads: Payloads) -> None:
+    source, result = payloads.put_source(b"s"), payloads.put_result("run", b"r")
+    assert payloads.sweep_sources(keep_s=3600) == 0
+    time.sleep(0.02)
+    assert payloads.sweep_sources(keep_s=0.01) == 1
+    assert payloads.get(result) == b"r"
+    with pytest.raises(PayloadError):
+        payloads.get(source)
+
+
+@pytest.mark.parametrize("scheme", ["", "local://"])
+def test_what_was_changed_is_not_trusted(tmp_path: Path, scheme: str) -> None:
+    payloads = Payloads(f"{scheme}{tmp_path}")
+    for damage in (b"abX", b"ab", b""):
+        payload = payloads.put_source(b"abc")
+        (path,) = files(tmp_path)
+        path.write_bytes(damage)
+        with pytest.raises(PayloadError, match="is not what was written: expected 3 bytes"):
+            payloads.get(payload)
+        path.unlink()
+
+
+def test_a_source_that_is_sent_again_is_young_again(tmp_path: Path) -> None:
+    payloads = Payloads(str(tmp_path))
+    payload = payloads.put_source(b"abc")
+    (path,) = files(tmp_path)
+    for refresh in (lambda: payloads.put_source(b"abc"), lambda: payloads.touch(payload)):
+        os.utime(path, (0, 0))
+        refresh()
+        assert payloads.sweep_sources(keep_s=3600) == 0
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    payloads = Payloads(str(tmp_path / "payloads"))
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PayloadError, match="No space left on device"):
+        payloads.put_source(b"abc")
+    assert files(tmp_path) == []
+
+
+def test_a_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    Payloads(str(tmp_path / "payloads")).put_source(b"abc")
+    assert (tmp_path / "payloads").stat().st_mode & 0o077 == 0
+
+
+def test_a_url_that_nothing_can_use_says_so_without_its_password() -> None:
+    with pytest.raises(SettingsError, match=r"payload_url is 'nosuch://user:\*\*\*@host/x'") as caught:
+        Payloads("nosuch://user:secret@host/x")
+    assert "secret" not in str(caught.value)
+
+
+def test_without_fsspec_a_folder_works_and_a_url_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    monkeypatch.delitem(sys.modules, "asyncworker.store.payloads_fsspec", raising=False)
+    assert Payloads(str(tmp_path)).put_source(b"abc").size_bytes == 3
+    with pytest.raises(SettingsError, match=r"pip install 'asyncworker\[payloads\]'"):
+        Payloads("s3://bucket")
