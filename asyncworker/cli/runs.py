@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from asyncworker import IterateResult
@@ -93,7 +94,7 @@ def watch(app: Any, run_id: str, interval_s: float, as_json: bool) -> None:
                 _echo_json(progress)
             else:
                 total = "?" if progress.total is None else f"{progress.total:,}"
-                click.echo(f"{progress.state}: {progress.settled:,} of {total} ({progress.rate:,.0f}/s)")
+                click.echo(f"{progress.state}: {progress.settled:,} of {total} ({_speed(progress)})")
             if progress.ended:
                 break
             time.sleep(interval_s)
@@ -136,17 +137,35 @@ def _known(app: Any, run_id: str) -> tuple[IterateResult, RunProgress]:
 
 
 def _watch_bar(result: IterateResult, progress: RunProgress, interval_s: float) -> RunProgress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns) as bar:
-        task = bar.add_task(progress.task, total=progress.total)
+        task = bar.add_task(progress.task, total=progress.total, speed="")
         while True:
-            bar.update(task, completed=progress.settled, total=progress.total, description=progress.state)
+            bar.update(
+                task,
+                completed=progress.settled,
+                total=progress.total,
+                description=progress.state,
+                speed=_speed(progress),
+            )
             if progress.ended:
                 return progress
             time.sleep(interval_s)
             progress = result.progress()
 
 
+def _speed(progress: RunProgress) -> str:
+    """Rate, what failed, and the estimate of the time left: those of the run, not of who watches it."""
+    told = [f"{progress.rate:,.0f}/s"]
+    told += [f"{count:,} {name}" for name in ("failed", "skipped", "retried") if (count := getattr(progress, name))]
+    if not progress.ended and progress.remaining_s is not None:
+        told.append(f"{timedelta(seconds=round(progress.remaining_s))} left")
+    return ", ".join(told)
+
+
 def _echo_json(*things: Any) -> None:
     for thing in things:
-        click.echo(msgspec.json.encode(thing).decode())
+        told = msgspec.to_builtins(thing)
+        if isinstance(thing, RunProgress):
+            told |= {"rate": thing.rate, "remaining_s": thing.remaining_s}
+        click.echo(msgspec.json.encode(told).decode())

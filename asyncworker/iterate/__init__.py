@@ -8,11 +8,12 @@ from asyncworker.iterate.item import Item, SkipItem, current_item
 from asyncworker.iterate.offload import OffloadedValues, offload_source
 from asyncworker.iterate.options import IterateOptions, exception_names, make_options
 from asyncworker.iterate.outcome import RunOutcome
-from asyncworker.iterate.partitions import SplitRun, execute_partition, execute_split
+from asyncworker.iterate.partitions import execute_split
 from asyncworker.iterate.ranges import check_known_length
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.runs import execute_run
 from asyncworker.iterate.source import Row, Source, SourceMode, source_of, source_of_rows
+from asyncworker.iterate.split import SplitRun, execute_partition
 from asyncworker.iterate.wire import source_from_wire
 from asyncworker.store import ItemFailure, Progress
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from asyncworker import errors
-from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import (
     AsyncWorkerError,
     RunCancelled,
@@ -27,12 +25,9 @@ from asyncworker.errors import (
     StoreError,
 )
 from asyncworker.iterate.drain import Drain
-from asyncworker.iterate.engine import Call
-from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import RunOutcome, type_name
-from asyncworker.iterate.ranges import check_known_length, part_of, ranges_of
-from asyncworker.iterate.runs import Observe, outcome_of, request_for, run_held, take_run
-from asyncworker.iterate.source import Source
+from asyncworker.iterate.runs import Observe, outcome_of, request_for, take_run
+from asyncworker.iterate.split import SplitRun, execute_partition
 from asyncworker.store import (
     Batch,
     Counters,
@@ -41,13 +36,11 @@ from asyncworker.store import (
     Partitions,
     Progress,
     RunHold,
-    RunRequest,
     RunState,
-    Store,
 )
 from asyncworker.store.parts import merged
 
-__all__ = ["SplitRun", "execute_partition", "execute_split"]
+__all__ = ["execute_split"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,88 +51,6 @@ Send = Callable[[Sequence[int]], Awaitable[None]]
 WATCH_S = 0.5
 #: How long a store that does not answer is asked again.
 PATIENCE_S = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitRun:
-    """What all who work on a run have in common."""
-
-    call: Call
-    source: Source
-    options: IterateOptions
-    store: Store
-    run_id: str
-    task: str
-    fingerprint: str
-    lease_s: float = 30.0
-    encode: Callable[[Any], bytes] = msgspec.json.encode
-    decode: Callable[[bytes], Any] = msgspec.json.decode
-    clock: Clock = SYSTEM_CLOCK
-
-    def ranges(self) -> list[tuple[int, int]]:
-        """What each partition covers.
-
-        Raises:
-            SourceError: The source's length is not known beforehand.
-        """
-        partitions = self.options.partitions
-        return ranges_of(check_known_length(self.source, partitions), partitions)
-
-    def part(self, number: int) -> tuple[Source, IterateOptions, RunRequest]:
-        """The source, the options and the request of a partition."""
-        start, stop = self.ranges()[number]
-        source = part_of(self.source, start, stop)
-        options = msgspec.structs.replace(
-            self.options,
-            partitions=1,
-            # The whole's limit, and its result.
-            total_timeout_s=None,
-            results="none" if self.options.results == "none" else "stored",
-        )
-        part_id = f"{self.run_id}/{number}"
-        fingerprint = f"{self.fingerprint}[{start}:{stop}]"
-        return source, options, request_for(part_id, self.task, source, options, fingerprint, b"", self.clock)
-
-
-async def execute_partition(run: SplitRun, number: int, *, wait: bool = True, drain: Drain | None = None) -> RunOutcome:
-    """Run one partition, unless it has ended, or another process runs it.
-
-    Args:
-        run: What it is part of.
-        number: Which one.
-        wait: Wait for another process, and take over from a silent one.
-        drain: Asks to stop early.
-
-    Raises:
-        RunNotFound: There is no such partition any more.
-        RunTakenOver: Another process runs it now.
-        AsyncWorkerError: See `run_items`.
-    """
-    source, options, request = run.part(number)
-    hold = await take_run(
-        run.store,
-        request,
-        redelivered=True,
-        lease_s=run.lease_s,
-        stored=True,
-        wait=wait,
-        drain=drain,
-        clock=run.clock,
-    )
-    if hold.finished is not None:
-        return await outcome_of(hold.finished, run.store, options, run.decode)
-    return await run_held(
-        run.call,
-        source,
-        options,
-        run.store,
-        hold,
-        drain=drain,
-        encode=run.encode,
-        decode=run.decode,
-        observe=None,
-        clock=run.clock,
-    )
 
 
 async def execute_split(

@@ -28,22 +28,21 @@ from asyncworker.iterate import (
 from asyncworker.loop import current_job, off_loop_async
 from asyncworker.resources import in_item_scope, in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
-from asyncworker.store import shared_store
+from asyncworker.store import Store, shared_store
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.partition_sender import partition_sender
 from asyncworker.tasks.payloads import decode, encode, payloads_of
+from asyncworker.tasks.progress_meta import ProgressMeta
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.worker.tracing import is_async
 
 __all__ = [
     "RunIterateTask",
-    "caller",
     "drain_of_this_job",
-    "fingerprint_of",
-    "opener",
     "run_here",
     "run_iterate",
+    "run_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -95,12 +94,7 @@ async def run_iterate(
     source = _with_previous(source, previous)
     request = {"task": task, "partial": partial, "source": source, "options": options}
     settings = load_settings(conf=self.app.conf)
-    payloads = await off_loop_async(payloads_of, settings)
-    opened = source_from_wire(source, opener(self.app), payloads=payloads, decode=decode)
-    chosen = make_options(**options)
-    store = await shared_store(settings)
-    run_id = str(self.request.id)
-    fingerprint = fingerprint_of(opened, task, partial)
+    run = await run_of(self.app, str(self.request.id), request, await shared_store(settings), settings)
     how: dict[str, Any] = {
         "request": dumps(request).encode(),
         "redelivered": bool((self.request.delivery_info or {}).get("redelivered")),
@@ -108,34 +102,11 @@ async def run_iterate(
         "drain": drain_of_this_job(settings),
     }
     try:
-        if chosen.partitions > 1:
-            split = SplitRun(
-                call=caller(self.app.tasks[task], partial),
-                source=opened,
-                options=chosen,
-                store=store,
-                run_id=run_id,
-                task=task,
-                fingerprint=fingerprint,
-                lease_s=settings.lease_s,
-                encode=encode,
-                decode=decode,
-            )
-            outcome = await execute_split(split, partition_sender(self), **how)
-        else:
-            outcome = await execute_run(
-                caller(self.app.tasks[task], partial),
-                opened,
-                chosen,
-                store=store,
-                run_id=run_id,
-                task=task,
-                fingerprint=fingerprint,
-                lease_s=settings.lease_s,
-                encode=encode,
-                decode=decode,
-                **how,
-            )
+        async with ProgressMeta(self) as meta:
+            if run.options.partitions > 1:
+                outcome = await execute_split(run, partition_sender(self), observe=meta.observe, **how)
+            else:
+                outcome = await run.execute_whole(observe=meta.observe, **how)
     except RunDrained as exc:
         logger.info("%s", exc)
         raise Reject(str(exc), requeue=True) from exc
@@ -143,12 +114,26 @@ async def run_iterate(
         logger.warning("%s; its outcome is reported there", exc)
         raise Ignore(str(exc)) from exc
     outcome.raise_for_failures()
-    return _returned(outcome, chosen)
+    return _returned(outcome, run.options)
 
 
-def fingerprint_of(source: Source, task: str, partial: dict[str, Any]) -> str:
-    """Identify what a run is made of."""
-    return source.fingerprint(dumps([task, partial]).encode())
+async def run_of(app: Any, run_id: str, request: dict[str, Any], store: Store, settings: Settings) -> SplitRun:
+    """Make of a request what all who work on its run have in common."""
+    task, partial = request["task"], request["partial"]
+    payloads = await off_loop_async(payloads_of, settings)
+    source = source_from_wire(request["source"], _opener(app), payloads=payloads, decode=decode)
+    return SplitRun(
+        call=_caller(app.tasks[task], partial),
+        source=source,
+        options=make_options(**request["options"]),
+        store=store,
+        run_id=run_id,
+        task=task,
+        fingerprint=source.fingerprint(dumps([task, partial]).encode()),
+        lease_s=settings.lease_s,
+        encode=encode,
+        decode=decode,
+    )
 
 
 def drain_of_this_job(settings: Settings) -> Drain:
@@ -162,9 +147,9 @@ def drain_of_this_job(settings: Settings) -> Drain:
 
 async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, fixed: dict[str, Any]) -> RunOutcome:
     """Run a fan-out on the running loop, in memory."""
-    source.open_tasks_with(opener(task.app))
+    source.open_tasks_with(_opener(task.app))
     running = execute_run(
-        caller(task, fixed),
+        _caller(task, fixed),
         source,
         msgspec.structs.replace(options, results="inline"),
         store=None,
@@ -181,7 +166,7 @@ def _returned(outcome: RunOutcome, options: IterateOptions) -> Any:
     return msgspec.to_builtins(outcome.progress)
 
 
-def caller(task: Task[Any, Any], fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+def _caller(task: Task[Any, Any], fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
     """Return what runs one item: the task's body, without a message and without a request of its own."""
     run = task.run
     if is_async(task):
@@ -189,9 +174,7 @@ def caller(task: Task[Any, Any], fixed: dict[str, Any]) -> Callable[[dict[str, A
     return lambda row: asyncio.to_thread(run, **fixed, **row)
 
 
-def opener(app: Any) -> Callable[[str, list[Any], dict[str, Any]], Any]:
-    """Return what starts the task that is a source."""
-
+def _opener(app: Any) -> Callable[[str, list[Any], dict[str, Any]], Any]:
     def open_task(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         task = app.tasks.get(name)
         if task is None:

@@ -9,13 +9,11 @@ from celery.exceptions import Ignore, Reject
 from kombu.utils.json import loads
 
 from asyncworker.errors import RunDrained, RunError, RunNotFound, RunTakenOver, SourceError
-from asyncworker.iterate import SplitRun, execute_partition, make_options, source_from_wire
-from asyncworker.loop import off_loop_async
+from asyncworker.iterate import execute_partition
 from asyncworker.settings import load_settings
 from asyncworker.store import shared_store
 from asyncworker.tasks.names import RUN_PARTITION
-from asyncworker.tasks.payloads import decode, encode, payloads_of
-from asyncworker.tasks.run_iterate import caller, drain_of_this_job, fingerprint_of, opener
+from asyncworker.tasks.run_iterate import drain_of_this_job, run_of
 from asyncworker.tasks.task import AsyncTask
 
 __all__ = ["RunPartitionTask", "run_partition"]
@@ -52,21 +50,7 @@ async def run_partition(self: RunPartitionTask, *, run: str, number: int) -> Non
     drain = drain_of_this_job(settings)
     try:
         request = loads(await store.request_of(run))
-        task, partial = request["task"], request["partial"]
-        payloads = await off_loop_async(payloads_of, settings)
-        source = source_from_wire(request["source"], opener(self.app), payloads=payloads, decode=decode)
-        split = SplitRun(
-            call=caller(self.app.tasks[task], partial),
-            source=source,
-            options=make_options(**request["options"]),
-            store=store,
-            run_id=run,
-            task=task,
-            fingerprint=fingerprint_of(source, task, partial),
-            lease_s=settings.lease_s,
-            encode=encode,
-            decode=decode,
-        )
+        split = await run_of(self.app, run, request, store, settings)
         await execute_partition(split, number, drain=drain)
     except RunDrained as exc:
         logger.info("%s", exc)

@@ -18,6 +18,7 @@ from asyncworker.loop import current_job, in_bridge, off_loop
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
 from asyncworker.worker.persist import settle, until_done
+from asyncworker.worker.progress import outcome_of
 
 __all__ = ["OffLoopBackend", "in_backend"]
 
@@ -69,6 +70,9 @@ class OffLoopBackend:
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         token = in_backend.set(True)
         try:
+            if name in _OUTCOMES:
+                with outcome_of(str(args[0] if args else kwargs.get("task_id"))):
+                    return getattr(self._app.backend, name)(*args, **kwargs)
             return getattr(self._app.backend, name)(*args, **kwargs)
         finally:
             in_backend.reset(token)

@@ -306,3 +306,13 @@ def append(log: str, line: str) -> None:
 @shared_task(name="t.length")
 async def length(text: str) -> int:
     return len(text)
+
+
+@shared_task(name="t.slow_or_picky")
+async def slow_or_picky(number: int, gate: str, pause_s: float) -> int:
+    """Fails for one number in ten; slow until a file exists."""
+    if not os.path.exists(gate):  # noqa: PTH110 - one cheap system call
+        await asyncio.sleep(pause_s)
+    if number % 10 == 7:
+        raise ValueError(f"{number} is not wanted")
+    return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -45,13 +46,16 @@ def test_a_run_is_listed_shown_watched_cancelled_and_resumed(
     assert asyncworker_command("runs", "cancel", result.id).returncode == 0
     watched = asyncworker_command("runs", "watch", "--json", result.id)
     assert watched.returncode == 1
-    assert json.loads(watched.stdout.splitlines()[-1])["state"] == "cancelled"
+    last = json.loads(watched.stdout.splitlines()[-1])
+    assert last["state"] == "cancelled"
+    assert last["rate"] > 0
+    assert last["remaining_s"] > 0
 
     gate.touch()
     assert asyncworker_command("runs", "resume", result.id).returncode == 0
     watched = asyncworker_command("runs", "watch", result.id)
     assert watched.returncode == 0
-    assert watched.stdout.splitlines()[-1].startswith("done: 400 of 400")
+    assert re.match(r"done: 400 of 400 \([\d,]+/s\)", watched.stdout.splitlines()[-1])
 
 
 def test_failed_items_are_shown(
