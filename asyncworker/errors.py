@@ -10,6 +10,10 @@
     ├── TaskCancelled            a task's coroutine ended in a CancelledError that nobody outside asked for
     ├── ResourceError            a resource could not be made, or cannot be had here
     │   └── ResourceCycle        resources need each other
+    ├── PoolError                a pool of connections cannot give one
+    │   ├── PoolTimeout          none came free in time: names who holds them
+    │   ├── PoolConnectError     none lives, and none could be made
+    │   └── PoolClosed           the pool is being closed
     ├── SourceError              the source of a fan-out is wrong, or raised while it was read
     ├── ItemError                an item failed in another process: what is known of its exception
     │   └── ItemTimeout          an item passed its own time limit
@@ -53,6 +57,10 @@ __all__ = [
     "ItemTimeout",
     "LoopError",
     "PayloadError",
+    "PoolClosed",
+    "PoolConnectError",
+    "PoolError",
+    "PoolTimeout",
     "ResourceCycle",
     "ResourceError",
     "RunCancelled",
@@ -114,6 +122,22 @@ class ResourceError(AsyncWorkerError):
 
 class ResourceCycle(ResourceError):
     """Resources need each other; the message names them in order."""
+
+
+class PoolError(AsyncWorkerError):
+    """A pool of connections cannot give one."""
+
+
+class PoolTimeout(PoolError, TimeoutError):
+    """No connection came free in time; the message names who holds them."""
+
+
+class PoolConnectError(PoolError):
+    """No connection lives, and none could be made."""
+
+
+class PoolClosed(PoolError):
+    """The pool is being closed."""
 
 
 class SourceError(AsyncWorkerError):

@@ -2,16 +2,23 @@
 
 from asyncworker.resources.injection import inject, refuse_resources
 from asyncworker.resources.lifetimes import Lifetimes, lifetimes
+from asyncworker.resources.pool import Pool, is_transport_fault, pools
 from asyncworker.resources.resource import Resource, resource, resources_of, use
 from asyncworker.resources.scopes import in_item_scope, in_task_scope, scope_is_open
+from asyncworker.resources.slots import PoolOptions, Statistics
 
 __all__ = [
     "Lifetimes",
+    "Pool",
+    "PoolOptions",
     "Resource",
+    "Statistics",
     "in_item_scope",
     "in_task_scope",
     "inject",
+    "is_transport_fault",
     "lifetimes",
+    "pools",
     "refuse_resources",
     "resource",
     "resources_of",

@@ -1,9 +1,7 @@
-"""One thing that a resource has made, and the asyncio task in which its generator lives."""
+"""Make what a resource declares, as often as it allows, and keep it."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import contextvars
 import logging
 from collections.abc import AsyncIterator
@@ -13,22 +11,29 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 
 from asyncworker.errors import ResourceError, SettingsError
 from asyncworker.resources.lifetimes import Lifetimes
+from asyncworker.resources.living import Living
 from asyncworker.resources.scopes import hide_narrower
 
 if TYPE_CHECKING:
     from asyncworker.resources.resource import Resource
 
-__all__ = ["Made", "make", "maker"]
+__all__ = ["Made", "being_made", "make"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: The resource that the running code makes.
-maker: contextvars.ContextVar[Resource[Any] | None] = contextvars.ContextVar("asyncworker_maker", default=None)
-
 #: The longest wait between two attempts.
 BACKOFF_MAX_S = 10.0
+
+#: What the running code makes, or has made: a task that is started by a generator inherits it.
+_maker: contextvars.ContextVar[Made[Any] | None] = contextvars.ContextVar("asyncworker_maker", default=None)
+
+
+def being_made() -> Resource[Any] | None:
+    """Return the resource in whose making the running code takes part."""
+    found = _maker.get()
+    return found.resource if found is not None and found.unfinished else None
 
 
 async def make(resource: Resource[T], kept: Lifetimes) -> Made[T]:
@@ -67,79 +72,45 @@ def _may_pass(exc: BaseException) -> bool:
 
 
 class Made(Generic[T]):
-    """A generator between its ``yield`` and its end. Kept in :class:`Lifetimes`."""
-
-    value: T
+    """One thing that a resource has made, as :class:`Lifetimes` keeps it."""
 
     def __init__(self, resource: Resource[T], kept: Lifetimes) -> None:
-        self._resource = resource
+        self.resource = resource
+        self.unfinished = True
         self._kept = kept
         self._key = resource.key()
-        self._closing = False
-        self._close = asyncio.Event()
+        self._living: Living[T]
+
+    @property
+    def value(self) -> T:
+        """The thing itself."""
+        return self._living.value
 
     async def start(self) -> None:
         """Run the generator up to its ``yield``; raises what it raises."""
-        context = contextvars.Context() if self._resource.scope == "process" else contextvars.copy_context()
-        ready = asyncio.get_running_loop().create_future()
-        self._task = asyncio.get_running_loop().create_task(
-            self._live(ready), name=f"resource-{self._resource.name}", context=context
+        self._living = Living(
+            f"resource {self.resource.name}",
+            self._begin,
+            on_end=self._ended,
+            # What belongs to the process must not know the task that happened to need it first.
+            context=contextvars.Context() if self.resource.scope == "process" else None,
         )
-        try:
-            await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._closing = True
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            raise
-        if not ready.done():
-            self._task.result()
-        self._task.add_done_callback(self._ended)
+        await self._living.start()
+        self.unfinished = False
 
     async def close(self) -> None:
         """Let the generator run to its end; raises what it raises."""
-        self._closing = True
-        self._close.set()
-        await self._task
+        await self._living.close()
 
-    async def _live(self, ready: asyncio.Future[None]) -> None:
+    async def _begin(self) -> AsyncIterator[T]:
         from asyncworker.resources.resource import use
 
-        hide_narrower(self._resource.scope)
-        maker.set(self._resource)
-        needed = {name: await use(each) for name, each in self._resource.needs.items()}
-        generator = self._resource.generator(**needed)
-        try:
-            self.value = await anext(generator)
-        except StopAsyncIteration:
-            raise ResourceError(f"resource {self._resource.name} ended without a yield") from None
-        maker.set(None)
-        ready.set_result(None)
-        try:
-            await self._close.wait()
-        except asyncio.CancelledError as exc:
-            # From within, as by a task group around the yield, or because the loop ends.
-            with contextlib.suppress(StopAsyncIteration):
-                await generator.athrow(exc)  # type: ignore[attr-defined]
-            raise
-        await _finish(generator, self._resource.name)
+        hide_narrower(self.resource.scope)
+        _maker.set(self)
+        needed = {name: await use(each) for name, each in self.resource.needs.items()}
+        return self.resource.generator(**needed)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """Called when the generator has run to its end, which it should not unless it is told to."""
-        exc = None if task.cancelled() else task.exception()
-        if self._closing:
-            return
+    def _ended(self, exc: BaseException | None) -> None:
         self._kept.discard(self._key, self)
         if exc is not None:
-            logger.error(
-                "resource %s ended by itself, and is made anew when it is used next", self._resource.name, exc_info=exc
-            )
-
-
-async def _finish(generator: AsyncIterator[Any], name: str) -> None:
-    try:
-        await anext(generator)
-    except StopAsyncIteration:
-        return
-    await generator.aclose()  # type: ignore[attr-defined]
-    raise ResourceError(f"resource {name} yields more than once")
+            logger.error("%s ended by itself, and is made anew when it is used next", self.resource, exc_info=exc)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from asyncworker.errors import ResourceCycle, ResourceError, SettingsError
 from asyncworker.resources.annotations import annotated
-from asyncworker.resources.making import Made, make, maker
+from asyncworker.resources.making import Made, being_made, make
 from asyncworker.resources.scopes import WIDTH, ScopeName, declared, lifetimes_of
 
 __all__ = ["Resource", "resource", "resources_of", "use"]
@@ -178,7 +178,7 @@ async def use(resource: Resource[T]) -> T:
             return value
         resource = stand_in
     kept = lifetimes_of(resource.scope, f"resource {resource.name}")
-    user = maker.get()
+    user = being_made()
     if user is None:
         made: Made[T] = await kept.use(resource.key(), lambda: make(resource, kept))
         return made.value

@@ -1,0 +1,124 @@
+"""An async generator between its ``yield`` and its end, in an asyncio task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from asyncworker.errors import ResourceError
+
+__all__ = ["Living"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: How long a generator that was cancelled may clean up before it is left behind.
+CLEANUP_S = 10.0
+
+
+class Living(Generic[T]):
+    """Runs a generator to its ``yield``, holds it there, and lets it end.
+
+    One task from beginning to end: a task group or a time limit around the ``yield`` must be left in the task that has
+    entered it.
+
+    Args:
+        name: For errors and the log.
+        begin: Returns the generator; awaited in the new task.
+        on_end: Called where the generator ends without having been told to, with what it raised.
+        context: The context of the task; without one, a copy of the caller's.
+
+    Attributes:
+        value: What it has yielded.
+    """
+
+    value: T
+
+    def __init__(
+        self,
+        name: str,
+        begin: Callable[[], Awaitable[AsyncIterator[T]]],
+        *,
+        on_end: Callable[[BaseException | None], None],
+        context: contextvars.Context | None = None,
+    ) -> None:
+        self._name = name
+        self._begin = begin
+        self._on_end = on_end
+        self._context = context or contextvars.copy_context()
+        self._told_to_end = False
+        self._end = asyncio.Event()
+        self._task: asyncio.Task[None]
+
+    async def start(self) -> None:
+        """Run it up to its ``yield``; raises what it raises. Where this is cancelled, so is the generator."""
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        self._task = loop.create_task(self._live(ready), name=self._name, context=self._context)
+        try:
+            await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._told_to_end = True
+            await self._cancel()
+            raise
+        if not ready.done():
+            self._task.result()
+        self._task.add_done_callback(self._ended)
+
+    async def close(self, timeout_s: float | None = None) -> None:
+        """Let it run to its end; raises what it raises.
+
+        Raises:
+            TimeoutError: It was not done in time, and was cancelled.
+        """
+        self._told_to_end = True
+        self._end.set()
+        try:
+            await asyncio.wait([self._task], timeout=timeout_s)
+        except asyncio.CancelledError:
+            await self._cancel()
+            raise
+        if not self._task.done():
+            await self._cancel()
+            raise TimeoutError(f"{self._name} did not close within {timeout_s:g} s")
+        if not self._task.cancelled():
+            self._task.result()
+
+    async def _cancel(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task], timeout=CLEANUP_S)
+        if not self._task.done():
+            logger.error("%s does not end after being cancelled, and is left behind", self._name)
+        elif not self._task.cancelled() and self._task.exception() is not None:
+            logger.error("%s failed while it was cancelled", self._name, exc_info=self._task.exception())
+
+    async def _live(self, ready: asyncio.Future[None]) -> None:
+        generator: Any = await self._begin()
+        try:
+            self.value = await anext(generator)
+        except StopAsyncIteration:
+            raise ResourceError(f"{self._name} ended without a yield") from None
+        ready.set_result(None)
+        try:
+            await self._end.wait()
+        except asyncio.CancelledError as exc:
+            # From within, as by a task group around the yield, or because the loop ends.
+            with contextlib.suppress(StopAsyncIteration):
+                await generator.athrow(exc)
+            raise
+        try:
+            await anext(generator)
+        except StopAsyncIteration:
+            return
+        await generator.aclose()
+        raise ResourceError(f"{self._name} yields more than once")
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        exc = None if task.cancelled() else task.exception()
+        if not self._told_to_end:
+            self._on_end(exc)
