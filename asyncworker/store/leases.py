@@ -67,13 +67,18 @@ class Leases:
             row = (await connection.execute(select(table).where(table.c.key == key))).one_or_none()
         return None if row is None else Lease(row.holder, row.renewed_at, row.ended)
 
-    async def take(self, key: str) -> None:
-        """Take a lease from whoever has it."""
+    async def take(self, key: str, seen: Lease) -> bool:
+        """Take a lease from its holder, if it still stands as it was seen; tells whether it was taken.
+
+        Of several deliveries that wait for the same silent holder one gets it; and none does where the holder is back.
+        """
         table = schema.lease
+        as_seen = (table.c.key == key) & (table.c.holder == seen.holder) & (table.c.renewed_at == seen.renewed_at)
         async with self._store.writing() as connection:
-            await connection.execute(delete(table).where(table.c.key == key))
-            values = {"key": key, "holder": self._holder, "renewed_at": datetime.now(UTC), "ended": False}
-            await connection.execute(insert(table).values(values))
+            taken = await connection.execute(
+                update(table).where(as_seen & ~table.c.ended).values(holder=self._holder, renewed_at=datetime.now(UTC))
+            )
+        return bool(taken.rowcount)
 
     async def held(self, key: str) -> bool:
         """Tell whether this process still holds a lease."""

@@ -93,11 +93,8 @@ class LeaseKeeper:
                     return age_s > _ENDED_KEPT * self._settings.lease_s
                 if lease.renewed_at != seen:
                     seen, seen_at_s = lease.renewed_at, time.monotonic()
-                elif time.monotonic() - seen_at_s >= self._settings.lease_s:
-                    logger.warning(
-                        "%s: its holder has been silent for %g s; taking it over", job, self._settings.lease_s
-                    )
-                    await leases.take(key_of(job))
+                elif time.monotonic() - seen_at_s >= self._settings.lease_s and await leases.take(key_of(job), lease):
+                    logger.warning("%s: its holder was silent for %g s; taking it over", job, self._settings.lease_s)
                     self._hold(job)
                     return True
                 await asyncio.sleep(min(1.0, self._settings.lease_s / 5))

@@ -287,6 +287,26 @@ async def test_a_second_delivery_takes_over_from_a_holder_that_is_silent(store: 
     assert (outcome.progress.attempt, outcome.progress.state) == (2, "done")
 
 
+@pytest.mark.parametrize("deliveries", [2, 5])
+async def test_of_deliveries_that_wait_for_a_silent_holder_only_one_takes_over(store: Store, deliveries: int) -> None:
+    executed: list[int] = []
+
+    async def call(row: dict[str, Any]) -> int:
+        executed.append(row["x"])
+        await asyncio.sleep(0.001)
+        return int(row["x"])
+
+    source = source_of({"x": range(100)})
+    await store.begin_run(
+        RunRequest(run_id="run", task="task", fingerprint=source.fingerprint(b"fixed"), total=100), redelivered=False
+    )
+    outcomes = await asyncio.gather(
+        *(execute(call, source, store, redelivered=True, lease_s=0.3, concurrency=5) for _ in range(deliveries))
+    )
+    assert {(outcome.progress.attempt, outcome.progress.done) for outcome in outcomes} == {(2, 100)}
+    assert sorted(executed) == list(range(100))
+
+
 async def test_a_drained_run_finishes_what_is_in_flight_and_leaves_the_rest(store: Store) -> None:
     executed: list[int] = []
     drain = Drain(grace_s=30)
