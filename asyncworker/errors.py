@@ -32,6 +32,16 @@
     │   ├── StoreVersionError    the tables are of another version
     │   ├── PayloadError         a payload cannot be written or read, or is not what was written
     │   └── CheckpointCorrupt    a stored row cannot be what was written
+    ├── HTTPError                carries the method and the URL
+    │   ├── HTTPConnectError     no connection: the request was never sent
+    │   ├── HTTPConnectionLost   the connection ended before the answer did
+    │   ├── HTTPTimeout          no whole answer in time
+    │   ├── HTTPStatusError      the answer is an error; carries the status, and how long the server asks to wait
+    │   └── HTTPPageError        an answer is not a page of the list, or leads nowhere
+    ├── SQLError                 carries the table
+    │   ├── SQLConnectError      no connection to the database, or it ended
+    │   ├── SQLConflict          another transaction was in the way; the whole of this one may be tried again
+    │   └── SQLRowsRefused       the database does not take the rows, or they cannot be rows
     └── SFTPError                carries the host and, where there is one, the remote path
         ├── SFTPConnectError     no session: network, handshake, too many connections
         │   ├── SFTPHostKeyError     the host key is unknown or is not the known one
@@ -52,6 +62,12 @@ __all__ = [
     "AsyncWorkerError",
     "CheckpointCorrupt",
     "EmbeddedServerError",
+    "HTTPConnectError",
+    "HTTPConnectionLost",
+    "HTTPError",
+    "HTTPPageError",
+    "HTTPStatusError",
+    "HTTPTimeout",
     "ItemError",
     "ItemErrors",
     "ItemTimeout",
@@ -80,6 +96,10 @@ __all__ = [
     "SFTPNameError",
     "SFTPPermissionDenied",
     "SFTPProtocolError",
+    "SQLConflict",
+    "SQLConnectError",
+    "SQLError",
+    "SQLRowsRefused",
     "SettingsError",
     "SourceError",
     "StateError",
@@ -224,6 +244,76 @@ class PayloadError(StoreError):
 
 class CheckpointCorrupt(StoreError):
     """A stored row cannot be what was written."""
+
+
+class HTTPError(AsyncWorkerError):
+    """An HTTP request failed.
+
+    Attributes:
+        method: GET, POST, ...
+        url: Where it went, without password and query.
+    """
+
+    def __init__(self, message: str, *, method: str = "", url: str = "") -> None:
+        super().__init__(message)
+        self.method = method
+        self.url = url
+
+
+class HTTPConnectError(HTTPError):
+    """No connection could be made; the request was never sent."""
+
+
+class HTTPConnectionLost(HTTPError):
+    """The connection ended before the answer did."""
+
+
+class HTTPTimeout(HTTPError, TimeoutError):
+    """No whole answer came in time."""
+
+
+class HTTPStatusError(HTTPError):
+    """The answer is an error.
+
+    Attributes:
+        status: 400 or above.
+        retry_after_s: How long the server asks to wait; ``None`` where it does not say.
+    """
+
+    def __init__(
+        self, message: str, *, method: str = "", url: str = "", status: int = 0, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, method=method, url=url)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class HTTPPageError(HTTPError):
+    """An answer is not a page of the list, or leads nowhere."""
+
+
+class SQLError(AsyncWorkerError):
+    """A database operation failed.
+
+    Attributes:
+        table: The table; empty where no single one was meant.
+    """
+
+    def __init__(self, message: str, *, table: str = "") -> None:
+        super().__init__(message)
+        self.table = table
+
+
+class SQLConnectError(SQLError):
+    """There is no connection to the database, or it ended."""
+
+
+class SQLConflict(SQLError):
+    """Another transaction was in the way (a deadlock, a lock); the whole of this one may be tried again."""
+
+
+class SQLRowsRefused(SQLError):
+    """The database does not take the rows, or they cannot be rows of that table."""
 
 
 class SFTPError(AsyncWorkerError):

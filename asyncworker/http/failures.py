@@ -1,0 +1,69 @@
+"""What went wrong with a request, as errors of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from asyncworker.errors import HTTPConnectError, HTTPConnectionLost, HTTPError, HTTPStatusError, HTTPTimeout
+from asyncworker.http.retries import retry_after_s
+
+__all__ = ["refusal", "shown", "translated"]
+
+#: Of an answer that is an error: what is read, and what is quoted.
+_READ_BYTES = 4096
+_QUOTED = 200
+
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+#: Our own fault, however often it is sent.
+_CANNOT_BE_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+
+
+def shown(url: httpx.URL) -> str:
+    """Return the URL as it may stand in a log: no password, and no query, which may hold a key."""
+    query = "?..." if url.query else ""
+    return str(url.copy_with(userinfo=b"", query=None, fragment=None)) + query
+
+
+@contextmanager
+def translated(request: httpx.Request, timeout_s: float) -> Iterator[None]:
+    """Raise httpx's errors, and the end of our own time-out, as ours."""
+    name = f"{request.method} {shown(request.url)}"
+    where = {"method": request.method, "url": shown(request.url)}
+    try:
+        yield
+    except _NEVER_SENT as exc:
+        raise HTTPConnectError(f"{name}: no connection: {_said(exc)}", **where) from exc
+    except (httpx.TimeoutException, TimeoutError) as exc:
+        raise HTTPTimeout(f"{name}: no whole answer within {timeout_s:g} s", **where) from exc
+    except _CANNOT_BE_SENT as exc:
+        raise HTTPError(f"{name}: {_said(exc)}", **where) from exc
+    except (httpx.TransportError, httpx.StreamError) as exc:
+        raise HTTPConnectionLost(f"{name}: the connection ended before the answer did: {_said(exc)}", **where) from exc
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        raise HTTPError(f"{name}: {_said(exc)}", **where) from exc
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+async def refusal(response: httpx.Response) -> HTTPStatusError:
+    """Make the error of an answer that is one; quotes the beginning of what the server says."""
+    body = b""
+    async for piece in response.aiter_bytes(_READ_BYTES):
+        body += piece
+        if len(body) >= _READ_BYTES:
+            break
+    quoted = " ".join(body.decode(response.encoding or "utf-8", "replace").split())[:_QUOTED]
+    request = response.request
+    status = f"{response.status_code} {response.reason_phrase}".strip()
+    return HTTPStatusError(
+        f"{request.method} {shown(request.url)}: {status}" + (f": {quoted}" if quoted else ""),
+        method=request.method,
+        url=shown(request.url),
+        status=response.status_code,
+        retry_after_s=retry_after_s(response),
+    )

@@ -1,0 +1,179 @@
+"""How a list that comes in pages goes on: by link, by cursor, by number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+import msgspec
+
+from asyncworker.errors import HTTPPageError
+from asyncworker.http.failures import shown
+
+__all__ = ["Cursor", "Links", "Numbers", "Page", "Paging", "begin", "follow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list.
+
+    Attributes:
+        number: 1 for the first.
+        items: What it holds.
+        content: The whole of its JSON.
+        response: The answer.
+        repeats: Whether its items are those of the page before.
+    """
+
+    number: int
+    items: list[Any]
+    content: Any
+    response: httpx.Response
+    repeats: bool = False
+
+    @property
+    def url(self) -> httpx.URL:
+        """Where it came from."""
+        return self.response.url
+
+    @classmethod
+    def of(cls, response: httpx.Response, items: str | None, after: Page | None) -> Page:
+        """Read a page from an answer; ``items`` says where in it its items are.
+
+        Raises:
+            HTTPPageError: It is not JSON, or has no list there.
+        """
+        number = after.number + 1 if after is not None else 1
+        try:
+            content = msgspec.json.decode(response.content)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise _wrong(response, f"page {number} is not JSON: {exc}") from None
+        found = content if items is None else _field(content, items)
+        if not isinstance(found, list):
+            there = f"it has {', '.join(map(repr, content))}" if isinstance(content, dict) else "it is no object"
+            where = "it should be a list; name the field of it that is" if items is None else f"no list in {items!r}"
+            raise _wrong(response, f"page {number}: {where}; {there}")
+        return cls(number, found, content, response, after is not None and found == after.items)
+
+
+class Paging(Protocol):
+    """A way in which lists go on."""
+
+    def first(self, url: httpx.URL) -> httpx.URL:
+        """Return the URL of the first page."""
+
+    def next(self, page: Page) -> httpx.URL | str | None:
+        """Return the URL of the page after that one, relative or whole; ``None``: it was the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """By the ``Link`` header's ``rel="next"`` (RFC 8288); ends where there is none."""
+
+    def first(self, url: httpx.URL) -> httpx.URL:
+        """Return the URL as it is."""
+        return url
+
+    def next(self, page: Page) -> str | None:
+        """Return the link."""
+        return page.response.links.get("next", {}).get("url")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """By a field of each page; ends where it is missing, null or empty.
+
+    Attributes:
+        field: Where it is in the page's JSON, as ``meta.next``.
+        param: The query parameter that carries it; ``None``: the field is the next page's URL.
+    """
+
+    field: str
+    param: str | None = None
+
+    def first(self, url: httpx.URL) -> httpx.URL:
+        """Return the URL as it is."""
+        return url
+
+    def next(self, page: Page) -> httpx.URL | str | None:
+        """Return the URL that the field says."""
+        value = _field(page.content, self.field)
+        if value is None or value == "":
+            return None
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise _wrong(page.response, f"page {page.number}: {self.field!r} is {value!r:.100}, not a cursor")
+        return str(value) if self.param is None else page.url.copy_set_param(self.param, str(value))
+
+
+class Numbers:
+    """By a number in the query: of the page, or of the first item with ``step``. Ends with a page without items.
+
+    Args:
+        param: The query parameter.
+        first: The first page's number.
+        step: What is added for each page.
+    """
+
+    def __init__(self, param: str = "page", *, first: int = 1, step: int = 1) -> None:
+        self.param = param
+        self._first = first
+        self._step = step
+
+    def first(self, url: httpx.URL) -> httpx.URL:
+        """Return the URL with the first number."""
+        return url.copy_set_param(self.param, str(self._first))
+
+    def next(self, page: Page) -> httpx.URL | None:
+        """Return the URL with the next number."""
+        if not page.items:
+            return None
+        if page.repeats:  # it would go on for ever
+            raise _wrong(page.response, f"page {page.number} is the one before again: is {self.param!r} the parameter?")
+        return page.url.copy_set_param(self.param, str(self._first + self._step * page.number))
+
+
+def begin(how: Paging, url: str, params: Mapping[str, Any] | None) -> httpx.URL:
+    """Return the URL of the first page.
+
+    Raises:
+        HTTPPageError: It is no URL.
+    """
+    try:
+        return how.first(httpx.URL(url).copy_merge_params(dict(params or {})))
+    except httpx.InvalidURL as exc:
+        raise HTTPPageError(f"{url!r} is not a URL: {exc}") from None
+
+
+def follow(how: Paging, page: Page) -> httpx.URL | None:
+    """Return the URL of the page after that one; ``None``: there is none.
+
+    Raises:
+        HTTPPageError: It would be the same page, or on another server, which is not to get this one's log-in.
+    """
+    found = how.next(page)
+    if found is None:
+        return None
+    try:
+        url = page.url.join(found)
+    except httpx.InvalidURL as exc:
+        raise _wrong(page.response, f"page {page.number} leads to {str(found)!r:.100}: {exc}") from None
+    if url == page.url:
+        raise _wrong(page.response, f"page {page.number} says that it is followed by itself")
+    if (url.scheme, url.netloc) != (page.url.scheme, page.url.netloc):
+        raise _wrong(page.response, f"page {page.number} leads to another server, {shown(url)}")
+    return url
+
+
+def _field(content: Any, path: str) -> Any:
+    for name in path.split("."):
+        if not isinstance(content, dict):
+            return None
+        content = content.get(name)
+    return content
+
+
+def _wrong(response: httpx.Response, what: str) -> HTTPPageError:
+    url = shown(response.url)
+    return HTTPPageError(f"GET {url}: {what}", method="GET", url=url)
