@@ -19,6 +19,7 @@ from kombu.utils.compat import detect_environment
 from asyncworker.errors import AsyncWorkerError, SettingsError
 from asyncworker.settings import Settings, load_settings
 from asyncworker.tasks.task import AsyncTask
+from asyncworker.worker.fast import use_fast_broker
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.tracing import check_locals
 
@@ -211,6 +212,7 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
         check_environment()
         _check_broker(app, settings.broker_wait_s)
         code = supervise(instance, options or {}, settings)
+        use_fast_broker(app, settings)
     except AsyncWorkerError as exc:
         raise SystemExit(f"asyncworker: {exc}") from None
     if code is not None:

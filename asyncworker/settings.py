@@ -76,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A file that a worker rewrites each second while it consumes and its loop answers; see `asyncworker health`."""
     max_zombies: Annotated[int, Meta(ge=0)] = 0
     """A worker with so many tasks that do not end after being cancelled shuts down, to be started anew; 0: never."""
+    fast_broker: bool = False
+    """A worker takes messages from Redis in batches, by a transport of its own; off: one by one, by kombu's."""
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
 
@@ -118,7 +120,7 @@ def load_settings(env: Mapping[str, str] | None = None, conf: Mapping[str, Any] 
 
 
 #: Names with our prefix that are read elsewhere: by the demo, by the embedded server, by the tests.
-_OTHER_READERS = frozenset({"demo_pause_s", "redis_server", "tests_require_servers"})
+_OTHER_READERS = frozenset({"demo_pause_s", "redis_server", "tests_fast", "tests_require_servers"})
 
 
 def _converted(key: str, value: Any, wanted: Any) -> Any:

@@ -21,9 +21,12 @@ from tests.servers import MissingServer
 from tests.servers.client import client_app
 from tests.servers.postgres import Postgres, running_postgres
 from tests.servers.rabbitmq import RabbitMQ, running_rabbitmq
-from tests.servers.worker import Worker, running_worker
+from tests.servers.worker import FAST_SETTINGS, Worker, running_worker
 
 REQUIRE_SERVERS = "ASYNCWORKER_TESTS_REQUIRE_SERVERS"
+
+#: ``1`` or ``0``: the workers of the tests have our transport and result backend on Redis, or Celery's own.
+FAST = "ASYNCWORKER_TESTS_FAST"
 
 #: In the environment of every process that a test starts, however it is detached; the same in all of xdist's workers.
 SESSION_VARIABLE = "AW_TEST_SESSION"
@@ -163,8 +166,10 @@ def worker(worker_env: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
 def pytest_configure(config: pytest.Config) -> None:
     # A setting in the developer's shell must not decide what a test sees.
     for name in [name for name in os.environ if name.startswith(("ASYNCWORKER_", "CELERY_"))]:
-        if name not in (REQUIRE_SERVERS, "ASYNCWORKER_REDIS_SERVER"):
+        if name not in (REQUIRE_SERVERS, FAST, "ASYNCWORKER_REDIS_SERVER"):
             del os.environ[name]
+    if FAST in os.environ:
+        os.environ.update(dict.fromkeys(FAST_SETTINGS, os.environ[FAST]))
     if not _is_xdist_worker(config):
         os.environ[SESSION_VARIABLE] = uuid.uuid4().hex
 

@@ -17,6 +17,7 @@ from billiard.exceptions import WorkerLostError
 from asyncworker.loop import LoopThread, current_job, run_in_bridge
 from asyncworker.loop.threads import DaemonExecutor
 from asyncworker.worker.deliveries import DeliveryGuard
+from asyncworker.worker.gate import start_gate
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.outbox import Outbox
 from asyncworker.worker.tracing import own_stacks
@@ -53,12 +54,15 @@ class Runner:
     def start(self, job: Job, *, on_loop: bool) -> None:
         """Run a job, on the loop where its target gives way to it, else on a thread."""
         if self._guard.concerns(job):
-            coroutine = self._start_guarded(job, on_loop)
-            self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(coroutine)))
+            start_gate.call(functools.partial(self._admit, job, on_loop))
         elif on_loop:
-            self._start_on_loop(job)
+            start_gate.call(functools.partial(self._start_on_loop, job))
         else:
-            self._start_on_thread(job)
+            start_gate.call(functools.partial(self._start_on_thread, job))
+
+    def _admit(self, job: Job, on_loop: bool) -> None:
+        coroutine = self._start_guarded(job, on_loop)
+        self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(coroutine)))
 
     def _start_on_loop(self, job: Job) -> None:
         self._inbox.append(job)

@@ -105,6 +105,11 @@ _TASKIQ += ("--log-level", "ERROR", "--max-prefetch", "100", "--max-async-tasks"
 
 COMPETITORS = [
     _celery(OURS, pool="ours", slow=False, sleepers=(*_CELERY, *_QUIET, "-c", "10000")),
+    _celery(
+        "asyncworker, fast broker",
+        pool="ours",
+        env=(("ASYNCWORKER_FAST_BROKER", "1"),),
+    ),
     _celery("celery prefork -c 2", "-P", "prefork", "-c", "2"),
     _celery("celery threads -c 20", "-P", "threads", "-c", "20"),
     _celery("celery gevent -c 100", "-P", "gevent", "-c", "100", needs="gevent"),

@@ -13,6 +13,9 @@ from asyncworker.cli.processes import Child
 
 ROOT = Path(__file__).parents[2]
 
+#: What a whole run of the tests may be told, see ``tests/conftest.py``.
+FAST_SETTINGS = ("ASYNCWORKER_FAST_BROKER",)
+
 
 class Worker:
     """What a test may do to a worker, and see of it."""
@@ -88,7 +91,11 @@ def running_worker(
         program: How ``celery`` is run.
     """
     command = [*program, "-A", app, "worker", "--loglevel", "INFO", "-n", name, *arguments]
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ASYNCWORKER_", "CELERY_"))}
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("ASYNCWORKER_", "CELERY_")) or key in FAST_SETTINGS
+    }
     # The checkout comes first on the path: a test module can name itself in ASYNCWORKER_INCLUDE.
     inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH")]))
     log = folder / f"{name.partition('@')[0]}.log"

@@ -1,0 +1,291 @@
+"""The channel of the Redis transport: fetches in batches, wakes up without taking anything, keeps one client."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from queue import Empty
+from typing import Any
+
+from kombu.transport import redis as stock
+from kombu.transport import virtual
+from kombu.utils.json import loads
+from redis.exceptions import NoScriptError, ResponseError
+
+from asyncworker.worker.fetch import BATCH, FETCH, PROBE, Fetch, Fetched
+from asyncworker.worker.unacked import AckBuffer, QoS
+from asyncworker.worker.wakeup import MOST_KEYS, Waiter
+
+__all__ = ["Channel"]
+
+logger = logging.getLogger(__name__)
+
+#: Of each broker that this process knows.
+_acks: defaultdict[tuple[Any, ...], AckBuffer] = defaultdict(AckBuffer)
+_lost: defaultdict[tuple[Any, ...], list[tuple[Fetch, float]]] = defaultdict(list)
+
+#: A server that was frozen, or parted, may carry out so much later what a connection brought it.
+LOOK_FOR_LOST_S = 600.0
+
+#: Whether it was told that batches are not possible.
+_told = False
+
+
+#: For mypy, which knows half of its attributes.
+_StockChannel: Any = stock.Channel
+
+
+class Channel(_StockChannel):  # type: ignore[misc]
+    """A kombu channel; what it stores is what the stock one stores."""
+
+    QoS = QoS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._own_client: Any = None
+        self._without_acks: set[str] = set()
+        self._batches: bool | None = None
+        self._script_known = True
+        self._fetch: Fetch | None = None
+        self._tags: set[str] = set()
+        self._more = True
+        self._waiters: dict[str, Waiter] = {}
+        super().__init__(*args, **kwargs)
+        info = self.connection.client
+        self._broker = (info.hostname, info.port, info.virtual_host, self.global_keyprefix, self.unacked_key)
+
+    # -- one client ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """Give the channel's client; kombu makes a new one for each operation."""
+        if client is None:
+            if self._own_client is None or self._own_client.connection_pool is not self._pool:
+                self._own_client = self._create_client()
+            client = self._own_client
+        yield client
+
+    # -- acknowledgements ----------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def acks(self) -> AckBuffer:
+        """What was acknowledged and not sent, of every channel to this broker."""
+        return _acks[self._broker]
+
+    @property
+    def collects_acks(self) -> bool:
+        """Whether acknowledgements are sent later: by kombu's event loop, or by the connection after this one."""
+        return self.connection is None or self.connection.in_hub
+
+    def is_fetched(self, delivery_tag: str) -> bool:
+        """Tell whether a message was entered as unacknowledged when it was fetched."""
+        return delivery_tag in self._tags
+
+    # -- consuming -----------------------------------------------------------------------------------------------
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Consume from a queue; one without acknowledgements is nothing for batches."""
+        if no_ack:
+            self._without_acks.add(queue)
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if not self._in_batches():
+            super()._brpop_start(timeout)
+            return
+        limit = BATCH
+        if self.qos.prefetch_count:
+            limit = min(limit, self.qos.can_consume_max_estimate())
+        groups = self._groups() if limit else []
+        if not groups:
+            return
+        if not self._more:
+            self._wait_for_messages(groups)
+            return
+        fetch = Fetch(groups, limit)
+        script = ("EVALSHA", self._digest) if self._script_known else ("EVAL", FETCH)
+        connection = self.client.connection
+        connection.send_command(
+            *script, *fetch.arguments(self._key(self.unacked_key), self._key(self.unacked_index_key), time.time())
+        )
+        self._fetch, self._in_poll, self._brpop_sent_at = fetch, connection, time.monotonic()
+
+    def _brpop_read(self, **options: Any) -> bool:
+        if self._fetch is None:
+            if self._batches and not self._in_poll:
+                # Nothing is owed: the server has closed the connection.
+                self.client.connection.disconnect()
+                raise ConnectionError("Redis closed the connection")
+            return bool(super()._brpop_read(**options))
+        messages, self._more = self._receive_batch()
+        if not messages:
+            raise Empty
+        if self._closing:
+            self._give_back(messages)
+        else:
+            self._deliver_batch(messages)
+        return True
+
+    def _receive_batch(self) -> tuple[list[Fetched], bool]:
+        fetch, self._fetch = self._fetch, None
+        assert fetch is not None
+        try:
+            reply = self.client.connection.read_response()
+        except NoScriptError:
+            self._script_known = False
+            return [], True
+        except ResponseError as exc:
+            self._refuse_batches(exc)
+            return [], True
+        except BaseException:
+            # The server may have done it. What it took is found by its tags once there is a connection.
+            _lost[self._broker].append((fetch, time.monotonic()))
+            self.client.connection.disconnect()
+            raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        return fetch.read(reply)
+
+    def _deliver_batch(self, messages: list[Fetched]) -> None:
+        self._queue_cycle.rotate(messages[0].queue)
+        for number, fetched in enumerate(messages):
+            payload = self._payload(fetched)
+            if payload is None:
+                continue
+            self._tags = {fetched.tag}
+            try:
+                self.connection._deliver(payload, fetched.queue)
+            except BaseException:
+                # The others go back with all that is unacknowledged when the channel closes.
+                for other in messages[number + 1 :]:
+                    if (rest := self._payload(other)) is not None:
+                        virtual.QoS.append(self.qos, self.Message(rest, channel=self), other.tag)
+                raise
+            finally:
+                self._tags = set()
+
+    def _payload(self, fetched: Fetched) -> Any:
+        try:
+            payload = loads(fetched.raw.decode())
+            payload["properties"]["delivery_tag"] = fetched.tag
+        except (ValueError, TypeError, KeyError) as exc:
+            # No worker could read it, nor any give it back.
+            logger.critical("dropped from queue %s, no message: %r (%r)", fetched.queue, fetched.raw[:200], exc)
+            self.acks.tags.append(fetched.tag)
+            return None
+        return payload
+
+    def _give_back(self, messages: list[Fetched]) -> None:
+        for fetched in reversed(messages):
+            self.qos.restore_by_tag(fetched.tag)
+
+    # -- queues and keys -----------------------------------------------------------------------------------------
+
+    def _key(self, name: str) -> str:
+        return f"{self.global_keyprefix}{name}"
+
+    def _groups(self) -> list[list[tuple[str, str]]]:
+        """Return the queues by rank: each priority is one; an order that is strict makes each queue one."""
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        ranks = [
+            [(queue, self._key(self._q_for_pri(queue, priority))) for queue in queues]
+            for priority in self.priority_steps
+        ]
+        if self.queue_order_strategy == "round_robin":
+            return [rank for rank in ranks if rank]
+        return [[queue] for rank in ranks for queue in rank]
+
+    # -- whether there are batches -------------------------------------------------------------------------------
+
+    def _in_batches(self) -> bool:
+        if not self.ack_emulation or not self._without_acks.isdisjoint(self.active_queues):
+            return False
+        if self._batches is None:
+            self._prepare()
+        return bool(self._batches) and len(self.active_queues) * len(self.priority_steps) <= MOST_KEYS
+
+    def _prepare(self) -> None:
+        """Ask the server what batches need, and look for what an earlier connection has lost."""
+        key = self._key(self.active_queues[0])
+        try:
+            with self.conn_or_acquire() as client:
+                client.execute_command("EVAL", PROBE, 1, key)
+                client.execute_command("BLMOVE", key, key, "RIGHT", "RIGHT", 0.001)
+                self._digest = client.execute_command("SCRIPT", "LOAD", FETCH)
+        except ResponseError as exc:
+            self._refuse_batches(exc)
+        else:
+            self._batches = True
+            self.recover_lost()
+
+    def _refuse_batches(self, reason: ResponseError) -> None:
+        global _told
+        self._batches = False
+        if not _told:
+            _told = True
+            logger.warning("Redis refuses to give messages in batches (%s): fetching one by one, as kombu does", reason)
+
+    # -- what a lost connection leaves ---------------------------------------------------------------------------
+
+    def recover_lost(self) -> None:
+        """Give back what fetches took whose answers were lost; some are carried out only after the connection ended."""
+        lost = _lost[self._broker]
+        for each in list(lost):
+            fetch, lost_at_s = each
+            with self.conn_or_acquire() as client:
+                tags = fetch.tags()
+                found = client.execute_command("HMGET", self._key(self.unacked_key), *tags)
+            taken = [tag for tag, entry in zip(tags, found, strict=True) if entry is not None]
+            for tag in reversed(taken):
+                self.qos.restore_by_tag(tag)
+            if taken or time.monotonic() - lost_at_s > LOOK_FOR_LOST_S:
+                lost.remove(each)
+            if taken:
+                logger.warning("%d messages whose connection was lost on their way return to the queue", len(taken))
+
+    def close(self) -> None:
+        """Close the channel; a batch that is on its way returns to its queues."""
+        for waiter in self._waiters.values():
+            waiter.close()
+        self._waiters.clear()
+        super().close()
+
+    # -- waking up -----------------------------------------------------------------------------------------------
+
+    @property
+    def waiters(self) -> Iterable[Waiter]:
+        """Those that this channel has."""
+        return self._waiters.values()
+
+    def _wait_for_messages(self, groups: list[list[tuple[str, str]]]) -> None:
+        for _queue, key in (queue for group in groups for queue in group):
+            waiter = self._waiters.get(key)
+            if waiter is None:
+                waiter = self._waiters[key] = Waiter(key, self.async_pool.get_connection())
+                self.handlers[waiter.command] = functools.partial(self._wake_up, waiter)
+            self.connection.cycle.register_waiter(self, waiter)
+            waiter.wait(self.brpop_timeout)
+
+    def _wake_up(self, waiter: Waiter) -> None:
+        try:
+            self._more = waiter.read() or self._more
+        except self.connection_errors:
+            waiter.close()
+            raise
+        raise Empty
+
+    def _poll_error(self, type: str, **options: Any) -> None:
+        if type in ("BRPOP", "LISTEN"):
+            super()._poll_error(type, **options)
+        else:
+            self.handlers[type]()
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        if asynchronous:
+            parameters["max_connections"] = max(parameters["max_connections"] or 0, MOST_KEYS + 10)
+        return parameters

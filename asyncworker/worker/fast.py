@@ -1,0 +1,45 @@
+"""Chooses the Redis transport and the result backend of our own, where broker and configuration allow it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from urllib.parse import urlsplit
+
+from asyncworker.settings import Settings
+
+__all__ = ["use_fast_broker"]
+
+logger = logging.getLogger(__name__)
+
+CONSUMER = "asyncworker.worker.consumer:AsyncConsumer"
+STOCK_CONSUMER = "celery.worker.consumer:Consumer"
+TRANSPORTS = {
+    "redis": "asyncworker.worker.transport:Transport",
+    "rediss": "asyncworker.worker.transport:Transport",
+    "redis+socket": "asyncworker.worker.transport:SocketTransport",
+}
+
+
+def use_fast_broker(app: Any, settings: Settings) -> None:
+    """Have this process, a worker that is about to start, fetch in batches; the app's URLs stay what they are.
+
+    Another broker than Redis, Sentinel, several URLs to fall back on and a transport of the app's own keep kombu's.
+    """
+    conf = app.conf
+    if not settings.fast_broker or conf.broker_transport:
+        return
+    urls = [conf.broker_read_url, conf.broker_write_url]
+    if not all(isinstance(url, str) and ";" not in url and url.count("://") == 1 for url in urls):
+        return
+    schemes = {urlsplit(url).scheme for url in urls}
+    transports = {TRANSPORTS.get(scheme, "") for scheme in schemes}
+    if len(transports) != 1 or not (transport := transports.pop()):
+        if any(scheme.startswith(("redis", "sentinel")) for scheme in schemes):
+            logger.info("the broker is not a single Redis: kombu's own transport is used")
+        return
+    conf.broker_transport = transport
+    if schemes == {"redis+socket"}:
+        conf.broker_read_url, conf.broker_write_url = (url.removeprefix("redis+") for url in urls)
+    if conf.worker_consumer == STOCK_CONSUMER:
+        conf.worker_consumer = CONSUMER

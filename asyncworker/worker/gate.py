@@ -1,0 +1,41 @@
+"""The start gate: a task begins only once its early acknowledgement is with the broker.
+
+A transport that collects acknowledgements closes the gate, and opens it for a moment whenever it has sent them. A task
+that began before could be delivered a second time, though it is to run at most once. All of it is the main thread's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["StartGate", "start_gate"]
+
+
+class StartGate:
+    """Holds back what starts jobs, in order."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._waiting: list[Callable[[], object]] = []
+
+    def call(self, start: Callable[[], object]) -> None:
+        """Call it now, or when those are let through that wait."""
+        if self.closed:
+            self._waiting.append(start)
+        else:
+            start()
+
+    def let_through(self) -> None:
+        """Call what waits."""
+        waiting, self._waiting = self._waiting, []
+        for start in waiting:
+            start()
+
+    def open(self) -> None:
+        """Hold nothing back any more."""
+        self.closed = False
+        self.let_through()
+
+
+#: The process's own.
+start_gate = StartGate()

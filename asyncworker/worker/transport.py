@@ -1,0 +1,103 @@
+"""The Redis transport of the async worker: kombu's, with batches. ``broker_transport`` names it; URLs stay the same.
+
+What is stored stays kombu's own, so stock workers and clients share the queues with it, and take over what it leaves.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from kombu.transport import redis as stock
+
+from asyncworker.worker.channel import Channel
+from asyncworker.worker.gate import start_gate
+
+__all__ = ["Poller", "SocketTransport", "Transport"]
+
+logger = logging.getLogger(__name__)
+
+
+#: For mypy, which knows half of their attributes.
+_StockPoller: Any = stock.MultiChannelPoller
+_StockTransport: Any = stock.Transport
+
+
+class Poller(_StockPoller):  # type: ignore[misc]
+    """Polls the channels of one connection; before it waits, what was acknowledged is sent and held jobs begin."""
+
+    def on_poll_start(self) -> None:
+        """Ask for messages, then send the acknowledgements while the server looks for them."""
+        try:
+            super().on_poll_start()
+        finally:
+            for channel in self._channels:
+                channel.qos.flush_acks()
+            start_gate.let_through()
+
+    def register_waiter(self, channel: Channel, waiter: Any) -> None:
+        """Poll a waiter's connection, too."""
+        if waiter.connection._sock is None or (channel, waiter, waiter.command) not in self._chan_to_sock:
+            waiter.sent_at_s = None
+            self._register(channel, waiter, waiter.command)
+
+    def on_readable(self, fileno: int) -> Any:
+        """Read an answer; a waiter's also while nothing can be consumed, since it takes nothing."""
+        channel, command = self._fd_to_chan.get(fileno, (None, ""))
+        if channel is not None and command.startswith("BLMOVE"):
+            return channel.handlers[command]()
+        return super().on_readable(fileno)
+
+    def maybe_restore_messages(self) -> None:
+        """As kombu does from time to time; and those that a lost connection took along."""
+        super().maybe_restore_messages()
+        for channel in self._channels:
+            if channel.active_queues:
+                try:
+                    channel.recover_lost()
+                except channel.connection_errors as exc:
+                    logger.debug("what was lost on its way is looked for later: %s", exc)
+
+    def maybe_check_brpop_health(self) -> None:
+        """Drop connections that died without a word."""
+        super().maybe_check_brpop_health()
+        for channel in self._channels:
+            for waiter in channel.waiters if channel.health_check_interval else ():
+                if waiter.is_overdue(channel.brpop_timeout + channel.health_check_interval):
+                    logger.warning("Redis owes an answer for too long; the connection is dropped")
+                    waiter.close()
+
+
+class Transport(_StockTransport):  # type: ignore[misc]
+    """For ``redis://`` and ``rediss://``."""
+
+    Channel = Channel
+
+    #: Whether kombu's event loop polls it.
+    in_hub = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Have the hub poll it: from now on acknowledgements are collected, and jobs wait for theirs."""
+        self.in_hub = start_gate.closed = True
+        super().register_with_event_loop(connection, loop)
+
+    def close_connection(self, connection: Any) -> None:
+        """Close it. Jobs do not wait for the next one."""
+        if self.in_hub:
+            self.in_hub = False
+            start_gate.open()
+        super().close_connection(connection)
+
+
+class SocketTransport(Transport):
+    """For a unix socket: kombu finds no transport of one's own behind ``redis+socket://``, but does for ``socket://``."""
+
+    can_parse_url = True
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
+        """Return the URL as it is elsewhere."""
+        return f"redis+{uri}"

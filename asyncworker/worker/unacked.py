@@ -1,0 +1,87 @@
+"""Acknowledgements of the Redis transport, collected and sent together; a lost connection loses none."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from kombu.transport import redis as stock
+from kombu.transport import virtual
+
+__all__ = ["AckBuffer", "QoS"]
+
+logger = logging.getLogger(__name__)
+
+#: So many are sent without waiting for the hub's next turn.
+MOST_KEPT = 1000
+
+
+class AckBuffer:
+    """What was acknowledged and is not with the broker yet.
+
+    It belongs to the broker and not to a channel: what a lost connection could not take, the next one does.
+    """
+
+    def __init__(self) -> None:
+        self.tags: list[str] = []
+
+    def flush(self, channel: Any) -> None:
+        """Send them; those that could not be sent stay.
+
+        Raises:
+            Exception: One of the channel's connection errors.
+        """
+        tags, self.tags = self.tags, []
+        if not tags:
+            return
+        try:
+            with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipeline:
+                pipeline.zrem(channel.unacked_index_key, *tags)
+                pipeline.hdel(channel.unacked_key, *tags)
+                pipeline.execute()
+        except BaseException:
+            self.tags = tags + self.tags
+            raise
+
+
+#: For mypy, which knows half of its attributes.
+_StockQoS: Any = stock.QoS
+
+
+class QoS(_StockQoS):  # type: ignore[misc]
+    """The account of a channel's unacknowledged messages."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Keep a message; one that was fetched in a batch is entered at the broker already."""
+        if self.channel.is_fetched(delivery_tag):
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge with the others of this turn of the hub; where none turns, at once."""
+        if not self.channel.collects_acks:
+            super().ack(delivery_tag)
+            return
+        buffer = self.channel.acks
+        buffer.tags.append(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+        if len(buffer.tags) >= MOST_KEPT and not self.channel.closed:
+            self.flush_acks()
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Reject, after what was acknowledged before."""
+        self.flush_acks()
+        super().reject(delivery_tag, requeue=requeue)
+
+    def flush_acks(self) -> None:
+        """Send what was collected; a broker that is away gets it later."""
+        try:
+            self.channel.acks.flush(self.channel)
+        except self.channel.connection_errors as exc:
+            logger.warning("acknowledgements wait for the broker: %s", exc)
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """Give back what was not acknowledged, and nothing that was."""
+        self.flush_acks()
+        super().restore_unacked_once(stderr)
