@@ -69,9 +69,10 @@ def thread_sleep(seconds: float) -> float:
 
 
 @shared_task(name="t.burn_cpu")
-async def burn_cpu(seconds: float) -> str:
+async def burn_cpu(seconds: float, until: str = "") -> str:
+    """Keep the loop for so long, or until a file exists."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end and not os.path.exists(until):  # noqa: PTH110 - one cheap system call
         pass
     return "burnt"
 

@@ -27,10 +27,12 @@ def test_alive_blocked_and_gone(worker: Callable[..., Worker], client: Celery, t
     assert alive.returncode == 0, alive.stderr
     assert f"process {node.pid} is alive" in alive.stdout
 
-    blocked = client.tasks["t.burn_cpu"].delay(4)
+    gate = tmp_path / "gate"
+    blocked = client.tasks["t.burn_cpu"].delay(60, str(gate))
     node.wait_for_log(f"by task t.burn_cpu[{blocked.id}]")
     time.sleep(2)
     seen = health(path, "--max-age", "1.5")
+    gate.touch()
     assert seen.returncode == 1
     assert "its loop is blocked" in seen.stderr
     assert blocked.get(timeout=30) == "burnt"
