@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils.compat import detect_environment
 
 from asyncworker.errors import AsyncWorkerError, SettingsError
+from asyncworker.iterate import mark_records
 from asyncworker.settings import Settings, load_settings
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.worker.fast import use_fast_broker
@@ -207,6 +208,8 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
         if (options or {}).get("processes"):
             raise SystemExit(f"asyncworker: --processes is for its own pool, and worker_pool is {app.conf.worker_pool}")
         return
+    # Before logging is set up: its formats may name what this adds.
+    mark_records()
     try:
         settings = load_settings(conf=app.conf)
         check_environment()

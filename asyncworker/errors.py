@@ -57,6 +57,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "AsyncWorkerError",
@@ -175,8 +176,8 @@ class ItemTimeout(ItemError, TimeoutError):
 class ItemErrors(AsyncWorkerError, ExceptionGroup[Exception]):
     """Several items failed: the message counts them, the group holds the first ones.
 
-    A result backend that speaks JSON rebuilds an exception from its ``args`` after their trip through text, so what is
-    no longer an exception is taken as the text of one.
+    A result backend that speaks JSON rebuilds an exception from its ``args``: these hold the texts of the members, and
+    what is only a text becomes an ``ItemError``.
     """
 
     def __new__(cls, message: str, exceptions: str | Sequence[Exception | str]) -> ItemErrors:
@@ -184,6 +185,14 @@ class ItemErrors(AsyncWorkerError, ExceptionGroup[Exception]):
         given: Sequence[Exception | str] = [exceptions] if isinstance(exceptions, str) else exceptions
         members = [each if isinstance(each, Exception) else ItemError(str(each)) for each in given]
         return super().__new__(cls, str(message), members or [ItemError("nothing is known of them")])
+
+    def __init__(self, message: str, exceptions: str | Sequence[Exception | str]) -> None:
+        super().__init__(message, self.exceptions)
+        known = (f"{type(each).__qualname__}: " if not isinstance(each, ItemError) else "" for each in self.exceptions)
+        self.args = (self.message, [f"{kind}{each}" for kind, each in zip(known, self.exceptions, strict=True)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, list(self.exceptions))
 
     def derive(self, excs: Sequence[Exception], /) -> ItemErrors:  # type: ignore[override]
         """Make a part of this group, for ``split`` and ``except*``."""

@@ -23,6 +23,7 @@ from asyncworker.iterate.checkpoint import Recorder
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.intake import Intake
 from asyncworker.iterate.item import Item, SkipItem, set_current_item
+from asyncworker.iterate.item_logging import FailureLog
 from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, failure_of, type_name
 from asyncworker.iterate.retry import RetryPolicy, Waiting, Work
@@ -104,6 +105,8 @@ class _Engine:
         self._failures: list[ItemFailure] = []
         self._exceptions: list[BaseException] = []
         self._failed = 0
+        self._label = f"{options.name} ({recorder.run_id})" if options.name else recorder.run_id
+        self._failure_log = FailureLog(self._label, clock)
         self._pullers: list[asyncio.Task[None]] = []
         self._alive = 0
         self._ended = asyncio.Event()
@@ -147,7 +150,7 @@ class _Engine:
 
     async def _limit_total(self, limit_s: float) -> None:
         await self._clock.sleep(limit_s)
-        self._stop(RunTimeout(f"run {self._recorder.run_id} took longer than {limit_s:g} s"))
+        self._stop(RunTimeout(f"run {self._label} took longer than {limit_s:g} s"))
 
     def _drain(self, grace_s: float) -> None:
         """Pull no more, and let what is in flight finish."""
@@ -157,7 +160,7 @@ class _Engine:
         asyncio.get_running_loop().call_later(grace_s, lambda: self._stop(self._drained()))
 
     def _drained(self) -> RunDrained:
-        return RunDrained(f"run {self._recorder.run_id} stopped early; another attempt goes on from its checkpoint")
+        return RunDrained(f"run {self._label} stopped early; another attempt goes on from its checkpoint")
 
     def _has_more(self) -> bool:
         return bool(self._ready) or bool(self._waiting) or not self._intake.exhausted
@@ -173,20 +176,21 @@ class _Engine:
 
     async def _wind_up(self) -> None:
         """Wait for what was cancelled, for a while, and close the source."""
+        self._failure_log.flush()
         self._waiting.cancel()
         feeder = self._intake.stop()
         tasks = [task for task in [*self._pullers, feeder] if task is not None and not task.done()]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=CANCEL_GRACE_S)
             for task in late:
-                logger.error("run %s: %s does not end after being cancelled", self._recorder.run_id, task.get_name())
+                logger.error("run %s: %s does not end after being cancelled", self._label, task.get_name())
 
     async def _close_cancelled(self) -> None:
         try:
             await self._recorder.close("pending")
         except Exception:
             # What counts is that the caller was cancelled; the last flush window will be run again.
-            logger.exception("run %s: its last checkpoint failed", self._recorder.run_id)
+            logger.exception("run %s: its last checkpoint failed", self._label)
 
     async def _conclude(self) -> RunOutcome:
         reason = self._reason or self._intake.error
@@ -207,7 +211,11 @@ class _Engine:
             state: RunState = "failed" if self._failed else "done"
             await self._recorder.close(state, complete=True, total=self._intake.pulled)
         return RunOutcome(
-            self._recorder.progress(), tuple(self._failures), self._recorder.results(), tuple(self._exceptions)
+            self._recorder.progress(),
+            tuple(self._failures),
+            self._recorder.results(),
+            tuple(self._exceptions),
+            self._options.name or "",
         )
 
     # -- pulling -------------------------------------------------------------------------------------------------------
@@ -314,10 +322,10 @@ class _Engine:
         failure = failure_of(item, row, exc, self._clock.now())
         self._recorder.failed(failure)
         self._failed += 1
+        self._failure_log.failed(failure)
         if self._failed <= FAILURES_KEPT:
             self._failures.append(failure)
             self._exceptions.append(exc)
-            logger.warning("run %s: %s", self._options.name or self._recorder.run_id, failure)
         most = self._options.max_failures
         if self._options.on_error == "fail_fast":
             self._stopped_by = "stopped at the first failure"

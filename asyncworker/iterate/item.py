@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Item", "SkipItem", "current_item", "set_current_item"]
+__all__ = ["Item", "SkipItem", "current_item", "item_here", "set_current_item"]
 
 
 class SkipItem(Exception):
@@ -30,6 +30,11 @@ _current: ContextVar[Item] = ContextVar("asyncworker_item")
 
 #: Called by the engine in the context of the puller that runs the item.
 set_current_item = _current.set
+
+
+def item_here() -> Item | None:
+    """The item that is running here, if one is."""
+    return _current.get(None)
 
 
 def current_item() -> Item:

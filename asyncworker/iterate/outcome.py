@@ -34,6 +34,8 @@ class RunOutcome:
     """``(index, value)`` by index, with ``results="inline"``, or where there is no store."""
     exceptions: tuple[BaseException, ...] = ()
     """The exceptions of these failures, where they happened in this process in this attempt of the run."""
+    name: str = ""
+    """Label of the run, for its errors."""
 
     def raise_for_failures(self) -> None:
         """Raise what the run failed with; return where nothing failed.
@@ -44,17 +46,21 @@ class RunOutcome:
             Exception: The only failure, itself; an `ItemError` where that is no ``Exception``, or not of this process.
         """
         progress = self.progress
+        label = f"{self.name}: " if self.name else ""
         if progress.state == "cancelled":
-            raise RunCancelled(f"run {progress.run_id} of {progress.task} was cancelled")
+            raise RunCancelled(f"{label}run {progress.run_id} of {progress.task} was cancelled")
         errors = self._errors()
         if progress.failed == 1 and errors:
             raise errors[0]
         if progress.failed:
             total = progress.total if progress.total is not None else progress.settled
             first = f"; first: {self.failures[0]}" if self.failures else ""
-            raise ItemErrors(f"{progress.failed:,} of {total:,} items failed{first}", errors)
+            group = ItemErrors(f"{label}{progress.failed:,} of {total:,} items failed{first}", errors)
+            # What travels to other processes tells the item too.
+            group.args = (group.message, [str(failure) for failure in self.failures])
+            raise group
         if progress.state == "failed":
-            raise RunError(progress.error or f"run {progress.run_id} of {progress.task} failed")
+            raise RunError(label + (progress.error or f"run {progress.run_id} of {progress.task} failed"))
 
     def _errors(self) -> list[Exception]:
         if not self.exceptions:

@@ -8,6 +8,7 @@ itself, its message comes again, and finds the partitions where they stand.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -337,7 +338,7 @@ class _Holder:
             raise reason
         outcome = await outcome_of(ended, self._run.store, self._run.options, self._run.decode)
         known = self._exceptions if len(self._exceptions) == ended.failed else []
-        return RunOutcome(outcome.progress, outcome.failures, outcome.results, tuple(known))
+        return dataclasses.replace(outcome, exceptions=tuple(known))
 
     def _reason_of_parts(self) -> AsyncWorkerError | None:
         for part in self._parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import uuid
 from collections.abc import Callable
@@ -204,7 +205,7 @@ async def run_held(
     if options.results != "inline":
         return outcome
     results = [pair async for pair in store.results(hold.run_id, decode)]
-    return RunOutcome(outcome.progress, outcome.failures, results, outcome.exceptions)
+    return dataclasses.replace(outcome, results=results)
 
 
 async def _wait_for_holder(
@@ -244,4 +245,4 @@ async def outcome_of(
     failures = await store.errors(progress.run_id, limit=FAILURES_KEPT)
     inline = options.results == "inline"
     results = [pair async for pair in store.results(progress.run_id, decode)] if inline else None
-    return RunOutcome(progress, tuple(failures), results)
+    return RunOutcome(progress, tuple(failures), results, name=options.name or "")

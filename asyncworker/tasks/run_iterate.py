@@ -171,7 +171,15 @@ def _caller(task: Task[Any, Any], fixed: dict[str, Any]) -> Callable[[dict[str, 
     run = task.run
     if is_async(task):
         return lambda row: in_item_scope(run(**fixed, **row))
-    return lambda row: asyncio.to_thread(run, **fixed, **row)
+
+    def call(**arguments: Any) -> Any:
+        try:
+            return run(**arguments)
+        except StopIteration as exc:
+            # A future does not take one: whoever waits for it would wait for ever.
+            raise RuntimeError(f"{task.name} raised StopIteration") from exc
+
+    return lambda row: asyncio.to_thread(call, **fixed, **row)
 
 
 def _opener(app: Any) -> Callable[[str, list[Any], dict[str, Any]], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -13,6 +14,8 @@ from typing import Any
 from celery import current_task, shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from pydantic import BaseModel
+
+from asyncworker import current_item
 
 
 class Point(BaseModel):
@@ -317,3 +320,64 @@ async def slow_or_picky(number: int, gate: str, pause_s: float) -> int:
     if number % 10 == 7:
         raise ValueError(f"{number} is not wanted")
     return number
+
+
+class Odd(BaseException):
+    """Nobody expects it."""
+
+
+@shared_task(name="t.raises")
+async def raises(what: str) -> str:
+    """An item that raises what an item should not."""
+    await asyncio.sleep(0)
+    if what == "child":
+
+        async def child() -> None:
+            raise SystemExit(3)
+
+        await asyncio.get_running_loop().create_task(child())
+    if what == "cancels itself":
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+        await asyncio.sleep(0)
+    return _raise(what)
+
+
+@shared_task(name="t.raises_in_a_thread")
+def raises_in_a_thread(what: str) -> str:
+    return _raise(what)
+
+
+def _raise(what: str) -> str:
+    kinds: dict[str, type[BaseException]] = {
+        "base": Odd,
+        "cancelled": asyncio.CancelledError,
+        "interrupt": KeyboardInterrupt,
+        "exit": SystemExit,
+        "closed": GeneratorExit,
+        "timeout": TimeoutError,
+        "stop": StopIteration,
+    }
+    if what in kinds:
+        raise kinds[what]("from the item")
+    return what
+
+
+@shared_task(name="t.thread_item")
+def thread_item(number: int) -> list[Any]:
+    """Which item this is, and how many of them run at once."""
+    logging.getLogger("items").info("in a thread")
+    with _counting:
+        global _at_once, _most_at_once
+        _at_once += 1
+        _most_at_once = max(_most_at_once, _at_once)
+    time.sleep(0.01)
+    with _counting:
+        _at_once -= 1
+    here = current_item()
+    return [here.index, here.key, here.attempt, threading.current_thread().name, _most_at_once]
+
+
+_counting = threading.Lock()
+_at_once = _most_at_once = 0

@@ -1,4 +1,5 @@
 import inspect
+import json
 import pickle
 import re
 
@@ -52,10 +53,10 @@ def test_an_sftp_error_carries_where_it_happened() -> None:
 def test_item_errors_survive_a_trip_through_text() -> None:
     group = errors.ItemErrors("2 of 3 items failed", [ValueError("a"), KeyError("b")])
     assert pickle.loads(pickle.dumps(group)).exceptions[0].args == ("a",)
-    # The JSON result backend sends what it cannot encode as its repr.
-    rebuilt = errors.ItemErrors(group.args[0], repr(group.args[1]))
+    rebuilt = errors.ItemErrors(*json.loads(json.dumps(group.args)))
     assert rebuilt.message == group.message
-    assert [str(each) for each in rebuilt.exceptions] == ["[ValueError('a'), KeyError('b')]"]
+    assert [str(each) for each in rebuilt.exceptions] == ["ValueError: a", "KeyError: 'b'"]
+    assert rebuilt.args == group.args
     assert isinstance(rebuilt.exceptions[0], errors.ItemError)
     assert errors.ItemErrors("none are known", []).exceptions
 
