@@ -1,0 +1,201 @@
+"""Fan-outs whose worker is killed again and again: ``python -m tests.chaos.kill_rounds --rounds 50``.
+
+A round is one run through a real worker, broker and store. The worker gets SIGKILL at random points (seeded), another
+one goes on, until the run is done. Each item writes a line to a log of its own when it begins. By that log there are no
+more executions than items, and for each kill what was in flight and what one flush window holds. The results must be
+those of a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery
+
+from asyncworker.cli.embedded import EmbeddedServer
+from tests.chaos import kill_tasks
+from tests.servers.client import client_app
+from tests.servers.postgres import running_postgres
+from tests.servers.worker import Worker, running_worker
+
+__all__ = ["Plan", "Round", "rounds"]
+
+GET_S = 300.0
+LEASE_S = 3.0
+EVERY_S = 0.25
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done.
+
+    Attributes:
+        rounds: How many runs.
+        items: Of each.
+        concurrency: Items at once.
+        pause_s: How long each takes.
+        store: ``postgres`` or ``sqlite``.
+        most_kills: Of one run; it gets one at least.
+        seed: Decides the points.
+    """
+
+    rounds: int
+    items: int
+    concurrency: int = 100
+    pause_s: float = 0.05
+    store: str = "postgres"
+    most_kills: int = 3
+    seed: int = 0
+
+    @property
+    def window(self) -> int:
+        """Items that can finish within one flush window, at the pace that they set themselves."""
+        return round(self.concurrency / self.pause_s * EVERY_S)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What came of one run.
+
+    Attributes:
+        kills: How often its worker was killed.
+        executions: Lines in the items' own log.
+        allowed: The most there may be.
+        seconds: From sending to the result.
+    """
+
+    kills: int
+    executions: int
+    allowed: int
+    seconds: float
+
+
+def rounds(plan: Plan, folder: Path) -> Iterator[Round]:
+    """Run them all; raises where a round breaks its promise."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(EmbeddedServer(folder / "valkey"))
+        store_url = f"sqlite+aiosqlite:///{folder}/store.sqlite"
+        if plan.store == "postgres":
+            postgres = stack.enter_context(running_postgres())
+            store_url = postgres.url(postgres.add_database())
+        env = {
+            "ASYNCWORKER_BROKER_URL": server.broker_url,
+            "ASYNCWORKER_RESULT_URL": server.result_url,
+            "ASYNCWORKER_STORE_URL": store_url,
+            "ASYNCWORKER_STATE_DIR": str(folder),
+            "ASYNCWORKER_INCLUDE": kill_tasks.__name__,
+            "ASYNCWORKER_LEASE_S": str(LEASE_S),
+        }
+        client = stack.enter_context(client_app(server, asyncworker_store_url=store_url))
+        cluster = _Cluster(plan, folder, server, client, env)
+        undisturbed = cluster.run(number=0, kill_at=[])
+        assert undisturbed.executions == plan.items, undisturbed
+        for number in range(1, plan.rounds + 1):
+            rng = random.Random(f"{plan.seed}/{number}")
+            points = sorted(rng.randrange(plan.items) for _ in range(rng.randint(1, plan.most_kills)))
+            yield cluster.run(number, [(point, rng.uniform(0, 2 * EVERY_S)) for point in points])
+
+
+class _Cluster:
+    def __init__(
+        self, plan: Plan, folder: Path, server: EmbeddedServer, client: Celery[Any], env: dict[str, str]
+    ) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._server = server
+        self._client = client
+        self._env = env
+        self._results: list[Any] | None = None
+        self._workers = 0
+
+    def run(self, number: int, kill_at: list[tuple[int, float]]) -> Round:
+        """One run, killed once so many items have begun and so many seconds more have passed."""
+        plan, log = self._plan, self._folder / f"log-{number}"
+        log.touch()
+        began = time.monotonic()
+        task: Any = self._client.tasks["kill.item"]
+        options = {"concurrency": plan.concurrency, "checkpoint_every_s": EVERY_S}
+        fan_out = task.partial(log=str(log), pause_s=plan.pause_s).options(**options)
+        result = fan_out.iterate(number=range(plan.items)).delay()
+        kills = 0
+        for point, more_s in kill_at:
+            with self._worker() as worker:
+                while log.stat().st_size < point * kill_tasks.LINE_BYTES and not result.ready():
+                    time.sleep(0.005)
+                time.sleep(more_s)
+                if result.ready():
+                    break
+                worker.kill()
+                worker.wait()
+                kills += 1
+            self._redeliver()
+        with self._worker():
+            told = result.get(timeout=GET_S)
+        executed = Counter(int(line) for line in log.read_text().split())
+        log.unlink()
+        done = Round(
+            kills, executed.total(), plan.items + kills * (plan.concurrency + plan.window), time.monotonic() - began
+        )
+        assert told["done"] == plan.items, (number, told)
+        assert len(executed) == plan.items, (number, f"{plan.items - len(executed)} items were never executed")
+        assert done.executions <= done.allowed, (number, done)
+        results = result.results()
+        self._results = self._results or results
+        assert results == self._results == [[index, index * index] for index in range(plan.items)], number
+        return done
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        self._workers += 1
+        name = f"worker-{self._workers}@test"
+        with running_worker(self._folder, "--without-mingle", "--without-gossip", env=self._env, name=name) as worker:
+            yield worker
+
+    def _redeliver(self) -> None:
+        """Do what the visibility timeout would: put every unacknowledged message back."""
+        with redis.Redis.from_url(self._server.redis_url) as broker:
+            for tag in broker.hkeys("unacked"):
+                broker.zadd("unacked_index", {tag: 0})
+
+
+def main() -> None:
+    """Run, print a line a round, and sum up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--items", type=int, default=17_000)
+    parser.add_argument("--concurrency", type=int, default=100)
+    parser.add_argument("--store", choices=("postgres", "sqlite"), default="postgres")
+    parser.add_argument("--seed", type=int, default=0)
+    plan = Plan(**vars(parser.parse_args()))
+    kills = again = allowed = 0
+    worst = 0.0
+    with tempfile.TemporaryDirectory(prefix="kill-") as folder:
+        for number, done in enumerate(rounds(plan, Path(folder)), 1):
+            more = done.executions - plan.items
+            kills, again, allowed = kills + done.kills, again + more, allowed + done.allowed - plan.items
+            worst = max(worst, more / done.kills if done.kills else 0.0)
+            print(
+                f"round {number}: {done.kills} kills, {more:,} executions more than items "
+                f"({done.allowed - plan.items:,} allowed), {done.seconds:.1f} s",
+                flush=True,
+            )
+    print(
+        f"{plan.rounds} rounds of {plan.items:,} items on {plan.store}, seed {plan.seed}: {kills} kills, {again:,} "
+        f"items executed again ({allowed:,} allowed: {plan.concurrency} in flight and {plan.window} in a flush window, "
+        f"each kill), at most {worst:,.0f} a kill in one round; all results equal those of an undisturbed run"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
