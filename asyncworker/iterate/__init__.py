@@ -5,8 +5,8 @@ from asyncworker.iterate.columns import OpenTask, TaskSource, previous_result
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.engine import Call, run_items
 from asyncworker.iterate.item import Item, SkipItem, current_item
-from asyncworker.iterate.offload import OffloadedValues, offload_source
 from asyncworker.iterate.item_logging import mark_records
+from asyncworker.iterate.offload import OffloadedValues, offload_source
 from asyncworker.iterate.options import IterateOptions, exception_names, make_options
 from asyncworker.iterate.outcome import RunOutcome
 from asyncworker.iterate.partitions import execute_split

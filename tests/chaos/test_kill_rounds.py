@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.chaos.kill_rounds import Plan, rounds
 
 
-@pytest.mark.parametrize(("store", "count"), [("postgres", 2), ("sqlite", 1)])
-def test_runs_that_are_killed_equal_an_undisturbed_one(store: str, count: int, tmp_path: Path) -> None:
-    done = list(rounds(Plan(rounds=count, items=2000, concurrency=20, store=store, most_kills=2, seed=7), tmp_path))
-    assert len(done) == count
-    assert sum(each.kills for each in done) >= count
+def test_runs_that_are_killed_equal_an_undisturbed_one(tmp_path: Path) -> None:
+    done = list(rounds(Plan(rounds=2, items=2000, concurrency=50, most_kills=1, seed=7), tmp_path))
+    assert len(done) == 2
+    assert sum(each.kills for each in done) >= 1
