@@ -1,8 +1,8 @@
 """What a fan-out costs an item: ``python benchmarks/iterate.py --help``.
 
 In one process, every competitor runs the same coroutine for every item, 100 at once: one that does nothing, and one
-that suspends once. The bare pullers are the limit: no results, no failures, no progress, no retries. Ours is measured in
-memory, and with its checkpoint and all results in an SQLite store, which is opened and closed within the time. The
+that suspends once. The bare pullers are the limit: no results, no failures, no progress, no retries. Ours is measured
+in memory, and with its checkpoint and all results in an SQLite store, which is opened and closed within the time. The
 competitors take turns; the tables show medians. Microseconds an item are the process's CPU time, its threads included,
 so that what else the machine does counts less.
 
