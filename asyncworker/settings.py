@@ -66,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where long sources and large results lie: a folder, or a URL of fsspec's; empty: beside an SQLite store."""
     payload_over_bytes: Annotated[int, Meta(ge=0)] = 64 << 10
     """A literal source, or one result, that takes more bytes than this when encoded goes there."""
+    runs_keep_s: Seconds = 30 * 86400.0
+    """How long an ended run is kept, with its results, and a long source after its last use; 0: for ever."""
     state_max_bytes: Count = 256 << 10
     """The most that one task may keep in its state, keys and encoded values together."""
     state_keep_s: PositiveSeconds = 7 * 86400.0

@@ -12,6 +12,7 @@ from asyncworker.iterate.outcome import RunOutcome
 from asyncworker.iterate.partitions import execute_split
 from asyncworker.iterate.ranges import check_known_length
 from asyncworker.iterate.recorder import StoreRecorder
+from asyncworker.iterate.results import Order, Page, pages_of
 from asyncworker.iterate.runs import execute_run
 from asyncworker.iterate.source import Row, Source, SourceMode, source_of, source_of_rows
 from asyncworker.iterate.split import SplitRun, execute_partition
@@ -27,6 +28,8 @@ __all__ = [
     "MemoryRecorder",
     "OffloadedValues",
     "OpenTask",
+    "Order",
+    "Page",
     "Progress",
     "Recorder",
     "Row",
@@ -46,6 +49,7 @@ __all__ = [
     "make_options",
     "offload_source",
     "mark_records",
+    "pages_of",
     "previous_result",
     "run_items",
     "source_from_wire",

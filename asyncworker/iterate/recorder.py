@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from tenacity import RetryCallState, wait_random_exponential
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import AsyncWorkerError, RunCancelled, StoreError
 from asyncworker.iterate.checkpoint import Stop, Tally
 from asyncworker.iterate.keys import Keys
-from asyncworker.store import Batch, Bitmap, Counters, ItemFailure, ResultChunk, RunHold, RunState, Store
+from asyncworker.store import Batch, Bitmap, Counters, ItemFailure, ResultChunk, RunHold, RunState, Store, patiently
+from asyncworker.store.large import put_aside
 
 __all__ = ["StoreRecorder"]
 
@@ -25,15 +25,13 @@ logger = logging.getLogger(__name__)
 class StoreRecorder(Tally):
     """Writes a run's checkpoint: one transaction every so often, one at a time, and one at the end.
 
-    A store that does not answer is tried again for `PATIENCE_S`; the run goes on meanwhile, until so much waits to be
-    written that the pullers are held back.
+    A store that does not answer is tried again for its `patience_s`; the run goes on meanwhile, until so much waits to
+    be written that the pullers are held back.
     """
 
     #: What may wait to be written before pullers are held back, in items and in bytes of results.
     ITEMS_HELD = 50_000
     BYTES_HELD = 32 << 20
-    #: How long a transaction that fails is tried again.
-    PATIENCE_S = 30.0
     #: A run with nothing new to say writes this often all the same: it may have been cancelled.
     HEARTBEAT_S = 1.0
     #: The most results in one row.
@@ -241,29 +239,28 @@ class StoreRecorder(Tally):
             self._give_up(RunCancelled(f"run {self.run_id} was cancelled"))
 
     async def _write_patiently(self) -> bool:
-        batch = self._unwritten
-        assert batch is not None
-        give_up_at = self._clock.monotonic() + self.PATIENCE_S
-        wait = wait_random_exponential(multiplier=0.2, max=5.0)
-        state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
-        while True:
-            try:
-                self.transactions += 1
-                cancel_requested = await self._store.write(self._hold, batch, self._next_chunk)
-            except StoreError as exc:
-                if self._clock.monotonic() >= give_up_at:
-                    raise
-                delay_s = wait(state)
-                state.attempt_number += 1
-                logger.warning("run %s: checkpoint failed, next try in %.1f s: %s", self.run_id, delay_s, exc)
-                await self._clock.sleep(delay_s)
-            else:
-                break
-        self._next_chunk += max(len(batch.results), len(batch.keys))
+        cancel_requested = await patiently(
+            self._write_once,
+            patience_s=self._store.patience_s,
+            what=f"run {self.run_id}: checkpoint",
+            clock=self._clock,
+        )
         self._unwritten = None
         self._written_at = self._clock.monotonic()
         self.full = False
         self._room.set()
+        return cancel_requested
+
+    async def _write_once(self) -> bool:
+        batch = self._unwritten
+        assert batch is not None
+        if self._store.payloads is not None:
+            # Kept so: what lies there already is not written again by the next try.
+            small = await put_aside(self.run_id, batch.results, self._store.payloads)
+            self._unwritten = batch = msgspec.structs.replace(batch, results=small)
+        self.transactions += 1
+        cancel_requested = await self._store.write(self._hold, batch, self._next_chunk)
+        self._next_chunk += max(len(batch.results), len(batch.keys))
         return cancel_requested
 
     def _batch(self, state: RunState, complete: bool, total: int | None, error: str, at: datetime) -> Batch:

@@ -2,6 +2,7 @@
 
 from asyncworker.store.bitmap import Bitmap
 from asyncworker.store.deliveries import DeadLetter, Deliveries, Start
+from asyncworker.store.housekeeping import Housekeeper, keep_house
 from asyncworker.store.leases import Lease, Leases
 from asyncworker.store.opening import open_store
 from asyncworker.store.partitions import Partitions
@@ -19,7 +20,7 @@ from asyncworker.store.records import (
     RunRequest,
     RunState,
 )
-from asyncworker.store.shared import shared_store
+from asyncworker.store.shared import payloads_of, shared_store
 from asyncworker.store.sql import OnChange, Store
 from asyncworker.store.state import TaskState, TaskStates
 
@@ -29,6 +30,7 @@ __all__ = [
     "Counters",
     "DeadLetter",
     "Deliveries",
+    "Housekeeper",
     "ItemFailure",
     "KeyChunk",
     "Lease",
@@ -47,7 +49,9 @@ __all__ = [
     "Store",
     "TaskState",
     "TaskStates",
+    "keep_house",
     "open_store",
     "patiently",
+    "payloads_of",
     "shared_store",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -68,14 +69,17 @@ class Payloads:
         url: A path, a ``file:`` URL, or any URL that fsspec knows.
         over_bytes: What takes more bytes than this belongs here.
 
-    Raises:
-        SettingsError: There is nothing here that can use this URL.
+    Each method raises a `SettingsError` where there is nothing here that can use this URL.
     """
 
     def __init__(self, url: str, over_bytes: int = 64 << 10) -> None:
         self.url = _without_password(url)
         self.over_bytes = over_bytes
-        self._place = _place(url)
+        self._url = url
+
+    @functools.cached_property
+    def _place(self) -> Place:
+        return _place(self._url)
 
     def put_source(self, body: bytes) -> Payload:
         """Keep the values of a source.
@@ -146,6 +150,8 @@ class Payloads:
     def _translated(self, verb: str, payload: Payload) -> Iterator[None]:
         try:
             yield
+        except SettingsError:
+            raise
         except Exception as exc:
             # fsspec's clients have errors of their own, of no common class.
             raise PayloadError(

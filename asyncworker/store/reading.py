@@ -15,13 +15,13 @@ from asyncworker.store import schema
 from asyncworker.store.chunks import KEY_BYTES, keys_from_row, results_from_row
 from asyncworker.store.records import Progress, ResultChunk
 
-__all__ = ["Connect", "moved_results", "sorted_results"]
+__all__ = ["Connect", "moved_results", "new_results", "sorted_results"]
 
 Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
 #: What one query may bring into memory: so many chunks, and so many bytes of bodies unless one alone is larger.
 CHUNKS_A_QUERY = 500
-BYTES_A_QUERY = 4 << 20
+BYTES_A_QUERY = 1 << 20
 #: Chunks kept while the results of a re-ordered run are picked together.
 CHUNKS_KEPT = 64
 
@@ -70,6 +70,34 @@ async def _chunks_by_first_index(connect: Connect, run_id: str) -> AsyncIterator
                 # A run that starts afresh while it is read takes its chunks away.
                 if number in chunks:
                     yield first_index, chunks.pop(number)
+
+
+async def new_results(connect: Connect, run_id: str, after: int) -> list[tuple[int, ResultChunk]]:
+    """Return chunks in the order in which they were written, with their numbers; a bounded part of those there are.
+
+    Args:
+        connect: Opens a connection.
+        run_id: The run.
+        after: Number of the last chunk that is known; -1: none is.
+    """
+    ahead = (
+        select(_table.c.chunk, _table.c.body_bytes)
+        .where(_table.c.run_id == run_id, _table.c.chunk > after)
+        .order_by(_table.c.chunk)
+        .limit(CHUNKS_A_QUERY)
+    )
+    async with connect() as connection:
+        found = [(row.chunk, row.body_bytes) for row in await connection.execute(ahead)]
+    wanted: list[int] = []
+    size_bytes = 0
+    for number, body_bytes in found:
+        size_bytes += body_bytes
+        if wanted and size_bytes > BYTES_A_QUERY:
+            break
+        wanted.append(number)
+    chunks = await _load(connect, run_id, wanted) if wanted else {}
+    # A run that starts afresh while it is read takes its chunks away.
+    return [(number, chunks[number]) for number in wanted if number in chunks]
 
 
 async def _load(connect: Connect, run_id: str, numbers: list[int]) -> dict[int, ResultChunk]:

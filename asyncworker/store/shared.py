@@ -5,9 +5,10 @@ from __future__ import annotations
 from asyncworker.resources import lifetimes
 from asyncworker.settings import Settings
 from asyncworker.store.opening import open_store
+from asyncworker.store.payloads import Payloads
 from asyncworker.store.sql import Store
 
-__all__ = ["shared_store"]
+__all__ = ["payloads_of", "shared_store"]
 
 
 async def shared_store(settings: Settings) -> Store:
@@ -18,4 +19,17 @@ async def shared_store(settings: Settings) -> Store:
         StoreError: The database cannot be used.
     """
     url = settings.store_url_or_default()
-    return await lifetimes().use(("store", url), lambda: open_store(url))
+
+    async def make() -> Store:
+        store = await open_store(url)
+        store.patience_s = settings.store_patience_s
+        store.payloads = payloads_of(settings)
+        return store
+
+    return await lifetimes().use(("store", url, settings.payload_url_or_default()), make)
+
+
+def payloads_of(settings: Settings) -> Payloads | None:
+    """Return the payload store of these settings, where there is one; nothing is opened before it is used."""
+    url = settings.payload_url_or_default()
+    return Payloads(url, settings.payload_over_bytes) if url else None

@@ -12,10 +12,11 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from asyncworker.errors import RunChanged, RunNotFound, RunTakenOver, StoreError
-from asyncworker.store import reading, schema
+from asyncworker.store import large, reading, schema
 from asyncworker.store.checks import change_of, check_map
 from asyncworker.store.chunks import key_rows, keys_from_row, result_rows
 from asyncworker.store.parts import PROGRESS_COLUMNS, merged, partitions_of, progress_of, whole_or_part
+from asyncworker.store.payloads import Payloads
 from asyncworker.store.records import UNENDED, Batch, Counters, ItemFailure, Progress, RunHold, RunRequest
 from asyncworker.store.schema import checksum_of
 
@@ -35,6 +36,10 @@ class Store:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._writer = engine.execution_options(**{WRITES: True})
+        #: How long those who write here wait for a database that is away.
+        self.patience_s = 30.0
+        #: Where large results lie.
+        self.payloads: Payloads | None = None
         self.url = engine.url.render_as_string(hide_password=True)
 
     async def close(self) -> None:
@@ -338,7 +343,7 @@ class Store:
             moved = keyed and one.attempt > 1
             reader = reading.moved_results if moved else reading.sorted_results
             async for index, value in reader(self.reading, one):
-                yield index, decode(value)
+                yield index, decode(await large.brought_back(value, self.payloads))
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:

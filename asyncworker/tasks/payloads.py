@@ -1,17 +1,16 @@
-"""The payload store of an app: which one, and in which encoding values lie there."""
+"""How the values of sources and results are encoded, and long sources put aside."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from kombu.utils.json import dumps, loads
 
 from asyncworker.iterate import offload_source
 from asyncworker.settings import Settings
-from asyncworker.store import Payloads
+from asyncworker.store import payloads_of
 
-__all__ = ["decode", "encode", "offload", "payloads_of"]
+__all__ = ["decode", "encode", "offload"]
 
 
 def encode(value: Any) -> bytes:
@@ -33,18 +32,3 @@ def offload(wire: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """
     payloads = payloads_of(settings)
     return wire if payloads is None else offload_source(wire, payloads, encode)
-
-
-def payloads_of(settings: Settings) -> Payloads | None:
-    """Return the payload store, where there is one. Blocks: fsspec imports its clients.
-
-    Raises:
-        SettingsError: It cannot be opened.
-    """
-    url = settings.payload_url_or_default()
-    return _opened(url, settings.payload_over_bytes) if url else None
-
-
-@functools.lru_cache(maxsize=8)
-def _opened(url: str, over_bytes: int) -> Payloads:
-    return Payloads(url, over_bytes)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.result import AsyncResult
 from kombu.utils.json import loads
 
 from asyncworker.errors import RunNotFound
-from asyncworker.iterate import ItemFailure, Progress
+from asyncworker.iterate import ItemFailure, Order, Page, Progress, pages_of
 from asyncworker.loop import get_loop_thread, off_loop_async
 from asyncworker.settings import load_settings
 from asyncworker.store import Store, shared_store
 from asyncworker.tasks.names import RUN_ITERATE
+from asyncworker.tasks.payloads import decode
 
 if TYPE_CHECKING:
     _AsyncResult = AsyncResult[Any]
@@ -90,13 +91,34 @@ class IterateResult(_AsyncResult):
         await off_loop_async(self._send_again, await _on_our_loop(self._stored_request()))
         return self
 
-    async def stream(self) -> AsyncIterator[tuple[int, Any]]:
-        """Yield ``(index, value)`` of the finished items in the order of the source, in bounded memory.
+    async def stream(self, *, order: Order = "index") -> AsyncIterator[tuple[int, Any]]:
+        """Yield ``(index, value)`` of finished items, in bounded memory, on any event loop.
 
-        Runs on asyncworker's own loop: inside a task.
+        Args:
+            order: ``"index"``: what is stored now, in the order of the source. ``"completion"``: what is finished, as
+                it is finished, until the run ends; one that has not begun is waited for. An item that is finished shows
+                once its checkpoint is written, a quarter of a second later by default.
+
+        Raises:
+            RunNotFound: In the order of the source, of a run that no worker has begun.
+            PayloadError: A large result cannot be read back.
         """
-        async for index, value in (await self._store()).results(self.id, decode=loads):
-            yield index, value
+        pages = await _on_our_loop(self._pages(order))
+        try:
+            while page := await _on_our_loop(_next(pages)):
+                for pair in page:
+                    yield pair
+        finally:
+            await _on_our_loop(pages.aclose())
+
+    def iter_results(self, *, order: Order = "index") -> Iterator[tuple[int, Any]]:
+        """Iterate over what :meth:`stream` yields, in code that is not async."""
+        pages = _wait(self._pages(order))
+        try:
+            while page := _wait(_next(pages)):
+                yield from page
+        finally:
+            _wait(pages.aclose())
 
     # -- on our loop ---------------------------------------------------------------------------------------------
 
@@ -113,8 +135,11 @@ class IterateResult(_AsyncResult):
     async def _errors(self, offset: int, limit: int) -> list[ItemFailure]:
         return await (await self._store()).errors(self.id, offset=offset, limit=limit)
 
+    async def _pages(self, order: Order) -> AsyncGenerator[Page, None]:
+        return pages_of(await self._store(), self.id, order, decode)
+
     async def _results(self) -> list[Any]:
-        return [value async for _, value in self.stream()]
+        return [value async for page in await self._pages("index") for _, value in page]
 
     async def _cancel(self) -> None:
         try:
@@ -133,6 +158,10 @@ class IterateResult(_AsyncResult):
         # Celery's own start, once more: a promise that was kept cannot be waited for again.
         AsyncResult.__init__(self, self.id, backend=self.backend, app=self.app)
         self.app.tasks[RUN_ITERATE].apply_async(kwargs={**loads(request), "resume": True}, task_id=self.id)
+
+
+async def _next(pages: AsyncIterator[Page]) -> Page | None:
+    return await anext(pages, None)
 
 
 def _wait(coro: Coroutine[Any, Any, T]) -> T:

@@ -25,13 +25,13 @@ from asyncworker.iterate import (
     make_options,
     source_from_wire,
 )
-from asyncworker.loop import current_job, off_loop_async
+from asyncworker.loop import current_job
 from asyncworker.resources import in_item_scope, in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
-from asyncworker.store import Store, shared_store
+from asyncworker.store import Store, keep_house, shared_store
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.partition_sender import partition_sender
-from asyncworker.tasks.payloads import decode, encode, payloads_of
+from asyncworker.tasks.payloads import decode, encode
 from asyncworker.tasks.progress_meta import ProgressMeta
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
@@ -94,7 +94,8 @@ async def run_iterate(
     source = _with_previous(source, previous)
     request = {"task": task, "partial": partial, "source": source, "options": options}
     settings = load_settings(conf=self.app.conf)
-    run = await run_of(self.app, str(self.request.id), request, await shared_store(settings), settings)
+    run = run_of(self.app, str(self.request.id), request, await shared_store(settings), settings)
+    await keep_house(settings)
     how: dict[str, Any] = {
         "request": dumps(request).encode(),
         "redelivered": bool((self.request.delivery_info or {}).get("redelivered")),
@@ -117,11 +118,10 @@ async def run_iterate(
     return _returned(outcome, run.options)
 
 
-async def run_of(app: Any, run_id: str, request: dict[str, Any], store: Store, settings: Settings) -> SplitRun:
+def run_of(app: Any, run_id: str, request: dict[str, Any], store: Store, settings: Settings) -> SplitRun:
     """Make of a request what all who work on its run have in common."""
     task, partial = request["task"], request["partial"]
-    payloads = await off_loop_async(payloads_of, settings)
-    source = source_from_wire(request["source"], _opener(app), payloads=payloads, decode=decode)
+    source = source_from_wire(request["source"], _opener(app), payloads=store.payloads, decode=decode)
     return SplitRun(
         call=_caller(app.tasks[task], partial),
         source=source,

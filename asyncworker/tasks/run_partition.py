@@ -50,7 +50,7 @@ async def run_partition(self: RunPartitionTask, *, run: str, number: int) -> Non
     drain = drain_of_this_job(settings)
     try:
         request = loads(await store.request_of(run))
-        split = await run_of(self.app, run, request, store, settings)
+        split = run_of(self.app, run, request, store, settings)
         await execute_partition(split, number, drain=drain)
     except RunDrained as exc:
         logger.info("%s", exc)

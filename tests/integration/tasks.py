@@ -381,3 +381,8 @@ def thread_item(number: int) -> list[Any]:
 
 _counting = threading.Lock()
 _at_once = _most_at_once = 0
+
+
+@shared_task(name="t.repeat")
+async def repeat(text: str, times: int) -> str:
+    return text * times

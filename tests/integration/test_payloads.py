@@ -59,10 +59,8 @@ def test_a_chain_carries_it_shortly_too(
     assert result.get(timeout=GET_S) == [1000] * 1000
 
 
-async def test_sending_from_a_coroutine_blocks_no_loop(
-    worker: Callable[..., Worker], client: Celery[AsyncTask], valkey: EmbeddedServer
-) -> None:
-    # Outside of a package the detector of blocked loops cannot look; it is on here.
+async def test_sending_from_a_coroutine_blocks_no_loop(client: Celery[AsyncTask], valkey: EmbeddedServer) -> None:
+    # The detector of blocked loops is on in every test.
     await client.tasks["t.length"].iterate(text=["x" * 1000] * 1000).adelay()
     assert all(len(message) < 4000 for message in messages(valkey))
 

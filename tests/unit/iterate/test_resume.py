@@ -500,8 +500,8 @@ async def test_a_store_that_fails_for_a_while_is_tried_again(store: Store) -> No
     assert await results_of(store) == [(index, index) for index in range(500)]
 
 
-async def test_a_store_that_fails_for_good_ends_the_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StoreRecorder, "PATIENCE_S", 0.0)
+async def test_a_store_that_fails_for_good_ends_the_run(store: Store) -> None:
+    store.patience_s = 0.0
     lagging = Lagging(store, failures=10**9)
     lagging.may_write.set()
 

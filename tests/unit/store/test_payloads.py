@@ -108,7 +108,7 @@ def test_a_folder_is_its_owners_alone(tmp_path: Path) -> None:
 
 def test_a_url_that_nothing_can_use_says_so_without_its_password() -> None:
     with pytest.raises(SettingsError, match=r"payload_url is 'nosuch://user:\*\*\*@host/x'") as caught:
-        Payloads("nosuch://user:secret@host/x")
+        Payloads("nosuch://user:secret@host/x").put_source(b"abc")
     assert "secret" not in str(caught.value)
 
 
@@ -119,4 +119,4 @@ def test_without_fsspec_a_folder_works_and_a_url_says_what_to_install(
     monkeypatch.delitem(sys.modules, "asyncworker.store.payloads_fsspec", raising=False)
     assert Payloads(str(tmp_path)).put_source(b"abc").size_bytes == 3
     with pytest.raises(SettingsError, match=r"pip install 'asyncworker\[payloads\]'"):
-        Payloads("s3://bucket")
+        Payloads("s3://bucket").put_source(b"abc")
