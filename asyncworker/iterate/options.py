@@ -44,6 +44,9 @@ class IterateOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Limit for the run, counted from where this attempt of it began."""
     key: str | None = None
     """Keyword whose value identifies an item; without one its index does, which a changed source spoils."""
+    on_change: Literal["error", "restart", "resume"] = "error"
+    """Where a run is sent again under its id before it was complete, and the fixed arguments or the source are others:
+    refuse, run all afresh, or run what is not done, known by index or key. With a ``key`` the source may change."""
     results: Literal["stored", "inline", "none"] = "stored"
     """Keep results in the store, return them, or drop them."""
     checkpoint_every_s: PositiveSeconds = 0.25
@@ -71,7 +74,13 @@ def make_options(**given: Any) -> IterateOptions:
             checked[name] = msgspec.convert(value, known[name].type)
         except msgspec.ValidationError as exc:
             raise SettingsError(f"{name} is {value!r}: {str(exc)[:1].lower()}{str(exc)[1:]}") from None
-    return IterateOptions(**checked)
+    options = IterateOptions(**checked)
+    if options.on_change == "resume" and options.partitions > 1:
+        raise SettingsError(
+            "on_change is 'resume' and partitions more than one: another source has other partitions; "
+            "expected on_change 'error' or 'restart'"
+        )
+    return options
 
 
 def exception_names(classes: Any) -> tuple[str, ...]:

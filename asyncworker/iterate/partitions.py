@@ -50,8 +50,6 @@ Send = Callable[[Sequence[int]], Awaitable[None]]
 
 #: How often the holder of the whole looks at the partitions, and shows that it lives.
 WATCH_S = 0.5
-#: How long a store that does not answer is asked again.
-PATIENCE_S = 30.0
 
 
 async def execute_split(
@@ -61,7 +59,7 @@ async def execute_split(
     request: bytes = b"",
     redelivered: bool = False,
     resume: bool = False,
-    on_change: OnChange = "error",
+    on_change: OnChange | None = None,
     drain: Drain | None = None,
     observe: Observe | None = None,
 ) -> RunOutcome:
@@ -73,7 +71,7 @@ async def execute_split(
         request: What would start the run again.
         redelivered: The same message came again.
         resume: Continue a run that is complete: only what failed is run.
-        on_change: Where the fingerprint is not the checkpoint's.
+        on_change: Where the fingerprint is not the checkpoint's; ``None``: as the options say.
         drain: Asks to stop early, for the process to end.
         observe: Is told of the run's progress.
 
@@ -88,7 +86,7 @@ async def execute_split(
         asked,
         redelivered=redelivered,
         resume=resume,
-        on_change=on_change,
+        on_change=on_change or run.options.on_change,
         lease_s=run.lease_s,
         drain=drain,
         clock=run.clock,
@@ -229,7 +227,7 @@ class _Holder:
             try:
                 await self._tick()
             except StoreError as exc:
-                if self._clock.monotonic() - answered_at > PATIENCE_S:
+                if self._clock.monotonic() - answered_at > self._run.store.patience_s:
                     raise
                 logger.warning("run %s: its partitions cannot be looked at: %s", self._run.run_id, exc)
             else:

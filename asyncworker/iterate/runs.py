@@ -42,7 +42,7 @@ async def execute_run(
     request: bytes = b"",
     redelivered: bool = False,
     resume: bool = False,
-    on_change: OnChange = "error",
+    on_change: OnChange | None = None,
     drain: Drain | None = None,
     lease_s: float = 30.0,
     encode: Callable[[Any], bytes] = msgspec.json.encode,
@@ -66,7 +66,8 @@ async def execute_run(
         drain: Asks the run to stop early, for the process to end.
         lease_s: A message that came again waits for the run's holder, and takes over once that has shown no sign of
             life for so long. What a holder still writes after that is refused.
-        on_change: Where the fingerprint is not the checkpoint's: raise, start afresh, or continue.
+        on_change: Where the fingerprint is not the checkpoint's: raise, start afresh, or continue; ``None``: as the
+            options say.
         encode: Makes bytes of a result; what it raises fails the item.
         decode: The reverse.
         observe: Is told of the run's progress.
@@ -90,7 +91,7 @@ async def execute_run(
         asked,
         redelivered=redelivered,
         resume=resume,
-        on_change=on_change,
+        on_change=on_change or options.on_change,
         lease_s=lease_s,
         drain=drain,
         clock=clock,

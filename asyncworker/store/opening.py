@@ -24,11 +24,12 @@ BUSY_TIMEOUT_S = 30
 ADVISORY_LOCK = 0x6173796E63
 
 
-async def open_store(url: str) -> Store:
+async def open_store(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Store:
     """Open the store at an SQLAlchemy async URL, making its folder and tables where there are none.
 
     Args:
         url: ``sqlite+aiosqlite:///PATH`` or ``postgresql+asyncpg://...``.
+        busy_timeout_s: How long SQLite waits for a lock that another process holds.
 
     Raises:
         SettingsError: The URL cannot be a store.
@@ -39,7 +40,7 @@ async def open_store(url: str) -> Store:
     shown = parsed.render_as_string(hide_password=True)
     try:
         # In a thread: it imports the driver, and looks at folders.
-        engine = await asyncio.to_thread(_engine, parsed)
+        engine = await asyncio.to_thread(_engine, parsed, busy_timeout_s)
     except (SQLAlchemyError, ImportError) as exc:
         raise SettingsError(f"store_url is {shown!r}: {exc}") from exc
     except OSError as exc:
@@ -83,12 +84,12 @@ def _parsed(url: str) -> URL:
     return parsed
 
 
-def _engine(url: URL) -> AsyncEngine:
+def _engine(url: URL, busy_timeout_s: float) -> AsyncEngine:
     if url.get_backend_name() != "sqlite":
         return create_async_engine(url, pool_pre_ping=True)
     # Results and arguments are nobody else's business.
     Path(url.database or "").parent.mkdir(0o700, parents=True, exist_ok=True)
-    engine = create_async_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_async_engine(url, connect_args={"timeout": busy_timeout_s})
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine

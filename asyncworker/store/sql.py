@@ -162,6 +162,8 @@ class Store:
             "attempt": row.attempt + 1,
             "fence": row.fence + 1,
             "fingerprint": request.fingerprint,
+            # What is run from now on is what a later resume must send.
+            "request": request.request or row.request,
             "total": request.total if request.total is not None else row.total,
             "failed": 0,
             "retried": 0,

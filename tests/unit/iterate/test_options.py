@@ -43,6 +43,12 @@ def test_a_wrong_option_names_itself_its_value_and_what_is_allowed(option: str, 
     assert reason in str(caught.value)
 
 
+def test_options_that_do_not_go_together() -> None:
+    with pytest.raises(SettingsError, match="another source has other partitions"):
+        make_options(on_change="resume", partitions=2)
+    assert make_options(on_change="restart", partitions=2).partitions == 2
+
+
 def test_exception_classes_are_given_as_such_or_by_name() -> None:
     assert exception_names(OSError) == ("builtins:OSError",)
     assert exception_names([Outer.InnerError, "a:B"]) == (f"{__name__}:Outer.InnerError", "a:B")
