@@ -194,9 +194,9 @@ def main() -> None:
             )
     late = sum(age_s > EVERY_S for age_s in ages_s)
     print(
-        f"{plan.rounds} rounds of {plan.items:,} items on {plan.store}, seed {plan.seed}: {len(ages_s)} kills, {again:,} "
-        f"items executed again ({allowed:,} allowed); all results equal those of an undisturbed run. {late} kills met a "
-        f"checkpoint older than {EVERY_S} s, the oldest {max(ages_s, default=0.0):.2f} s; {above} rounds were above "
+        f"{plan.rounds} rounds of {plan.items:,} items on {plan.store}, seed {plan.seed}: {len(ages_s)} kills, "
+        f"{again:,} items executed again ({allowed:,} allowed); all results equal those of an undisturbed run. "
+        f"{late} kills met a checkpoint older than {EVERY_S} s, the oldest {max(ages_s, default=0.0):.2f} s; {above} rounds were above "
         f"{plan.cost()} a kill"
     )
 
