@@ -65,7 +65,7 @@ class AsyncPool(BasePool):
         self._loop_thread = get_loop_thread(threads=self._settings.sync_threads)
         self._loop_thread.on_stop(_close_resources)
         self._loop_thread.on_stop(flush_settlements)
-        leases = LeaseKeeper(self._settings, lambda job: self._outbox.put(lambda: self._abandon(job)))
+        leases = LeaseKeeper(self._settings, self._lost)
         self._loop_thread.loop.call_soon_threadsafe(self._keep_leases, leases)
         self._runner = Runner(
             self._loop_thread,
@@ -262,12 +262,23 @@ class AsyncPool(BasePool):
     def _abandon(self, job: Job) -> None:
         """Cancel a job, and ignore what still comes of it; it keeps its slot until its code has ended."""
         job.abandoned = True
-        if not job.started:
-            return
+        if job.started:
+            self._cancel(job)
+            self._watch_end(job)
+
+    def _lost(self, job: Job) -> None:
+        """Abandon a job that another process has taken over. On the loop thread: the main one may wait for a broker."""
+        job.abandoned = True
+        self._cancel(job)
+        self._outbox.put(lambda: self._watch_end(job))
+
+    def _cancel(self, job: Job) -> None:
         if job.name in self._async_names:
             self._runner.cancel(job)
         else:
             logger.warning("%s runs on a thread and cannot be stopped; its outcome is ignored", job)
+
+    def _watch_end(self, job: Job) -> None:
         self._timer.call_after(self._settings.cancel_grace_s, lambda: self._outbox.put(lambda: self._check_ended(job)))
 
     def _check_ended(self, job: Job) -> None:
@@ -301,12 +312,13 @@ class AsyncPool(BasePool):
         if self._hub is not None:
             try:
                 self._hub.run_once()
-                return
             except Exception as exc:  # a lost connection: what ends now is redelivered, and says so in the store
                 logger.warning("the broker connection failed during shutdown: %r", exc)
                 self._hub = None
+        else:
+            time.sleep(0.05)
+        # The hub polls it, but for one that has lost its connection just before: it has forgotten all its readers.
         self._outbox.drain()
-        time.sleep(0.05)
 
     def _settle(self) -> None:
         """Run all that waits: outbox events, and the acknowledgements that they leave for the hub."""

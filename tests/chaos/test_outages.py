@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 import tomllib
 from collections import Counter
@@ -298,6 +299,26 @@ def test_rabbitmq_ends_and_comes_back(
         else:
             rabbitmq.start()
         scene.check(sent, redelivered=1)
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_the_connection_is_lost_just_after_sigterm(
+    rabbitmq: RabbitMQ, redis_server: RestartableValkey, tmp_path: Path, broker: str
+) -> None:
+    """What runs is finished, the worker ends, and what could not be acknowledged is there for another one."""
+    vhost = rabbitmq.add_vhost()
+    urls = Urls(redis_server.url(0) if broker == "redis" else rabbitmq.broker_url(vhost), redis_server.url(1))
+    with running_scene(tmp_path, urls, urls) as scene:
+        sent = scene.send("o.late", seconds=3)["o.late"]
+        scene.wait_for(lambda: scene.noted("begin").total() == EACH, "the beginning of every task")
+        scene.worker.signal(signal.SIGTERM)
+        if broker == "redis":
+            redis_server.kill_connections()
+        else:
+            rabbitmq.drop_connections(vhost)
+        assert scene.worker.wait(GET_S) == 0
+        assert scene.noted("end").total() == EACH
+        assert [scene.app.backend.get_result(task_id) for task_id in sent] == list(range(EACH))
 
 
 def test_results_wait_for_redis_while_rabbitmq_goes_on(

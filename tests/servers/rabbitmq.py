@@ -63,6 +63,10 @@ class RabbitMQ:
         listed = self.ctl("list_queues", "-p", vhost, "name", "messages", "--no-table-headers")
         return {name: int(count) for name, count in (line.split() for line in listed.splitlines())}.get(queue, 0)
 
+    def drop_connections(self, vhost: str) -> None:
+        """Close every connection to a virtual host."""
+        self.ctl("close_all_connections", "--vhost", vhost, "dropped by a test")
+
     def start(self) -> None:
         """Start it; returns once it takes connections."""
         if self._epmd is None:
