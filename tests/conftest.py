@@ -163,6 +163,12 @@ def worker(worker_env: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
 # -- nothing is left -----------------------------------------------------------------------------------------------
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos", "chaos runs")
+    group.addoption("--chaos-seed", type=int, default=1, help="What happens when.")
+    group.addoption("--chaos-tasks", type=int, default=300, help="How many tasks a chaos run has.")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # A setting in the developer's shell must not decide what a test sees.
     for name in [name for name in os.environ if name.startswith(("ASYNCWORKER_", "CELERY_"))]:

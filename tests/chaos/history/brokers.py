@@ -1,0 +1,115 @@
+"""Redis and RabbitMQ as a chaos run sees them: where they are, what may be done to them, what they hold."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Protocol
+
+import redis
+
+from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.valkey import RestartableValkey
+
+__all__ = ["Broker", "RabbitBroker", "RedisBroker", "stored"]
+
+
+class Broker(Protocol):
+    """One broker, and the Redis that has the results."""
+
+    name: str
+    broker_url: str
+    result_url: str
+    loses_on_its_way: bool
+    """Whether a message may be lost while it is on its way to a worker whose connection ends: one a connection."""
+
+    def down(self, *, crash: bool) -> None:
+        """Stop it, or kill it."""
+
+    def up(self) -> None:
+        """Start it again over its data."""
+
+    def cut(self) -> None:
+        """Cut the connections of all its clients."""
+
+    def holds(self) -> int:
+        """How many messages it holds, delivered ones that are not acknowledged among them."""
+
+    def told(self) -> str:
+        """What it says of them, to look into."""
+
+
+class RedisBroker:
+    """Messages and results on the same Redis, which keeps them in its append-only file."""
+
+    name = "redis"
+    #: kombu's BRPOP takes a message out of its queue before the worker has it.
+    loses_on_its_way = True
+
+    def __init__(self, server: RestartableValkey) -> None:
+        self._server = server
+        self.broker_url, self.result_url = server.url(0), server.url(1)
+
+    def down(self, *, crash: bool) -> None:
+        if crash:
+            self._server.kill()
+        else:
+            self._server.stop()
+
+    def up(self) -> None:
+        self._server.start()
+
+    def cut(self) -> None:
+        self._server.kill_connections()
+
+    def holds(self) -> int:
+        with self._server.connect() as connection:
+            return int(connection.llen("celery")) + int(connection.hlen("unacked"))
+
+    def told(self) -> str:
+        with self._server.connect() as connection:
+            queued: Any = connection.lrange("celery", 0, 9)
+            return f"queued {queued}, not acknowledged {connection.hgetall('unacked')}"
+
+
+class RabbitBroker:
+    """Messages on RabbitMQ, results on a Redis that nothing happens to."""
+
+    name = "rabbitmq"
+    loses_on_its_way = False
+
+    def __init__(self, server: RabbitMQ, results: RestartableValkey) -> None:
+        self._server = server
+        self._vhost = server.add_vhost()
+        self.broker_url, self.result_url = server.broker_url(self._vhost), results.url(1)
+
+    def down(self, *, crash: bool) -> None:
+        if crash:
+            self._server.kill()
+        else:
+            self._server.stop()
+
+    def up(self) -> None:
+        self._server.start()
+
+    def cut(self) -> None:
+        self._server.drop_connections(self._vhost)
+
+    def holds(self) -> int:
+        return self._server.messages(self._vhost)
+
+    def told(self) -> str:
+        where = ("-p", self._vhost)
+        queues = self._server.ctl("list_queues", *where, "name", "messages_ready", "messages_unacknowledged")
+        columns = ("connection", "prefetch_count", "messages_unacknowledged", "consumer_count")
+        return queues + self._server.ctl("list_channels", *columns)
+
+
+def stored(broker: Broker, task_ids: list[str]) -> dict[str, bytes]:
+    """Read what the result backend has of each task, past all code that is tested."""
+    found: dict[str, bytes] = {}
+    with contextlib.closing(redis.Redis.from_url(broker.result_url)) as connection:
+        for start in range(0, len(task_ids), 500):
+            some = task_ids[start : start + 500]
+            values = connection.mget([f"celery-task-meta-{task_id}" for task_id in some])
+            found |= {task_id: value for task_id, value in zip(some, values, strict=True) if value is not None}
+    return found

@@ -1,0 +1,24 @@
+"""Starts the servers of a chaos run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.chaos.history.brokers import Broker, RabbitBroker, RedisBroker
+from tests.servers.rabbitmq import running_rabbitmq
+from tests.servers.valkey import running_valkey
+
+__all__ = ["running_broker"]
+
+
+@contextlib.contextmanager
+def running_broker(name: str, folder: Path) -> Iterator[Broker]:
+    """Run the broker of that name, and a Redis for the results, until the block ends."""
+    with running_valkey(folder / "valkey") as valkey:
+        if name == "redis":
+            yield RedisBroker(valkey)
+            return
+        with running_rabbitmq(folder / "rabbitmq") as rabbitmq:
+            yield RabbitBroker(rabbitmq, valkey)
