@@ -20,6 +20,7 @@ from asyncworker.iterate import (
     current_item,
     previous_result,
 )
+from asyncworker.limits import RateLimit, Semaphore, limit
 from asyncworker.resources import Resource, resource, use
 from asyncworker.tasks import state
 from asyncworker.tasks.result import IterateResult
@@ -46,6 +47,9 @@ __all__ = [
     "Resource",
     "resource",
     "use",
+    "Semaphore",
+    "RateLimit",
+    "limit",
     "AsyncWorkerError",
     "ItemErrors",
 ]

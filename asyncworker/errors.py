@@ -14,6 +14,9 @@
     │   ├── PoolTimeout          none came free in time: names who holds them
     │   ├── PoolConnectError     none lives, and none could be made
     │   └── PoolClosed           the pool is being closed
+    ├── LimitError               a limit cannot be used
+    │   ├── LimitTimeout         no permit came free in time: names who holds them
+    │   └── LimitLost            a permit of the cluster could not be renewed in time
     ├── SourceError              the source of a fan-out is wrong, or raised while it was read
     ├── ItemError                an item failed in another process: what is known of its exception
     │   └── ItemTimeout          an item passed its own time limit
@@ -72,6 +75,9 @@ __all__ = [
     "ItemError",
     "ItemErrors",
     "ItemTimeout",
+    "LimitError",
+    "LimitLost",
+    "LimitTimeout",
     "LoopError",
     "PayloadError",
     "PoolClosed",
@@ -159,6 +165,18 @@ class PoolConnectError(PoolError):
 
 class PoolClosed(PoolError):
     """The pool is being closed."""
+
+
+class LimitError(AsyncWorkerError):
+    """A limit cannot be used."""
+
+
+class LimitTimeout(LimitError, TimeoutError):
+    """No permit came free in time; the message names who holds them."""
+
+
+class LimitLost(LimitError):
+    """A permit of the cluster could not be renewed in time; another may have its place."""
 
 
 class SourceError(AsyncWorkerError):

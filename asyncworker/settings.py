@@ -40,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Result backend; empty: ``CELERY_RESULT_BACKEND``, else the app's own, else the broker where that is Redis."""
     store_url: str = ""
     """Where runs and checkpoints live, an SQLAlchemy async URL; empty: SQLite in the state folder."""
+    limits_url: str = ""
+    """Redis for cluster-wide limits; empty: the broker, where that is Redis."""
     state_dir: str = msgspec.field(default_factory=_default_state_dir)
     """Folder for the SQLite store, payloads beside it, and the embedded broker."""
     include: tuple[str, ...] = ()

@@ -1,0 +1,29 @@
+"""At most so many at once, at most so often: per process or, on Redis, in the whole cluster.
+
+::
+
+    sftp = Semaphore("sftp", 20, cluster=True)
+    api = RateLimit("api", 100, per_s=1, cluster=True)
+
+    async with limit("sftp", key=host), limit("api", key=tenant):
+        ...
+
+Files: limit (what is declared, and its names), permit (one use), local (in this process), cluster (on Redis), scripts
+(what Redis runs), control (what the command line does).
+"""
+
+from asyncworker.limits.limit import Limit, RateLimit, Semaphore, find_limit, limits
+from asyncworker.limits.permit import Permit
+from asyncworker.limits.use import LimitUse, holding, limit
+
+__all__ = [
+    "Limit",
+    "LimitUse",
+    "Permit",
+    "RateLimit",
+    "Semaphore",
+    "find_limit",
+    "holding",
+    "limit",
+    "limits",
+]

@@ -1,0 +1,247 @@
+"""What is declared: a limit has a name, a number, and one place for each key."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from abc import ABC, abstractmethod
+from weakref import WeakKeyDictionary
+
+from asyncworker.errors import LimitTimeout, SettingsError
+from asyncworker.limits.cluster import Cluster, shared_cluster
+from asyncworker.limits.local import LocalRate, LocalSemaphore
+from asyncworker.limits.permit import Permit, Place
+
+__all__ = ["Limit", "RateLimit", "Semaphore", "find_limit", "limits"]
+
+#: Every limit of this process, by name.
+limits: dict[str, Limit] = {}
+
+#: Names stand in keys of Redis, between colons.
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+#: Places of keys that nobody uses are forgotten when there are more than these.
+_PLACES_KEPT = 1000
+
+
+class Limit(ABC):
+    """A number that is not passed, under a name by which tasks, fan-outs and the command line know it.
+
+    Attributes:
+        name: The name.
+        amount: The number: permits, or uses in ``per_s`` seconds.
+        cluster: Whether it counts for all processes on one Redis, or for this one.
+    """
+
+    kind: str
+
+    def __init__(self, name: str, amount: float, *, cluster: bool) -> None:
+        if not _NAME.fullmatch(name):
+            raise SettingsError(f"limit {name!r}: a name has letters, digits, dots, dashes and underscores only")
+        self.name = name
+        self.amount = _checked(name, amount)
+        self.cluster = cluster
+        #: By event loop, as all that waits belongs to one.
+        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Place]] = WeakKeyDictionary()
+        self._declared = self.declaration()
+        earlier = limits.get(name)
+        if earlier is not None:
+            if earlier._declared != self._declared:
+                raise SettingsError(f"limit {name!r} is declared twice: {earlier._declared} and {self._declared}")
+            # A module that is loaded twice: what is held counts for both.
+            self._places = earlier._places
+        limits[name] = self
+        self.waits = 0
+        """How many had to wait."""
+        self.waited_s = 0.0
+        """For how long, all together."""
+        self.acquired = 0
+        """How many got a permit."""
+
+    def __repr__(self) -> str:
+        return f"<{self.declaration()}>"
+
+    @abstractmethod
+    def declaration(self) -> str:
+        """Say how it was declared."""
+
+    @abstractmethod
+    def _new_place(self) -> Place: ...
+
+    @abstractmethod
+    def _place_in(self, cluster: Cluster, key: str) -> Place: ...
+
+    async def acquire(self, key: str = "", *, timeout_s: float | None = None, holder: str = "") -> Permit:
+        """Wait for a permit, in order of arrival; ``async with limit(...)`` also gives it back.
+
+        Safe to cancel at any await; who is cancelled leaves nothing behind.
+
+        Args:
+            key: Each key has permits of its own.
+            timeout_s: Seconds to wait; ``None``: for ever.
+            holder: Who has it, as others are told; without it the name of the asyncio task.
+
+        Raises:
+            LimitTimeout: No permit came free in time; names who holds them.
+            LimitError: A cluster-wide limit, and no Redis for it.
+        """
+        place = self._known_place(key)
+        if place is None:
+            place = self._keep(key, self._place_in(await shared_cluster(), key))
+        permit = Permit(place, self.name, key, holder)
+        if not place.try_acquire(permit):
+            loop = asyncio.get_running_loop()
+            since_s = loop.time()
+            self.waits += 1
+            try:
+                async with asyncio.timeout(timeout_s) as timeout:
+                    await place.acquire(permit)
+            except TimeoutError:
+                if not timeout.expired():
+                    raise
+                raise LimitTimeout(self._told(key, place, timeout_s)) from None
+            finally:
+                self.waited_s += loop.time() - since_s
+        self.acquired += 1
+        return permit
+
+    def try_acquire(self, key: str = "", *, holder: str = "") -> Permit | None:
+        """Take a permit where that needs no wait at all; ``None`` elsewhere, and always for one of the cluster."""
+        place = self._known_place(key)
+        if place is None:
+            return None
+        permit = Permit(place, self.name, key, holder)
+        return permit if place.try_acquire(permit) else None
+
+    def change(self, amount: float) -> None:
+        """Change the number in this process; what is held stays held. A limit of the cluster is changed there.
+
+        Raises:
+            SettingsError: It is not a number that a limit can have.
+        """
+        self.amount = _checked(self.name, amount)
+        for places in self._places.values():
+            for place in places.values():
+                if isinstance(place, LocalSemaphore):
+                    place.changed()
+
+    def standing(self) -> dict[str, Place]:
+        """Return the places that are in use on any loop of this process, by key."""
+        return {
+            key: place
+            for places in list(self._places.values())
+            for key, place in list(places.items())
+            if place.waiting or place.holders()
+        }
+
+    def _known_place(self, key: str) -> Place | None:
+        place = self._places.get(asyncio.get_running_loop(), {}).get(key)
+        return place if place is not None or self.cluster else self._keep(key, self._new_place())
+
+    def _keep(self, key: str, place: Place) -> Place:
+        places = self._places.setdefault(asyncio.get_running_loop(), {})
+        if len(places) >= _PLACES_KEPT:
+            self._forget_unused(places)
+        return places.setdefault(key, place)
+
+    def _forget_unused(self, places: dict[str, Place]) -> None:
+        for key in [key for key, place in places.items() if not place.waiting and not place.holders()]:
+            del places[key]
+
+    def _told(self, key: str, place: Place, timeout_s: float | None) -> str:
+        where = f" for key {key!r}" if key else ""
+        holders = ", ".join(str(permit) for permit in place.holders()[:10]) or "others"
+        return (
+            f"limit {self.name}{where}: no permit within {timeout_s:g} s; {place.waiting} more wait; "
+            f"{'in this process ' if self.cluster else ''}held by {holders}"
+        )
+
+
+class Semaphore(Limit):
+    """At most so many at once.
+
+    Args:
+        name: Under which it is used; one declaration a name.
+        permits: How many at once, for each key.
+        cluster: Count all processes that share one Redis, instead of this one: see ``ASYNCWORKER_LIMITS_URL``.
+        lease_s: How long a permit of the cluster outlives a process that dies. It is renewed while it is held; one that
+            could not be renewed for so long is lost, which cancels the block that holds it with a ``LimitLost``.
+
+    Raises:
+        SettingsError: A wrong name or number, or a second, other declaration of the name.
+    """
+
+    kind = "semaphore"
+
+    def __init__(self, name: str, permits: int, *, cluster: bool = False, lease_s: float = 15.0) -> None:
+        if lease_s < 1:
+            raise SettingsError(f"limit {name!r}: lease_s is {lease_s!r}: expected at least 1")
+        self.lease_s = lease_s
+        super().__init__(name, permits, cluster=cluster)
+
+    def declaration(self) -> str:
+        """Say how it was declared."""
+        cluster = f", cluster=True, lease_s={self.lease_s:g}" if self.cluster else ""
+        return f"Semaphore({self.name!r}, {self.amount:g}{cluster})"
+
+    def _new_place(self) -> Place:
+        return LocalSemaphore(lambda: int(self.amount))
+
+    def _place_in(self, cluster: Cluster, key: str) -> Place:
+        return cluster.semaphore(self.name, key, int(self.amount), self.lease_s)
+
+
+class RateLimit(Limit):
+    """At most so often.
+
+    Args:
+        name: Under which it is used; one declaration a name.
+        amount: How many uses in ``per_s`` seconds, for each key, evenly spaced.
+        per_s: The seconds.
+        burst: How many may come at once after a pause.
+        cluster: Count all processes that share one Redis, instead of this one.
+
+    Raises:
+        SettingsError: A wrong name or number, or a second, other declaration of the name.
+    """
+
+    kind = "rate"
+
+    def __init__(self, name: str, amount: float, *, per_s: float = 1.0, burst: int = 1, cluster: bool = False) -> None:
+        if per_s <= 0 or burst < 1:
+            raise SettingsError(
+                f"limit {name!r}: per_s is {per_s!r} and burst {burst!r}: expected more than 0, at least 1"
+            )
+        self.per_s = per_s
+        self.burst = burst
+        super().__init__(name, amount, cluster=cluster)
+
+    def declaration(self) -> str:
+        """Say how it was declared."""
+        cluster = ", cluster=True" if self.cluster else ""
+        return f"RateLimit({self.name!r}, {self.amount:g}, per_s={self.per_s:g}, burst={self.burst}{cluster})"
+
+    def _new_place(self) -> Place:
+        return LocalRate(lambda: self.per_s / self.amount, self.burst)
+
+    def _place_in(self, cluster: Cluster, key: str) -> Place:
+        return cluster.rate(self.name, key, self.amount, self.per_s, self.burst)
+
+
+def find_limit(name: str) -> Limit:
+    """Return the limit of that name.
+
+    Raises:
+        SettingsError: None was declared in this process: names those that were.
+    """
+    found = limits.get(name)
+    if found is None:
+        known = ", ".join(sorted(limits)) or "none"
+        raise SettingsError(f"no limit {name!r} is declared in this process; known: {known}")
+    return found
+
+
+def _checked(name: str, amount: float) -> float:
+    if not isinstance(amount, int | float) or isinstance(amount, bool) or amount <= 0:
+        raise SettingsError(f"limit {name!r}: {amount!r} is not allowed; expected a number above 0")
+    return amount
