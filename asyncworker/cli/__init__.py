@@ -11,6 +11,7 @@ from asyncworker.cli.demo import demo
 from asyncworker.cli.dev import dev
 from asyncworker.cli.doctor import doctor
 from asyncworker.cli.health import health
+from asyncworker.cli.limits import limits
 from asyncworker.cli.processes import signals_as_exit
 from asyncworker.cli.runs import runs
 from asyncworker.cli.top import top
@@ -52,3 +53,4 @@ main.add_command(runs)
 main.add_command(top)
 main.add_command(health)
 main.add_command(dead)
+main.add_command(limits)

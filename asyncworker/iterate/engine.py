@@ -21,6 +21,7 @@ from asyncworker.errors import (
 )
 from asyncworker.iterate.checkpoint import Recorder
 from asyncworker.iterate.drain import Drain
+from asyncworker.iterate.gate import Gate
 from asyncworker.iterate.intake import Intake
 from asyncworker.iterate.item import Item, SkipItem, set_current_item
 from asyncworker.iterate.item_logging import FailureLog
@@ -98,6 +99,10 @@ class _Engine:
         self._policy = RetryPolicy(options)
         self._waiting = Waiting(clock, self._due)
         self._waiting_cap = WAITING_FACTOR * options.concurrency
+        self._gate = None
+        if options.limits:
+            self._gate = Gate(options.limits, call, self._waiting, options.name or f"run {recorder.run_id}")
+            self._call = self._gate.call
         #: Retries that are due, and rows that were read ahead of the pullers that they woke.
         self._ready: deque[Work] = deque()
         self._turns = Turns()
@@ -184,6 +189,8 @@ class _Engine:
             _, late = await asyncio.wait(tasks, timeout=CANCEL_GRACE_S)
             for task in late:
                 logger.error("run %s: %s does not end after being cancelled", self._label, task.get_name())
+        if self._gate is not None:
+            self._gate.close()
 
     async def _close_cancelled(self) -> None:
         try:
@@ -265,6 +272,8 @@ class _Engine:
 
     async def _run_item(self, work: Work) -> None:
         item, row, digest = work
+        if self._gate is not None and not self._gate.admit(work):
+            return
         set_current_item(item)
         try:
             if self._options.item_timeout_s is None:

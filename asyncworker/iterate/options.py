@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from asyncworker.errors import SettingsError
+from asyncworker.limits import LimitUse
 
 __all__ = ["IterateOptions", "exception_classes", "exception_names", "make_options"]
 
@@ -47,6 +48,8 @@ class IterateOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     on_change: Literal["error", "restart", "resume"] = "error"
     """Where a run is sent again under its id before it was complete, and the fixed arguments or the source are others:
     refuse, run all afresh, or run what is not done, known by index or key. With a ``key`` the source may change."""
+    limits: tuple[LimitUse, ...] = ()
+    """Limits of which each item needs a permit while it runs; items that wait for one hold no place of others."""
     results: Literal["stored", "inline", "none"] = "stored"
     """Keep results in the store, return them, or drop them."""
     checkpoint_every_s: PositiveSeconds = 0.25
@@ -58,7 +61,7 @@ class IterateOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 def make_options(**given: Any) -> IterateOptions:
-    """Check options. ``retry_on`` and ``fail_on`` take exception classes or their names, one or several.
+    """Check options. ``retry_on`` and ``fail_on`` take exception classes or their names; ``limits`` takes names too.
 
     Raises:
         SettingsError: An option that is none, or a value that is not allowed: names it, its value, what is.
@@ -70,6 +73,8 @@ def make_options(**given: Any) -> IterateOptions:
             raise SettingsError(f"{name}: no such option of iterate; known: {', '.join(sorted(known))}")
         if name in ("retry_on", "fail_on"):
             value = exception_names(value)
+        elif name == "limits":
+            value = [LimitUse(each) if isinstance(each, str) else each for each in value]
         try:
             checked[name] = msgspec.convert(value, known[name].type)
         except msgspec.ValidationError as exc:

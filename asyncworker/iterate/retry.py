@@ -1,10 +1,10 @@
-"""Which failures are tried again, and when: items wait here without holding a puller."""
+"""Which failures are tried again, and when: items wait here, for that or for a permit, without holding a puller."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tenacity import RetryCallState, wait_random_exponential
@@ -50,9 +50,10 @@ class Waiting:
         self._due = due
         self._heap: list[tuple[float, int, Work]] = []
         self._timer: asyncio.Task[None] | None = None
+        self._parked: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._heap) + len(self._parked)
 
     def push(self, work: Work, delay_s: float) -> None:
         """Let an item wait; `due` is called with it after so many seconds."""
@@ -61,13 +62,28 @@ class Waiting:
         heapq.heappush(self._heap, entry)
         if self._heap[0] is entry:
             # Due before all others: the timer that sleeps would wake too late.
-            self.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             self._timer = asyncio.create_task(self._watch(), name="iterate-retries")
 
+    def park(self, work: Work, until: Coroutine[Any, Any, None]) -> None:
+        """Let an item wait; `due` is called with it when a coroutine, which does not raise, has come to its end."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._parked.discard(task)
+            if not task.cancelled():
+                self._due(work)
+
+        task = asyncio.create_task(until, name="iterate-parked")
+        self._parked.add(task)
+        task.add_done_callback(ended)
+
     def cancel(self) -> None:
-        """Stop the timer."""
+        """Let nothing come back any more."""
         if self._timer is not None:
             self._timer.cancel()
+        for task in self._parked:
+            task.cancel()
 
     async def _watch(self) -> None:
         while self._heap:

@@ -12,11 +12,13 @@ Files: limit (what is declared, and its names), permit (one use), local (in this
 (what Redis runs), control (what the command line does).
 """
 
+from asyncworker.limits.cluster import use_limits_url
 from asyncworker.limits.limit import Limit, RateLimit, Semaphore, find_limit, limits
 from asyncworker.limits.permit import Permit
-from asyncworker.limits.use import LimitUse, holding, limit
+from asyncworker.limits.use import Held, LimitUse, holding, in_order, limit
 
 __all__ = [
+    "Held",
     "Limit",
     "LimitUse",
     "Permit",
@@ -24,6 +26,8 @@ __all__ = [
     "Semaphore",
     "find_limit",
     "holding",
+    "in_order",
     "limit",
     "limits",
+    "use_limits_url",
 ]

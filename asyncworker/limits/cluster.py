@@ -62,7 +62,7 @@ def limits_url() -> str:
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):
         return url
-    if parts.scheme == "redis+socket":
+    if parts.scheme in ("redis+socket", "socket"):
         database = parse_qs(parts.query).get("virtual_host", ["0"])[-1].lstrip("/")
         return f"unix://{parts.path}?db={database}"
     raise LimitError(

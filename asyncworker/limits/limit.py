@@ -39,7 +39,8 @@ class Limit(ABC):
         if not _NAME.fullmatch(name):
             raise SettingsError(f"limit {name!r}: a name has letters, digits, dots, dashes and underscores only")
         self.name = name
-        self.amount = _checked(name, amount)
+        self.check(amount)
+        self.amount = amount
         self.cluster = cluster
         #: By event loop, as all that waits belongs to one.
         self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Place]] = WeakKeyDictionary()
@@ -119,11 +120,23 @@ class Limit(ABC):
         Raises:
             SettingsError: It is not a number that a limit can have.
         """
-        self.amount = _checked(self.name, amount)
+        self.check(amount)
+        self.amount = amount
         for places in self._places.values():
             for place in places.values():
                 if isinstance(place, LocalSemaphore):
                     place.changed()
+
+    def check(self, amount: float) -> None:
+        """Refuse a number that the limit cannot have.
+
+        Raises:
+            SettingsError: Names it.
+        """
+        if not isinstance(amount, int | float) or isinstance(amount, bool) or amount <= 0:
+            raise SettingsError(f"limit {self.name!r}: {amount!r} is not allowed; expected a number above 0")
+        if self.kind == "semaphore" and amount != int(amount):
+            raise SettingsError(f"limit {self.name!r}: {amount!r} is not allowed; expected a whole number of permits")
 
     def standing(self) -> dict[str, Place]:
         """Return the places that are in use on any loop of this process, by key."""
@@ -239,9 +252,3 @@ def find_limit(name: str) -> Limit:
         known = ", ".join(sorted(limits)) or "none"
         raise SettingsError(f"no limit {name!r} is declared in this process; known: {known}")
     return found
-
-
-def _checked(name: str, amount: float) -> float:
-    if not isinstance(amount, int | float) or isinstance(amount, bool) or amount <= 0:
-        raise SettingsError(f"limit {name!r}: {amount!r} is not allowed; expected a number above 0")
-    return amount

@@ -15,7 +15,7 @@ from asyncworker.errors import LimitLost, SettingsError
 from asyncworker.limits.limit import Limit, find_limit
 from asyncworker.limits.permit import Permit
 
-__all__ = ["Holding", "LimitUse", "holding", "limit"]
+__all__ = ["Held", "Holding", "LimitUse", "holding", "in_order", "limit"]
 
 
 class LimitUse(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -44,6 +44,12 @@ class LimitUse(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         task = asyncio.current_task()
         assert task is not None
         await _in_use[task].pop().__aexit__(kind, error, traceback)
+
+    def fixed(self, arguments: Mapping[str, Any]) -> LimitUse:
+        """Return the use with its key filled in, where the argument that it is told by is among these."""
+        if self.by not in arguments:
+            return self
+        return LimitUse(self.name, str(arguments[self.by]), "", self.timeout_s)
 
     def key_for(self, arguments: Mapping[str, Any]) -> str:
         """Return the key for a call with these arguments.
@@ -85,41 +91,65 @@ def limit(name: str, *, key: str = "", by: str = "", timeout_s: float | None = N
 class Holding:
     """A permit for the length of a block. A permit of the cluster that is lost cancels the block."""
 
-    __slots__ = ("_cancelling", "_holder", "_key", "_limit", "_permit", "_task", "_timeout_s")
+    __slots__ = ("_held", "_holder", "_key", "_limit", "_timeout_s")
 
     def __init__(self, limit: Limit, key: str = "", *, timeout_s: float | None = None, holder: str = "") -> None:
         self._limit = limit
         self._key = key
         self._timeout_s = timeout_s
         self._holder = holder
-        self._permit: Permit
+        self._held: Held
 
     async def __aenter__(self) -> Permit:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
         while True:
             permit = await self._limit.acquire(self._key, timeout_s=self._timeout_s, holder=self._holder)
             if permit.held:
                 break
             permit.release()  # this process was stopped in between
-        self._permit = permit
-        permit.on_lost = self._lost
+        self._held = Held([permit])
+        self._held.__enter__()
         return permit
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        permit = self._permit
-        permit.on_lost = None
-        permit.release()
-        # As asyncio.timeout() does it: the cancellation was ours, unless somebody else has asked for it as well.
-        if permit.lost and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            where = f" for key {permit.key!r}" if permit.key else ""
+        self._held.__exit__(kind, error, traceback)
+
+
+class Held:
+    """Permits that were got already, for the length of a block in one task; all of them are given back at its end."""
+
+    __slots__ = ("_cancelling", "_permits", "_task")
+
+    def __init__(self, permits: Sequence[Permit]) -> None:
+        self._permits = permits
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        for permit in self._permits:
+            if permit.valid_until_s:  # those of the cluster
+                permit.on_lost = self._lost
+                if permit.lost:
+                    self._lost()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        lost = None
+        for permit in self._permits:
+            permit.on_lost = None
+            permit.release()
+            if permit.lost and (self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError):
+                lost = permit
+        if lost is not None:
+            # As asyncio.timeout() does it: the cancellation was ours, unless somebody else has asked for it as well.
+            where = f" for key {lost.key!r}" if lost.key else ""
             raise LimitLost(
-                f"limit {permit.limit}{where}: the permit of {permit.holder} could not be renewed in time; another may "
-                f"have its place"
+                f"limit {lost.limit}{where}: the permit of {lost.holder} could not be renewed in time; "
+                f"another may have its place"
             ) from error
 
     def _lost(self) -> None:
@@ -128,7 +158,7 @@ class Holding:
 
 @contextlib.asynccontextmanager
 async def holding(uses: Sequence[LimitUse], arguments: Mapping[str, Any], holder: str = "") -> AsyncIterator[None]:
-    """Hold a permit of each limit for the length of a block; always asked for in the order of their names.
+    """Hold a permit of each limit for the length of a block.
 
     Args:
         uses: The limits.
@@ -136,8 +166,15 @@ async def holding(uses: Sequence[LimitUse], arguments: Mapping[str, Any], holder
         holder: Who has them, as others are told.
     """
     async with contextlib.AsyncExitStack() as stack:
-        # One order for all: two that want the same two do not wait for each other.
-        for use in sorted(uses, key=lambda use: use.name):
+        for use in in_order(uses):
             key = use.key_for(arguments)
             await stack.enter_async_context(Holding(find_limit(use.name), key, timeout_s=use.timeout_s, holder=holder))
         yield
+
+
+def in_order(uses: Sequence[LimitUse]) -> list[LimitUse]:
+    """Return the limits in the order in which all ask for them: so two never wait for each other.
+
+    Rates come last: a token that was taken is not given back.
+    """
+    return sorted(uses, key=lambda use: (find_limit(use.name).kind == "rate", use.name, use.key))

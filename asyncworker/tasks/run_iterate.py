@@ -125,7 +125,7 @@ def run_of(app: Any, run_id: str, request: dict[str, Any], store: Store, setting
     return SplitRun(
         call=_caller(app.tasks[task], partial),
         source=source,
-        options=make_options(**request["options"]),
+        options=with_limits(make_options(**request["options"]), app.tasks[task], partial),
         store=store,
         run_id=run_id,
         task=task,
@@ -151,13 +151,19 @@ async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, 
     running = execute_run(
         _caller(task, fixed),
         source,
-        msgspec.structs.replace(options, results="inline"),
+        with_limits(msgspec.structs.replace(options, results="inline"), task, fixed),
         store=None,
         run_id=uuid.uuid4().hex,
         task=task.name,
         fingerprint="",
     )
     return await (running if scope_is_open("task") else in_task_scope(running))
+
+
+def with_limits(options: IterateOptions, task: Any, fixed: dict[str, Any]) -> IterateOptions:
+    """Return the options with the task's own limits among them; keys that are the same for all items are filled in."""
+    uses = dict.fromkeys([*getattr(task, "limits", ()), *options.limits])
+    return msgspec.structs.replace(options, limits=tuple(use.fixed(fixed) for use in uses)) if uses else options
 
 
 def _returned(outcome: RunOutcome, options: IterateOptions) -> Any:

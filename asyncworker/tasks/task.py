@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -10,6 +10,7 @@ from celery.canvas import group
 from celery.result import AsyncResult
 
 from asyncworker.iterate import SourceMode
+from asyncworker.limits import LimitUse
 from asyncworker.loop import off_loop_async
 from asyncworker.resources import inject, refuse_resources, resources_of
 from asyncworker.worker.tracing import bridge_method, bridge_run, is_async_function, share_stacks
@@ -33,6 +34,9 @@ class AsyncTask(_Task):
     """
 
     abstract = True
+    #: Of which the body needs a permit while it runs: `@app.task(limits=[limit("sftp", by="host")])`. A task that waits
+    #: for one has begun, and has a place in the worker; an item of a fan-out has none meanwhile.
+    limits: Sequence[LimitUse] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

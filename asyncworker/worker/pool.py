@@ -15,6 +15,7 @@ from celery.platforms import EX_FAILURE
 from celery.utils.timer2 import Timer
 from celery.worker import state
 
+from asyncworker.limits import use_limits_url
 from asyncworker.loop import Watchdog, get_loop_thread, live_jobs
 from asyncworker.loop.thread import set_io_threads
 from asyncworker.resources import lifetimes
@@ -50,6 +51,7 @@ class AsyncPool(BasePool):
         check_locals()
         self._settings = load_settings(conf=self.app.conf)
         set_io_threads(self._settings.io_threads)
+        use_limits_url(self._settings.limits_url or str(self.app.conf.broker_read_url or ""))
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[Job] = deque()
         self._zombies: set[int] = set()
