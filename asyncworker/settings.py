@@ -82,6 +82,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A worker with so many tasks that do not end after being cancelled shuts down, to be started anew; 0: never."""
     fast_broker: bool = False
     """A worker takes messages from Redis in batches, by a transport of its own; off: one by one, by kombu's."""
+    fast_results: bool = False
+    """A worker stores successful results in Redis in batches, on one connection; off: one by one, as Celery does."""
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
 

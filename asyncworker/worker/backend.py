@@ -12,13 +12,15 @@ import logging
 import threading
 from typing import Any
 
-from celery import Celery
+from celery import Celery, states
+from redis.exceptions import ResponseError
 
-from asyncworker.loop import current_job, in_bridge, off_loop
+from asyncworker.loop import await_, current_job, in_bridge, off_loop
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
 from asyncworker.worker.persist import settle, until_done
 from asyncworker.worker.progress import outcome_of
+from asyncworker.worker.results import ResultWriter
 
 __all__ = ["OffLoopBackend", "in_backend"]
 
@@ -56,10 +58,15 @@ class OffLoopBackend:
     """Any Celery result backend; inside a bridge its blocking methods run on an I/O thread, elsewhere at once.
 
     It is set as ``task.backend``. The backend proper is the app's, which Celery keeps a thread.
+
+    Args:
+        app: Whose backend it is.
+        results: Stores successes without leaving the loop, where the backend is Celery's own on Redis.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, results: ResultWriter | None = None) -> None:
         self._app = app
+        self._results = results
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._app.backend, name)
@@ -78,6 +85,9 @@ class OffLoopBackend:
             in_backend.reset(token)
 
     def _write(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "mark_as_done" and self._results is not None and not self._results.refused and in_bridge():
+            self._mark_as_done(self._results, *args, **kwargs)
+            return None
         call = functools.partial(self._call, name, *args, **kwargs)
         what = f"{name} of {args[0] if args else kwargs.get('task_id')}"
         if _is_settling():
@@ -85,6 +95,28 @@ class OffLoopBackend:
         if in_bridge() or _is_task_thread():
             return until_done(call, self._is_away, what)
         return call()
+
+    def _mark_as_done(
+        self,
+        results: ResultWriter,
+        task_id: str,
+        result: Any,
+        request: Any = None,
+        store_result: bool = True,
+        state: str = states.SUCCESS,
+    ) -> None:
+        # As the backend's own.
+        if store_result and not getattr(request, "ignore_result", False):
+            try:
+                await_(results.store(task_id, result, request))
+            except ResponseError:
+                # Redis does not take it so: what it says to Celery's way is the outcome.
+                call = functools.partial(self._call, "mark_as_done", task_id, result, request, True, state)
+                until_done(call, self._is_away, f"mark_as_done of {task_id}")
+                return
+        if request and request.chord:
+            call = functools.partial(self._call, "on_chord_part_return", request, state, result)
+            until_done(call, self._is_away, f"counting {task_id} for its chord")
 
     def _is_away(self, exc: Exception) -> bool:
         # kombu counts KeyError among Redis' connection errors; from here it would be one of the result's own.

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.worker.consumer import Consumer
+from celery.worker import consumer as stock
 
-__all__ = ["AsyncConsumer"]
+__all__ = ["Consumer"]
 
 _ACKNOWLEDGEMENTS = frozenset({"ack_log_error", "reject_log_error"})
 
 
 #: For mypy, which knows half of its attributes.
-_StockConsumer: Any = Consumer
+_StockConsumer: Any = stock.Consumer
 
 
-class AsyncConsumer(_StockConsumer):  # type: ignore[misc]
-    """For a transport that collects them: they cost no round trip, so they need not wait for the hub's next turn.
+class Consumer(_StockConsumer):  # type: ignore[misc]
+    """For a transport that collects acknowledgements: they cost no round trip, so they need not wait for the hub.
+
+    It has the stock class's name, which receivers of signals see.
 
     The pool calls a request only on the main thread, which is the hub's.
     """

@@ -12,7 +12,7 @@ __all__ = ["use_fast_broker"]
 
 logger = logging.getLogger(__name__)
 
-CONSUMER = "asyncworker.worker.consumer:AsyncConsumer"
+CONSUMER = "asyncworker.worker.consumer:Consumer"
 STOCK_CONSUMER = "celery.worker.consumer:Consumer"
 TRANSPORTS = {
     "redis": "asyncworker.worker.transport:Transport",

@@ -13,7 +13,7 @@ from tenacity import RetryCallState, wait_random_exponential
 from asyncworker.loop import await_, current_job, in_bridge, off_loop, off_loop_async, running_loop_thread
 from asyncworker.worker.job import Job
 
-__all__ = ["Temporary", "flush_settlements", "settle", "until_done"]
+__all__ = ["Temporary", "flush_settlements", "log_wait", "settle", "until_done", "waits"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,13 @@ def until_done(call: Callable[[], T], temporary: Temporary, what: str) -> T:
     Raises:
         Exception: One that is not temporary; or, of an abandoned job, any.
     """
-    for wait_s in _waits():
+    for wait_s in waits():
         try:
             return off_loop(call)
         except Exception as exc:
             if not temporary(exc) or _abandoned():
                 raise
-            _log(what, exc)
+            log_wait(what, exc)
         _wait(wait_s)
     raise AssertionError("not reached")
 
@@ -78,20 +78,21 @@ def _start_settling(call: Callable[[], object], temporary: Temporary, what: str)
 
 
 async def _settle(call: Callable[[], object], temporary: Temporary, what: str) -> None:
-    for wait_s in _waits():
+    for wait_s in waits():
         try:
             await off_loop_async(call)
         except Exception as exc:
             if not temporary(exc):
                 logger.exception("%s failed", what)
                 return
-            _log(what, exc)
+            log_wait(what, exc)
         else:
             return
         await asyncio.sleep(wait_s)
 
 
-def _waits() -> Iterator[float]:
+def waits() -> Iterator[float]:
+    """Yield seconds to wait after each attempt, for ever."""
     wait = wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
     state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
     while True:
@@ -120,7 +121,8 @@ def _abandoned() -> bool:
 _warned_at_s = -LOG_AGAIN_S
 
 
-def _log(what: str, exc: Exception) -> None:
+def log_wait(what: str, exc: Exception) -> None:
+    """Tell that a server is away; once for all that wait for it."""
     global _warned_at_s
     if time.monotonic() - _warned_at_s >= LOG_AGAIN_S:
         _warned_at_s = time.monotonic()

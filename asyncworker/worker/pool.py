@@ -26,6 +26,7 @@ from asyncworker.worker.job import Job
 from asyncworker.worker.leases import LeaseKeeper
 from asyncworker.worker.outbox import Outbox, OutboxThread
 from asyncworker.worker.persist import flush_settlements
+from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.runner import Runner, exception_info
 from asyncworker.worker.tracing import adopt, check_locals, is_async
 
@@ -60,11 +61,11 @@ class AsyncPool(BasePool):
         self._outbox_thread: OutboxThread | None = None
         self._closing = False
         self._ended = False
-        self._async_names = self._adopt_tasks()
         self._late_names = frozenset(task.name for task in self.app.tasks.values() if _needs_lease(task))
         self._timer = Timer()
         self._outbox = Outbox()
         self._loop_thread = get_loop_thread(threads=self._settings.sync_threads)
+        self._async_names = self._adopt_tasks()
         self._loop_thread.on_stop(_close_resources)
         self._loop_thread.on_stop(flush_settlements)
         leases = LeaseKeeper(self._settings, self._lost)
@@ -195,9 +196,12 @@ class AsyncPool(BasePool):
 
     def _adopt_tasks(self) -> frozenset[str]:
         """Fit all tasks into the bridge; return the names of those that run on the loop."""
+        results = ResultWriter.for_backend(self.app.backend) if self._settings.fast_results else None
+        if results is not None:
+            self._loop_thread.on_stop(results.close)
         async_names = set()
         for task in self.app.tasks.values():
-            adopt(task)
+            adopt(task, results)
             if is_async(task):
                 async_names.add(task.name)
             elif task.soft_time_limit:

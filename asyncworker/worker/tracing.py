@@ -26,6 +26,7 @@ from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, ru
 from asyncworker.resources import in_task_scope, inject, refuse_resources
 from asyncworker.worker.backend import OffLoopBackend, in_backend
 from asyncworker.worker.job import Job, SoftTimeLimitReached
+from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.sending import send_from_bridge
 
 __all__ = [
@@ -87,7 +88,7 @@ def is_async_function(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(innermost) or inspect.isasyncgenfunction(innermost)
 
 
-def adopt(task: Task[Any, Any]) -> None:
+def adopt(task: Task[Any, Any], results: ResultWriter | None = None) -> None:
     """Make a task ready for the async pool; done once a worker process, for every task of the app."""
     share_stacks(task)
     stack = task.request_stack
@@ -101,7 +102,7 @@ def adopt(task: Task[Any, Any]) -> None:
             refuse_resources(run, task.name)
             setattr(task, attribute, _guarded(run))
     if not isinstance(task.backend, OffLoopBackend):
-        task.backend = OffLoopBackend(task.app)  # type: ignore[assignment]
+        task.backend = OffLoopBackend(task.app, results)  # type: ignore[assignment]
     if not isinstance(task.apply_async, functools.partial):
         # A sync task's too: the tracer of an async one sends what is linked to it, on the loop.
         task.apply_async = functools.partial(_send, task.name, task.apply_async)  # type: ignore[method-assign]

@@ -60,6 +60,11 @@ class Competitor:
         return _arq_python() if self.needs == "arq" else sys.executable
 
     @property
+    def ours(self) -> bool:
+        """Whether it is asyncworker."""
+        return self.name.startswith(OURS)
+
+    @property
     def missing(self) -> str:
         """Why it cannot take part; empty where it can."""
         if self.needs == "arq":
@@ -106,9 +111,10 @@ _TASKIQ += ("--log-level", "ERROR", "--max-prefetch", "100", "--max-async-tasks"
 COMPETITORS = [
     _celery(OURS, pool="ours", slow=False, sleepers=(*_CELERY, *_QUIET, "-c", "10000")),
     _celery(
-        "asyncworker, fast broker",
+        "asyncworker, fast",
         pool="ours",
-        env=(("ASYNCWORKER_FAST_BROKER", "1"),),
+        slow=False,
+        env=(("ASYNCWORKER_FAST_BROKER", "1"), ("ASYNCWORKER_FAST_RESULTS", "1")),
     ),
     _celery("celery prefork -c 2", "-P", "prefork", "-c", "2"),
     _celery("celery threads -c 20", "-P", "threads", "-c", "20"),

@@ -23,6 +23,8 @@ __all__ = ["CouldNot", "Drained", "drain"]
 ROOT = Path(__file__).parents[2]
 
 _POLL_S = 0.004
+#: A peer that does a few tasks twice still takes part, and it is told.
+REPEATED = 1.01
 _FILL_S = 300.0
 _RUN_S = 120.0
 
@@ -120,7 +122,9 @@ def _watch(
     cpu_s = _used(workers)[0] - began_cpu_s
     done, total, most = read_counts(folder)
     if (done, total) != (amount, amount * (amount - 1) // 2):
-        raise CouldNot(f"{competitor.name} did {done} tasks of {amount}: some were lost or done twice")
+        if competitor.ours or not amount < done < amount * REPEATED:
+            raise CouldNot(f"{competitor.name} did {done} tasks of {amount}: some were lost or done twice")
+        print(f"{competitor.name} did {done - amount} of {amount} tasks twice")
     return Drained((amount - before) / took_s, (amount - before) / cpu_s, took_s, most, most_rss)
 
 

@@ -14,7 +14,7 @@ from asyncworker.cli.processes import Child
 ROOT = Path(__file__).parents[2]
 
 #: What a whole run of the tests may be told, see ``tests/conftest.py``.
-FAST_SETTINGS = ("ASYNCWORKER_FAST_BROKER",)
+FAST_SETTINGS = ("ASYNCWORKER_FAST_BROKER", "ASYNCWORKER_FAST_RESULTS")
 
 
 class Worker:

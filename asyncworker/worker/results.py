@@ -1,0 +1,274 @@
+"""Successful results for Redis: collected on the loop, stored and announced together by one connection.
+
+What is stored is what Celery's own backend stores, under the same keys, with the same notice to whoever waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import redis as sync_redis
+import redis.asyncio as redis
+from celery import states
+from celery.backends.redis import RedisBackend
+from kombu.utils.json import dumps
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError, NoScriptError
+
+from asyncworker.loop import current_job
+from asyncworker.worker.job import Job
+from asyncworker.worker.persist import log_wait, waits
+
+__all__ = ["ResultWriter"]
+
+logger = logging.getLogger(__name__)
+
+#: KEYS: the results' keys. ARGV: seconds that they are kept, 0 for ever, then the documents. Stores and announces each
+#: that is the first under its key; returns number and document of those that are not.
+STORE = """
+local kept, found = tonumber(ARGV[1]), {}
+for number, key in ipairs(KEYS) do
+  local document, stored = ARGV[number + 1], nil
+  if kept > 0 then
+    stored = redis.call('SET', key, document, 'EX', kept, 'NX')
+  else
+    stored = redis.call('SET', key, document, 'NX')
+  end
+  if stored then
+    redis.call('PUBLISH', key, document)
+  else
+    found[#found + 1] = number
+    found[#found + 1] = redis.call('GET', key)
+  end
+end
+return found
+"""
+
+#: So many, or so much, are stored by one call.
+MOST = 500
+MOST_BYTES = 4 << 20
+
+_CONNECTIONS: dict[Any, type[Any]] = {
+    sync_redis.Connection: redis.Connection,
+    sync_redis.SSLConnection: redis.SSLConnection,
+    sync_redis.UnixDomainSocketConnection: redis.UnixDomainSocketConnection,
+}
+
+
+@dataclass(eq=False)
+class _Entry:
+    key: str | bytes
+    document: str | bytes
+    stored: asyncio.Future[None] = field(repr=False)
+
+
+class ResultWriter:
+    """Stores the results of one app; used on the loop thread.
+
+    Args:
+        backend: The app's backend, of which it takes settings, keys and encoding.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._entries: deque[_Entry] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._client: redis.Redis | None = None
+        self._digest = ""
+        conf = backend.app.conf
+        self._extended = bool(conf.find_value_for_key("extended", "result"))
+        self._as_json = backend.serializer == "json"
+        self._timezone = backend.app.timezone
+        #: Why Redis does not take results in batches; then Celery's backend has to.
+        self.refused = ""
+
+    @classmethod
+    def for_backend(cls, backend: Any) -> ResultWriter | None:
+        """Return a writer for Celery's own Redis backend; ``None`` for another, and what derives from it."""
+        if type(backend) is not RedisBackend:
+            return None
+        parameters: dict[str, Any] = backend.connparams  # type: ignore[attr-defined]
+        return cls(backend) if parameters.get("connection_class", sync_redis.Connection) in _CONNECTIONS else None
+
+    async def store(self, task_id: str, result: Any, request: Any) -> None:
+        """Store a success; returns when it is there. Waits for a server that is away.
+
+        Raises:
+            kombu.exceptions.EncodeError: The result cannot be encoded.
+            redis.exceptions.ResponseError: Redis refuses it.
+            asyncio.CancelledError: The job was abandoned meanwhile; or, inside its coroutine, cancelled.
+        """
+        document = self._encoded(task_id, result, request)
+        entry = _Entry(self._backend.get_key_for_task(task_id), document, asyncio.get_running_loop().create_future())
+        self._entries.append(entry)
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write(), name="asyncworker-results")
+        await self._wait_for(entry)
+
+    async def close(self) -> None:
+        """Close the connection. Nobody waits for a result any more."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    # -- the document --------------------------------------------------------------------------------------------
+
+    def _encoded(self, task_id: str, result: Any, request: Any) -> str | bytes:
+        backend = self._backend
+        result = backend.encode_result(result, states.SUCCESS)
+        if self._extended or request is None:
+            meta = backend._get_result_meta(result=result, state=states.SUCCESS, traceback=None, request=request)
+        else:
+            meta = self._lean_meta(result, request)
+        meta["task_id"] = task_id
+        if self._as_json:
+            # What the encoder knows by itself comes out the same without kombu's additions.
+            with contextlib.suppress(TypeError, ValueError):
+                return json.dumps(meta)
+            with contextlib.suppress(Exception):
+                return str(dumps(meta))
+        encoded: str | bytes = backend.encode(meta)
+        return encoded
+
+    def _lean_meta(self, result: Any, request: Any) -> dict[str, Any]:
+        """Return what Celery's backend does where ``result_extended`` is off, without looking that up each time."""
+        meta = {
+            "status": states.SUCCESS,
+            "result": result,
+            "traceback": None,
+            "children": [child.as_tuple() for child in request.children] if request._children else [],
+            "date_done": datetime.now(self._timezone).isoformat(),
+        }
+        if request.group:
+            meta["group_id"] = request.group
+        if request.parent_id:
+            meta["parent_id"] = request.parent_id
+        return meta
+
+    # -- waiting -------------------------------------------------------------------------------------------------
+
+    async def _wait_for(self, entry: _Entry) -> None:
+        cancelled: BaseException | None = None
+        while not entry.stored.done():
+            try:
+                await asyncio.wait([entry.stored])
+            except BaseException as exc:
+                job = current_job.get()
+                if isinstance(job, Job) and job.abandoned:
+                    with contextlib.suppress(ValueError):
+                        self._entries.remove(entry)
+                    raise
+                # Where the coroutine has ended, it comes too late.
+                cancelled = exc if isinstance(job, Job) and job.coroutine is not None else None
+        entry.stored.result()
+        if cancelled is not None:
+            raise cancelled
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        try:
+            while self._entries:
+                batch = self._next_batch()
+                try:
+                    await self._store_until_done(batch)
+                except Exception as exc:
+                    for entry in batch:
+                        _settle(entry, exc)
+                else:
+                    for entry in batch:
+                        _settle(entry, None)
+        finally:
+            self._writing = None
+
+    def _next_batch(self) -> list[_Entry]:
+        batch: list[_Entry] = []
+        size = 0
+        while self._entries and len(batch) < MOST and size < MOST_BYTES:
+            batch.append(self._entries.popleft())
+            size += len(batch[-1].document)
+        return batch
+
+    async def _store_until_done(self, batch: list[_Entry]) -> None:
+        # Safe to repeat: what an attempt has stored, the next one finds.
+        for wait_s in waits():
+            try:
+                await self._store_batch(batch)
+            except NoPermissionError as exc:
+                self._refuse(exc)
+                raise
+            except Exception as exc:
+                if not self._backend.exception_safe_to_retry(exc) or isinstance(exc, KeyError):
+                    raise
+                log_wait(f"storing {len(batch)} results", exc)
+            else:
+                return
+            await asyncio.sleep(wait_s)
+
+    def _refuse(self, reason: Exception) -> None:
+        if not self.refused:
+            self.refused = str(reason)
+            logger.warning("Redis refuses results in batches (%s): storing one by one, as Celery does", reason)
+
+    async def _store_batch(self, batch: list[_Entry]) -> None:
+        client = self._client or await self._connect()
+        keys = [entry.key for entry in batch]
+        arguments = [*keys, int(self._backend.expires or 0), *(entry.document for entry in batch)]
+        try:
+            found = await client.evalsha(self._digest, len(keys), *arguments)
+        except NoScriptError:
+            found = await client.eval(STORE, len(keys), *arguments)
+        if not found:
+            return
+        # A state that was stored before; only a success stays.
+        async with client.pipeline(transaction=True) as pipeline:
+            for number, document in zip(found[::2], found[1::2], strict=True):
+                if self._succeeded(document):
+                    continue
+                entry = batch[number - 1]
+                pipeline.set(entry.key, entry.document, ex=self._backend.expires or None)
+                pipeline.publish(entry.key, entry.document)
+            await pipeline.execute()
+
+    def _succeeded(self, document: bytes | None) -> bool:
+        if document is None:  # expired in that moment
+            return False
+        meta: Mapping[str, Any] = self._backend.decode(document)
+        return bool(meta["status"] == states.SUCCESS)
+
+    async def _connect(self) -> redis.Redis:
+        parameters = {
+            **self._backend.connparams,
+            "connection_class": _CONNECTIONS[self._backend.connparams.get("connection_class", sync_redis.Connection)],
+            "max_connections": 2,
+            # Tried again here, for as long as it takes.
+            "retry": Retry(NoBackoff(), 0),
+        }
+        parameters.pop("retry_on_timeout", None)
+        client = redis.Redis(connection_pool=redis.ConnectionPool(**parameters))
+        try:
+            self._digest = await client.script_load(STORE)
+        except BaseException:
+            await client.aclose()
+            raise
+        self._client = client
+        return client
+
+
+def _settle(entry: _Entry, error: Exception | None) -> None:
+    if entry.stored.done():
+        return
+    if error is None:
+        entry.stored.set_result(None)
+    else:
+        entry.stored.set_exception(error)
+        # Whoever waited may be gone.
+        entry.stored.exception()
