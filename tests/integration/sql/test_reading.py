@@ -1,0 +1,128 @@
+"""Large results, and engines that are shared."""
+
+import asyncio
+import random
+import tracemalloc
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, Table, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from asyncworker import sql
+from asyncworker.errors import SettingsError, SQLConnectError, SQLError
+from asyncworker.resources import lifetimes
+from tests.integration import sql_tasks
+from tests.servers.postgres import Postgres
+from tests.servers.worker import Worker
+
+GET_S = 60.0
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count) SELECT i FROM n"
+
+
+async def test_rows_come_as_dicts_in_order(engine: AsyncEngine) -> None:
+    rows = [row async for row in sql.stream_rows(engine, NUMBERS, {"count": 2500})]
+    assert rows == [{"i": i} for i in range(1, 2501)]
+
+
+async def test_a_statement_of_sqlalchemys(engine: AsyncEngine) -> None:
+    table = Table("orders", MetaData(), Column("id", Integer), Column("amount", Integer))
+    await sql.insert_rows(engine, "orders", [{"id": n, "shop": "Oslo", "amount": n} for n in range(10)])
+    statement = select(table.c.id).where(table.c.amount > 7).order_by(table.c.id)
+    assert [row async for row in sql.stream_rows(engine, statement)] == [{"id": 8}, {"id": 9}]
+
+
+async def test_memory_holds_a_chunk_not_the_result(engine: AsyncEngine) -> None:
+    async def peak_bytes(count: int) -> int:
+        wide = f"SELECT i, '{'x' * 200}' AS text FROM ({NUMBERS}) AS numbers"
+        tracemalloc.start()
+        try:
+            async with aclosing(sql.stream_rows(engine, wide, {"count": count}, chunk=100)) as rows:
+                assert sum([1 async for _ in rows]) == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    await peak_bytes(200)  # what is imported and compiled once
+    few, many = await peak_bytes(500), await peak_bytes(10_000)
+    assert many < few + 1_000_000, "10,000 rows of 300 bytes are held at once"
+
+
+async def test_left_early_it_gives_its_connection_back(engine: AsyncEngine) -> None:
+    for _ in range(20):  # there are four connections
+        async with aclosing(sql.stream_rows(engine, NUMBERS, {"count": 5000})) as rows:
+            assert await anext(rows) == {"i": 1}
+
+
+async def test_a_wrong_statement_says_so(engine: AsyncEngine) -> None:
+    with pytest.raises(SQLError, match=r"query, after 0 rows: .*nothing"):
+        _ = [row async for row in sql.stream_rows(engine, "SELECT * FROM nothing")]
+
+
+async def test_a_result_that_breaks_off_says_after_how_much(pg_engine: AsyncEngine, postgres: Postgres) -> None:
+    with pytest.raises(SQLConnectError, match="query, after 100 rows"):
+        async for row in sql.stream_rows(pg_engine, NUMBERS, {"count": 100_000}, chunk=100):
+            if row["i"] == 100:
+                await postgres.drop_connections_async()
+
+
+async def test_one_engine_a_database_and_options(url: str) -> None:
+    engines = await asyncio.gather(*(sql.engine(url, connections=2) for _ in range(10)))
+    assert len(set(map(id, engines))) == 1
+    assert await sql.engine(url, connections=3) is not engines[0]
+    async with engines[0].connect() as connection:
+        await connection.execute(text("SELECT 1"))
+    assert engines[0].pool.checkedin() == 1  # type: ignore[attr-defined]
+    await lifetimes().close()
+    assert engines[0].pool.checkedin() == 0  # type: ignore[attr-defined]
+
+
+async def test_cancelled_at_any_moment_it_leaves_no_connection_behind(pg_url: str) -> None:
+    """As the server counts them."""
+    engine = await sql.open_engine(pg_url, connections=3, application_name="cancelled")
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cancelled'"
+    chance = random.Random(17)
+
+    async def work() -> None:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT pg_sleep(0.002)"))
+
+    for _ in range(15):
+        tasks = [asyncio.create_task(work()) for _ in range(9)]
+        for task in tasks:
+            await asyncio.sleep(chance.uniform(0, 0.004))
+            task.cancel()
+        await asyncio.wait(tasks)
+    await asyncio.gather(*(work() for _ in range(12)))
+    async with engine.connect() as connection:
+        while (await connection.execute(text(count))).scalar_one() > 3:
+            await asyncio.sleep(0.02)
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    await engine.dispose()
+
+
+async def test_no_connection_comes_free(url: str) -> None:
+    engine = await sql.open_engine(url, connections=1, wait_s=0.05)
+    async with engine.connect():
+        with pytest.raises(SQLConnectError, match="query, after 0 rows: no connection came free"):
+            await anext(sql.stream_rows(engine, "SELECT 1 AS one"))
+    await engine.dispose()
+
+
+async def test_a_driver_that_is_not_there() -> None:
+    with pytest.raises(SettingsError, match="SQL url is 'mysql\\+aiomysql://root:\\*\\*\\*@h/x': No module named"):
+        await sql.open_engine("mysql+aiomysql://root:secret@h/x")
+    with pytest.raises(SettingsError, match="pysqlite"):
+        await sql.open_engine("sqlite+pysqlite:///x.db")
+
+
+def test_a_task_of_a_worker_is_a_source_over_a_query(worker: Callable[..., Worker], client: Any, pg_url: str) -> None:
+    """Read by a cursor, written back by a thousand items over ten connections at most."""
+    worker(sql_tasks.__name__, "--without-mingle")
+    client.tasks["sql.prepare"].delay(pg_url, 1000).get(timeout=GET_S)
+    double = client.tasks["sql.double"].partial(url=pg_url).options(results="none", concurrency=200)
+    result = double.iterate(order=client.tasks["sql.orders"].s(pg_url)).delay()
+    assert result.get(timeout=GET_S)["done"] == 1000
+    assert client.tasks["sql.total"].delay(pg_url).get(timeout=GET_S) == [1000, sum(range(1000)) * 2]
