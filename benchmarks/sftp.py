@@ -25,7 +25,7 @@ from rich.console import Console
 from asyncworker.cli.demo_files import write_files
 from asyncworker.errors import EmbeddedServerError
 from benchmarks.report import Measured, print_table, write_json
-from benchmarks.sftp_clients import Job, fetch_with_asyncssh, fetch_with_paramiko, fetch_with_pool
+from benchmarks.sftp_clients import Job, fetch_with_asyncssh, fetch_with_download, fetch_with_paramiko, fetch_with_pool
 from benchmarks.sftp_workers import CONCURRENCY, PROCESSES, Workers, running_workers
 from tests.servers import MissingServer
 from tests.servers.sshd import Sshd, running_sshd
@@ -70,6 +70,7 @@ def competitors(files: int, workers: Workers | None, why_not: str) -> list[Compe
         ),
         ("asyncssh, sftp.get, 32 at once", fetch_with_asyncssh, files // 4, ""),
         (OURS, fetch_with_pool, files, ""),
+        ("asyncworker, download()", fetch_with_download, files, ""),
         (
             f"Celery prefork x {PROCESSES}, paramiko, a message a file",
             workers.fetch_by_stock_messages if workers and find_spec("paramiko") else None,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import asyncssh
 
-from asyncworker.sftp import SFTPPool
+from asyncworker.sftp import SFTPPool, download
 from tests.servers.sshd import Sshd
 
-__all__ = ["Job", "fetch_with_asyncssh", "fetch_with_paramiko", "fetch_with_pool"]
+__all__ = ["Job", "fetch_with_asyncssh", "fetch_with_paramiko", "fetch_with_download", "fetch_with_pool"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,24 @@ def fetch_with_asyncssh(job: Job) -> None:
                     await sftp.get(f"{job.remote}/{name}", f"{job.local}/{name}")
 
             await asyncio.gather(*(fetch(name) for name in job.names))
+
+    asyncio.run(main())
+
+
+def fetch_with_download(job: Job) -> None:
+    """``await sftp.download(...)``: lists the folder itself; only where all of it is asked for."""
+
+    async def main() -> None:
+        report = await download(
+            job.server.host,
+            job.remote,
+            job.local,
+            port=job.server.port,
+            username=job.server.username,
+            client_keys=job.server.client_key,
+            known_hosts=job.server.known_hosts,
+        )
+        report.raise_for_errors()
 
     asyncio.run(main())
 

@@ -39,6 +39,8 @@ ON_PURPOSE: list[tuple[str, set[str]]] = [
     ("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"}),
     # A small file is written by the loop's own thread: another one would cost more than the writing.
     ("sftp/localfile.py", {"__init__", "write", "commit", "discard", "remove", "close"}),
+    # The folders on the way to it are opened, and made, as it comes.
+    ("sftp/folders.py", {"folder", "__del__"}),
 ]
 
 #: How long a process that was just ended may take to be gone.

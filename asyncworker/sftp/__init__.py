@@ -11,15 +11,20 @@ namespace, files and pool (what a task calls), batch and walking (many of those)
 """
 
 from asyncworker.sftp.batch import FileResult
+from asyncworker.sftp.download import download
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.names import check_name, local_path
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.pool import SFTPPool, pool
+from asyncworker.sftp.progress import BulkProgress, BulkReport
 from asyncworker.sftp.streams import ReadStream, WriteStream
 from asyncworker.sftp.transfer import Transfer
+from asyncworker.sftp.upload import upload
 
 __all__ = [
     "Attributes",
+    "BulkProgress",
+    "BulkReport",
     "Entry",
     "FileResult",
     "ReadStream",
@@ -27,6 +32,8 @@ __all__ = [
     "Transfer",
     "WriteStream",
     "check_name",
+    "download",
     "local_path",
     "pool",
+    "upload",
 ]

@@ -15,7 +15,7 @@ from asyncworker.sftp.calls import Awaited
 from asyncworker.sftp.connections import Connections
 from asyncworker.sftp.transfer import Transfer
 
-__all__ = ["Batch", "FileResult", "each"]
+__all__ = ["Batch", "FileResult", "Order", "Patience", "each"]
 
 T = TypeVar("T")
 
@@ -54,19 +54,44 @@ class Order:
     make: Callable[[], Awaited[Transfer]]
 
 
+class Patience:
+    """How often a file is tried whose connection is lost or cannot be made; once the server has been given up, once.
+
+    Args:
+        tries: While there is hope.
+    """
+
+    def __init__(self, tries: int) -> None:
+        self._tries = tries
+        self._hope = True
+
+    def pause_s(self, attempt: int) -> float | None:
+        """Seconds until the next try; ``None``: there is none."""
+        if attempt >= self._tries or not self._hope:
+            return None
+        return _PAUSES_S[min(attempt, len(_PAUSES_S)) - 1] * random.uniform(0.5, 1.5)
+
+    def see(self, result: FileResult) -> None:
+        """Learn from how a file ended."""
+        if result.ok:
+            self._hope = True
+        elif isinstance(result.error, SFTPConnectError):
+            self._hope = False
+
+
 class Batch:
     """The files of one caller that are under way. Used on one loop.
 
     Args:
         connections: Where the jobs run.
         limit: How many at once.
-        tries: How often a file is tried whose connection is lost.
+        patience: How often a file is tried whose connection is lost.
     """
 
-    def __init__(self, connections: Connections, limit: int, tries: int = 2) -> None:
+    def __init__(self, connections: Connections, limit: int, patience: Patience | None = None) -> None:
         self._connections = connections
         self._limit = limit
-        self._tries = tries
+        self._patience = patience or Patience(2)
         self._running: dict[Awaited[Transfer], None] = {}
         self._resting: set[asyncio.TimerHandle] = set()
         self._results: deque[FileResult] = deque()
@@ -140,9 +165,9 @@ class Batch:
             self._finish(FileResult(order.remote, order.local, error=error))
 
     def _again(self, order: Order, attempt: int) -> bool:
-        if attempt >= self._tries:
+        pause = self._patience.pause_s(attempt)
+        if pause is None:
             return False
-        pause = _PAUSES_S[min(attempt, len(_PAUSES_S)) - 1] * random.uniform(0.5, 1.5)
 
         def begin() -> None:
             self._resting.discard(timer)
@@ -153,6 +178,7 @@ class Batch:
         return True
 
     def _finish(self, result: FileResult) -> None:
+        self._patience.see(result)
         self._results.append(result)
         self._news.set()
         self._make_room()

@@ -63,6 +63,11 @@ class Connections:
         return len(self._sessions)
 
     @property
+    def capacity(self) -> int:
+        """How many places the connections have that live."""
+        return sum(session.capacity for session in self._sessions)
+
+    @property
     def in_flight(self) -> int:
         """How many places are taken."""
         return self._in_flight
@@ -80,6 +85,11 @@ class Connections:
             return
         self._waiting[job] = None
         self._pump()
+
+    def want(self, count: int) -> None:
+        """Have that many connections, if there may be so many, whatever the load: for work that is worth it."""
+        if not self._closed:
+            self._grow(count)
 
     def withdraw(self, job: Job) -> None:
         """Forget a job that waits; one that has started is left alone."""
@@ -119,17 +129,17 @@ class Connections:
             job.start(session)
         self._grow()
 
-    def _grow(self) -> None:
+    def _grow(self, least: int = 0) -> None:
         have = len(self._sessions) + len(self._making)
         if have >= self._options.connections:
             return
         load = self._in_flight + len(self._waiting)
         spread = min(_JOBS_BEFORE_NEXT, *(session.capacity for session in self._sessions), self._options.in_flight)
-        if load <= have * spread or self._closed:
+        if (load <= have * spread and have >= least) or self._closed:
             return
         if self._allowed < self._options.connections and self._clock.monotonic() >= self._retreat_ends:
             self._allowed = self._options.connections
-        wanted = min(self._allowed, -(-load // spread))
+        wanted = min(self._allowed, max(least, -(-load // spread)))
         for _ in range(min(wanted - have, _RAMP - len(self._making))):
             task = asyncio.get_running_loop().create_task(self._make())
             self._making.add(task)

@@ -15,9 +15,12 @@ from asyncworker.sftp.names import check_name
 from asyncworker.sftp.packets import Attributes, Name, Status
 from asyncworker.sftp.session import Session, refusal
 
-__all__ = ["Entry", "Listing"]
+__all__ = ["BadNames", "Entry", "Listing"]
 
 logger = logging.getLogger(__name__)
+
+#: What becomes of a name that is not safe to write locally: an error, a line in the log, or a call.
+BadNames = Literal["raise", "skip"] | Callable[[SFTPNameError], None]
 
 #: READDIRs that are under way, or answered and not taken yet. 17,000 names at 20 ms: 3.4 s one by one, 0.28 s so.
 _AHEAD = 32
@@ -106,7 +109,7 @@ class Listing:
             self._news.set()
         self._give_back()
 
-    async def entries(self, bad_names: Literal["raise", "skip"]) -> AsyncIterator[Entry]:
+    async def entries(self, bad_names: BadNames) -> AsyncIterator[Entry]:
         """Give out what comes, in the server's order.
 
         Raises:
@@ -137,7 +140,7 @@ class Listing:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _entry(self, folder: str, name: Name, bad_names: Literal["raise", "skip"]) -> Entry | None:
+    def _entry(self, folder: str, name: Name, bad_names: BadNames) -> Entry | None:
         if name.filename in (b".", b".."):
             return None
         try:
@@ -145,7 +148,10 @@ class Listing:
         except SFTPNameError as error:
             if bad_names == "raise":
                 raise
-            logger.warning("skipped: %s", error)
+            if bad_names == "skip":
+                logger.warning("skipped: %s", error)
+            else:
+                bad_names(error)
             return None
         return Entry(checked, folder + checked, name.attributes)
 
@@ -185,11 +191,11 @@ class Listing:
     def _give_back(self) -> None:
         """Close the handle once nobody needs it; the place is free when the server has answered that."""
         session = self._session
-        if session is None or not self._finished or self._closing:
+        if session is None or not self._finished:
             return
-        if not session.alive:
+        if not session.alive:  # lost with the CLOSE under way, perhaps
             self._release()
-        elif self._handle is not None:
+        elif self._handle is not None and not self._closing:
             self._closing = True
             session.protocol.close(self._handle, lambda _: self._release(), self)
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from itertools import count
 from secrets import token_hex
 
+from asyncworker.sftp.folders import OpenFolder
+
 __all__ = ["LocalFile"]
 
 #: Tells the files of this process apart, as the random part does those of others.
@@ -27,23 +29,30 @@ class LocalFile:
     Args:
         goal: The path under which it is to appear.
         mode: Permissions. The process's umask applies; set-user-id and the like never do.
+        folder: The open folder of the goal, where nothing of the path above it is to be looked up again.
 
     Raises:
         OSError: Here and in every method, with ``goal`` as its file name.
     """
 
-    __slots__ = ("_fd", "goal", "path")
+    __slots__ = ("_fd", "_folder", "_name", "goal", "path")
 
-    def __init__(self, goal: str, mode: int | None = None) -> None:
+    def __init__(self, goal: str, mode: int | None = None, folder: OpenFolder | None = None) -> None:
         self.goal = goal
-        folder, name = os.path.split(goal)
+        above, name = os.path.split(goal)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         temporary = f".{name[:_NAME_CHARS]}.{token_hex(4)}{next(_serial):x}.part"
-        self.path = os.path.join(folder, temporary)  # noqa: PTH118  (Path costs more than the rest of this)
+        self._folder = folder
+        self._name = goal if folder is None else name
+        self.path = temporary if folder is not None else os.path.join(above, temporary)  # noqa: PTH118  (Path costs more)
         try:
-            self._fd = os.open(self.path, flags, _MODE if mode is None else mode & 0o777)
+            self._fd = os.open(self.path, flags, _MODE if mode is None else mode & 0o777, dir_fd=self._dir_fd)
         except OSError as error:
             raise _named(error, goal) from None
+
+    @property
+    def _dir_fd(self) -> int | None:
+        return None if self._folder is None else self._folder.fd
 
     def write(self, blocks: Iterable[tuple[int, bytes]]) -> None:
         """Write blocks at their offsets."""
@@ -55,13 +64,15 @@ class LocalFile:
         except OSError as error:
             raise _named(error, self.goal) from None
 
-    def commit(self, mtime: int | None) -> None:
-        """Set the time, close, and rename over the goal; if that fails, nothing is left."""
+    def commit(self, mtime: int | None, sync: bool = False) -> None:
+        """Set the time, flush if asked to, close, and rename over the goal; if that fails, nothing is left."""
         try:
             if mtime is not None:
                 os.utime(self._fd, (mtime, mtime))
+            if sync:
+                os.fsync(self._fd)
             self.close()
-            os.replace(self.path, self.goal)  # noqa: PTH105
+            os.replace(self.path, self._name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
         except OSError as error:
             self.discard()
             raise _named(error, self.goal) from None
@@ -75,7 +86,7 @@ class LocalFile:
     def remove(self) -> None:
         """Take away its name, leaving it open for a thread that still writes. Never raises."""
         with contextlib.suppress(OSError):
-            os.unlink(self.path)  # noqa: PTH108
+            os.unlink(self.path, dir_fd=self._dir_fd)
 
     def close(self) -> None:
         """Close it; a second call does nothing."""

@@ -29,8 +29,8 @@ class LocalSource:
     """A regular file that is open for reading.
 
     Args:
-        path: Its path, also for messages; relative to ``dir_fd`` its last part is opened.
-        dir_fd: An open folder in which it is; a link in the file's place is refused then.
+        path: Its path.
+        follow: Whether a link in the file's place leads to the file.
 
     Raises:
         OSError: It cannot be opened, or is no regular file; names ``path``.
@@ -38,15 +38,12 @@ class LocalSource:
 
     __slots__ = ("_fd", "_mtime_ns", "mode", "mtime", "path", "size")
 
-    def __init__(self, path: str, dir_fd: int | None = None) -> None:
+    def __init__(self, path: str, follow: bool = True) -> None:
         self.path = path
         # A pipe must not hang the thread that opens it.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            if dir_fd is None:
-                self._fd = os.open(path, flags)
-            else:
-                self._fd = os.open(os.path.basename(path), flags | os.O_NOFOLLOW, dir_fd=dir_fd)  # noqa: PTH119
+            self._fd = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
         except OSError as error:
             raise OSError(error.errno, error.strerror, path) from None
         found = os.fstat(self._fd)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable
-from typing import Literal
 
 from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPPermissionDenied
 from asyncworker.sftp.calls import Calls, PathLike, pause
-from asyncworker.sftp.listing import Entry, Listing
+from asyncworker.sftp.listing import BadNames, Entry, Listing
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.request import Command, Request
@@ -16,8 +15,6 @@ from asyncworker.sftp.session import Session
 from asyncworker.sftp.walking import Walk
 
 __all__ = ["Namespace"]
-
-BadNames = Literal["raise", "skip"]
 
 
 class Namespace(Calls):
@@ -47,7 +44,7 @@ class Namespace(Calls):
 
         Args:
             path: The folder.
-            bad_names: What to do with a name that is not safe to write locally; ``skip`` logs it.
+            bad_names: What to do with a name that is not safe to write locally; ``skip`` logs it, a callable is called.
 
         Raises:
             SFTPFileNotFound: No such folder.

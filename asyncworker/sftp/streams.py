@@ -6,13 +6,15 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from asyncworker.sftp import packets
 from asyncworker.sftp.packets import Attributes, OpenFlag, Status
 from asyncworker.sftp.session import Session, refusal
 
-__all__ = ["ReadStream", "WriteStream"]
+__all__ = ["RangeStream", "ReadStream", "WriteStream"]
+
+T = TypeVar("T")
 
 _FLAGS = {
     "r": OpenFlag.READ,
@@ -36,6 +38,11 @@ class _Stream:
         self._closing: asyncio.Future[None] | None = None
         self._news = asyncio.Event()
 
+    @property
+    def read_bytes(self) -> int:
+        """How much one READ brings at most."""
+        return self._live()[0].protocol.read_bytes
+
     # -- a job of the pool ---------------------------------------------------------------------------------------------
 
     def start(self, session: Session) -> None:
@@ -46,7 +53,7 @@ class _Stream:
     def abandon(self) -> None:
         """Nobody waits for it to be open any more."""
         self.future.cancel()
-        self._begin_to_close()
+        self.begin_to_close()
 
     def fail(self, error: Exception) -> None:
         """Take that the file cannot be used any more."""
@@ -66,9 +73,23 @@ class _Stream:
             return
         self._handle = answer
         if self.future.done():
-            self._begin_to_close()
+            self.begin_to_close()
         else:
             self.future.set_result(self)  # type: ignore[arg-type]
+
+    async def stat(self) -> Attributes:
+        """Return what the server says of the open file.
+
+        Raises:
+            SFTPError: It refuses, or the connection is lost.
+        """
+        session, handle = self._live()
+        answered: asyncio.Future[Attributes | Status] = asyncio.get_running_loop().create_future()
+        session.protocol.fstat(handle, _Settles(answered).take, _Settles(answered))
+        answer = await answered
+        if isinstance(answer, Status):
+            raise refusal(answer, "stat", session.address, self.path)
+        return answer
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -78,11 +99,12 @@ class _Stream:
         Raises:
             SFTPError: What was written is not safe with the server.
         """
-        closing = self._begin_to_close()
+        closing = self.begin_to_close()
         if closing is not None:
             await asyncio.shield(closing)
 
-    def _begin_to_close(self) -> asyncio.Future[None] | None:
+    def begin_to_close(self) -> asyncio.Future[None] | None:
+        """Close it as soon as it can be, without waiting; returns what can be waited for."""
         session, handle = self._session, self._handle
         if self._closing is not None or session is None or handle is None:
             return self._closing
@@ -154,20 +176,6 @@ class ReadStream(_Stream):
         self._rest = b""  # of a block of which a part was taken
         self._size: int | None = None  # once its end was met
 
-    async def stat(self) -> Attributes:
-        """Return what the server says of the open file.
-
-        Raises:
-            SFTPError: It refuses, or the connection is lost.
-        """
-        session, handle = self._live()
-        answered: asyncio.Future[Attributes | Status] = asyncio.get_running_loop().create_future()
-        session.protocol.fstat(handle, partial(_settle, answered), _Fails(answered))
-        answer = await answered
-        if isinstance(answer, Status):
-            raise refusal(answer, "stat", session.address, self.path)
-        return answer
-
     async def read(self, size: int = -1) -> bytes:
         """Return the next bytes: exactly ``size`` unless the file ends before, or all that follow.
 
@@ -231,6 +239,31 @@ class ReadStream(_Stream):
         self._kept += length
         session.protocol.read(handle, offset, length, block.take, self)
         return block
+
+
+class RangeStream(_Stream):
+    """A remote file of which any part may be asked for."""
+
+    def __init__(self, path: str, raw: bytes, on_released: Callable[[Session], None]) -> None:
+        super().__init__(path, raw, "r", on_released)
+
+    def read_range(self, offset: int, length: int) -> asyncio.Future[bytes]:
+        """Ask for bytes; the future gets them, perhaps fewer, none at the end of the file, or an error."""
+        session, handle = self._live()
+        answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def take(answer: bytes | Status) -> None:
+            if answered.done():
+                return
+            if not isinstance(answer, Status):
+                answered.set_result(answer)
+            elif answer.code == packets.EOF:
+                answered.set_result(b"")
+            else:
+                answered.set_exception(refusal(answer, "read", session.address, self.path))
+
+        session.protocol.read(handle, offset, length, take, _Settles(answered))
+        return answered
 
 
 class WriteStream(_Stream):
@@ -322,18 +355,19 @@ class _Block:
         self._tell()
 
 
-class _Fails:
-    """Owner of a request whose answer a future gets."""
+class _Settles(Generic[T]):
+    """Gives a request's answer, or the news that there will be none, to a future."""
 
-    def __init__(self, future: asyncio.Future[Attributes | Status]) -> None:
+    def __init__(self, future: asyncio.Future[T]) -> None:
         self._future = future
+
+    def take(self, answer: T) -> None:
+        """Take the answer."""
+        if not self._future.done():
+            self._future.set_result(answer)
 
     def fail(self, error: Exception) -> None:
         """Take that there will be no answer."""
         if not self._future.done():
             self._future.set_exception(error)
-
-
-def _settle(future: asyncio.Future[Attributes | Status], answer: Attributes | Status) -> None:
-    if not future.done():
-        future.set_result(answer)
+            self._future.exception()  # read: whoever asked may be gone

@@ -8,8 +8,9 @@ bytes than asked for, and the rest needs the handle.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,13 +56,17 @@ class Download:
         local: Where it is to appear.
         size_bytes: Its size where that is known.
         mtime: Its time of change where that is known; with both known, FSTAT is left out.
+        mode: Its permissions where those are known; FSTAT's win.
+        open_file: Makes the local file with those permissions; ``None``: at ``local``.
+        sync: Flush it to the disk before it appears.
         executor: Gives the executor for large files.
         on_released: Called once, when the slot on that session is free again.
     """
 
     __slots__ = (
         "_asked", "_attributes_due", "_closing", "_early", "_executor", "_file", "_got", "_handle", "_mode", "_mtime",
-        "_next", "_on_released", "_opening", "_path", "_session", "_size", "_writer", "future", "local", "remote",
+        "_next", "_on_released", "_open_file", "_opening", "_path", "_session", "_size", "_sync", "_writer", "future",
+        "local", "remote",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +77,9 @@ class Download:
         *,
         size_bytes: int | None,
         mtime: int | None,
+        mode: int | None = None,
+        open_file: Callable[[int | None], LocalFile] | None = None,
+        sync: bool = False,
         executor: Callable[[], Executor],
         on_released: Callable[[Session], None],
     ) -> None:
@@ -81,7 +89,9 @@ class Download:
         self._path = path
         self._size = size_bytes
         self._mtime = mtime
-        self._mode: int | None = None
+        self._mode = mode
+        self._open_file = open_file or partial(LocalFile, local)
+        self._sync = sync
         self._executor = executor
         self._on_released = on_released
         self._session: Session | None = None
@@ -153,7 +163,7 @@ class Download:
             return
         if self._mtime is None:
             self._mtime = answer.mtime
-        self._mode = answer.mode
+        self._mode = self._mode if answer.mode is None else answer.mode
         if self._early is not None:
             early, self._early = self._early, None
             self._data(*early)
@@ -218,7 +228,7 @@ class Download:
 
     def _write(self, offset: int, data: bytes) -> None:
         if self._file is None:
-            self._file = LocalFile(self.local, self._mode)
+            self._file = self._open_file(self._mode)
             if self._size is None or self._size > _ON_LOOP_BYTES:
                 self._writer = BackgroundWriter(self._file, self._executor(), self._written, self.fail)
         if self._writer is None:
@@ -238,11 +248,29 @@ class Download:
         if self._asked or self._size is None or self._got < self._size or self._next <= self._size:
             self._ask()
         elif self._writer is None or not self._writer.queued:
-            file = self._file or LocalFile(self.local, self._mode)
+            file = self._file or self._open_file(self._mode)
             self._file = self._writer = None
-            file.commit(self._mtime)
-            self.future.set_result(Transfer(self.remote, self.local, self._size, self._mtime))
+            if self._sync:
+                self._executor().submit(file.commit, self._mtime, True).add_done_callback(self._synced)
+            else:
+                file.commit(self._mtime)
+                self.future.set_result(Transfer(self.remote, self.local, self._size, self._mtime))
             self._close()
+
+    def _synced(self, done: Future[None]) -> None:
+        """On the thread: the file has its name, or an error tells why not."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self.future.get_loop().call_soon_threadsafe(self._take_synced, done)
+
+    def _take_synced(self, done: Future[None]) -> None:
+        error = done.exception()
+        if self.future.done():
+            return
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            assert self._size is not None
+            self.future.set_result(Transfer(self.remote, self.local, self._size, self._mtime))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,149 @@
+"""What both directions have in common: small files in one crowd, large ones a few at a time beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from asyncworker.errors import SettingsError, SFTPConnectError, SFTPConnectionLost
+from asyncworker.loop import running_loop_thread
+from asyncworker.sftp.batch import Batch, FileResult, Order, Patience
+from asyncworker.sftp.pool import SFTPPool, pool
+from asyncworker.sftp.progress import Tracker
+from asyncworker.sftp.transfer import Transfer
+
+__all__ = ["LARGE_BYTES", "Large", "one_of", "the_pool", "transfer_all"]
+
+#: Larger files go into the lane of the large ones.
+LARGE_BYTES = 1024 * 1024
+#: Large files at once: a bound on memory, as each has a window of megabytes.
+_LARGE_AT_ONCE = 8
+#: Tries of a file whose connection is lost, or cannot be made.
+_TRIES = 4
+_TELL_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Large:
+    """A large file to be moved.
+
+    Attributes:
+        remote: Its path on the server.
+        local: Its path here.
+        run: Moves it, once for each try.
+        counts_itself: Whether it tells its bytes while they come.
+    """
+
+    remote: str
+    local: str
+    run: Callable[[], Awaitable[Transfer]]
+    counts_itself: bool = False
+
+
+Orders = AsyncGenerator[Order | Large | FileResult, None]
+
+
+async def transfer_all(pool: SFTPPool, orders: Orders, tracker: Tracker, at_once: int | None) -> None:
+    """Move what is ordered, and tell the tracker of each; returns when all have ended.
+
+    Raises:
+        Exception: What the orders raised.
+    """
+    large: asyncio.Queue[Large | None] = asyncio.Queue()
+    patience = Patience(_TRIES)
+
+    async def small() -> AsyncIterator[Order | FileResult]:
+        try:
+            async for order in orders:
+                if isinstance(order, Large):
+                    large.put_nowait(order)
+                else:
+                    yield order
+            tracker.listed = True
+        finally:
+            await orders.aclose()
+            for _ in range(_LARGE_AT_ONCE):
+                large.put_nowait(None)
+
+    async def crowd() -> None:
+        results = Batch(pool._connections, pool._limit(at_once), patience).results(small())
+        try:
+            async for result in results:
+                tracker.finish(result)
+        finally:
+            await results.aclose()
+
+    async def lane() -> None:
+        while (order := await large.get()) is not None:
+            result = await _tried(order, patience)
+            patience.see(result)
+            tracker.finish(result, 0 if order.counts_itself else None)
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(_TELL_EVERY_S)
+            await tracker.tell()
+
+    telling = asyncio.create_task(tell())
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(crowd())
+            for _ in range(_LARGE_AT_ONCE):
+                group.create_task(lane())
+    except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None
+    finally:
+        telling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await telling
+    await tracker.tell()
+
+
+async def _tried(order: Large, patience: Patience) -> FileResult:
+    attempt = 1
+    while True:
+        try:
+            return FileResult(order.remote, order.local, transfer=await order.run())
+        except (SFTPConnectionLost, SFTPConnectError) as error:
+            pause = patience.pause_s(attempt)
+            if pause is None:
+                return FileResult(order.remote, order.local, error=error)
+        except Exception as error:
+            return FileResult(order.remote, order.local, error=error)
+        await asyncio.sleep(pause)
+        attempt += 1
+
+
+@asynccontextmanager
+async def the_pool(where: str | SFTPPool, options: dict[str, Any]) -> AsyncIterator[SFTPPool]:
+    """The caller's pool; in a worker the process's own for that host; elsewhere one that is closed at the end.
+
+    Raises:
+        SettingsError: A pool that exists, and options for one.
+    """
+    if isinstance(where, SFTPPool):
+        if options:
+            raise SettingsError(f"{', '.join(options)}: options of a pool, which is there already")
+        yield where
+        return
+    thread = running_loop_thread()
+    if thread is not None and thread.ident == threading.get_ident():
+        yield await pool(where, **options)
+        return
+    async with SFTPPool(where, **options) as made:
+        yield made
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Check an argument that is one of a few words.
+
+    Raises:
+        SettingsError: It is not.
+    """
+    if value not in allowed:
+        raise SettingsError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")

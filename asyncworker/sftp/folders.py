@@ -1,0 +1,129 @@
+"""Local folders below a destination, each opened step by step from the one above: no link leads out of it.
+
+The calls block, for microseconds, and run on the loop's thread; only :meth:`Destination.scan` belongs on another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import unicodedata
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+
+__all__ = ["Destination", "Found", "OpenFolder"]
+
+#: Folders that are kept open; one that a file is being written in stays open beyond that.
+_KEPT = 64
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class OpenFolder:
+    """An open folder; closed when nobody holds it any more."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is in a local folder under one name."""
+
+    size_bytes: int
+    mtime: int
+    is_file: bool
+
+
+class Destination:
+    """A folder and what is to be made below it.
+
+    Args:
+        root: Its path; links on the way to it are the user's own affair.
+
+    Raises:
+        OSError: It is no folder, or cannot be opened.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._top = OpenFolder(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._open: OrderedDict[str, OpenFolder] = OrderedDict()
+        self._folds: bool | None = None
+
+    def path(self, relative: str) -> str:
+        """The path for messages, and of a file's goal."""
+        return os.path.join(self.root, relative) if relative else self.root  # noqa: PTH118  (asked for each file)
+
+    def folder(self, relative: str) -> OpenFolder:
+        """Open a folder below the root, making what is missing of the way to it.
+
+        Args:
+            relative: Names that were checked, with slashes between them; empty: the root itself.
+
+        Raises:
+            OSError: Something else has one of the names, a link among it; names the path.
+        """
+        if not relative:
+            return self._top
+        known = self._open.get(relative)
+        if known is not None:
+            self._open.move_to_end(relative)
+            return known
+        above, _, name = relative.rpartition("/")
+        parent = self.folder(above)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o777, dir_fd=parent.fd)
+            made = OpenFolder(os.open(name, _FLAGS, dir_fd=parent.fd))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.path(relative)) from None
+        self._open[relative] = made
+        if len(self._open) > _KEPT:
+            self._open.popitem(last=False)
+        return made
+
+    def scan(self, relative: str) -> dict[str, Found]:
+        """Return what a folder holds; nothing where it is not there. Blocks: for a thread."""
+        found = {}
+        try:
+            fd = os.open(relative or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._top.fd)
+        except OSError:
+            return {}
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    with contextlib.suppress(OSError):  # it has just gone
+                        is_like = entry.stat(follow_symlinks=False)
+                        is_file = stat.S_ISREG(is_like.st_mode)
+                        found[entry.name] = Found(is_like.st_size, int(is_like.st_mtime), is_file)
+        finally:
+            os.close(fd)
+        return found
+
+    def folds_case(self) -> bool:
+        """Whether two names that differ only in case are one file here. Tries it once; blocks: for a thread."""
+        if self._folds is None:
+            name = f".case-{token_hex(6)}"
+            path = Path(self.path(name))
+            try:
+                path.touch(mode=0o600, exist_ok=False)
+                self._folds = Path(self.path(name.upper())).exists()
+            except OSError:
+                self._folds = False
+            finally:
+                path.unlink(missing_ok=True)
+        return self._folds
+
+
+def folded(name: str) -> str:
+    """The same text for all names that a file system which folds case takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,143 @@
+"""How far a bulk transfer is, and how it ended."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.errors import ItemErrors
+from asyncworker.sftp.batch import FileResult
+
+__all__ = ["BulkProgress", "BulkReport", "OnFile", "OnProgress", "Tracker"]
+
+#: Errors that are kept whole; those beyond are counted.
+_ERRORS_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class BulkProgress:
+    """Where a bulk transfer stands.
+
+    Attributes:
+        files_found: Files that are to be moved, as far as the listing has come.
+        files_done: Those that have arrived.
+        files_failed: Those that have not, and will not.
+        files_skipped: Those that were left out: there already, links, special files.
+        bytes_found: Bytes of the files found.
+        bytes_done: Bytes that have arrived, those of files that are not whole yet included.
+        listed: Whether all has been found.
+        elapsed_s: Seconds since the beginning.
+    """
+
+    files_found: int = 0
+    files_done: int = 0
+    files_failed: int = 0
+    files_skipped: int = 0
+    bytes_found: int = 0
+    bytes_done: int = 0
+    listed: bool = False
+    elapsed_s: float = 0.0
+
+    @property
+    def files_per_s(self) -> float:
+        """Files that arrived, a second."""
+        return self.files_done / self.elapsed_s if self.elapsed_s else 0.0
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Bytes that arrived, a second."""
+        return self.bytes_done / self.elapsed_s if self.elapsed_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BulkReport(BulkProgress):
+    """How a bulk transfer ended.
+
+    Attributes:
+        errors: The files and folders that failed, the first thousand of them; ``files_failed`` counts all.
+    """
+
+    errors: tuple[FileResult, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return not self.files_failed
+
+    def raise_for_errors(self) -> None:
+        """Raise what failed, if anything did.
+
+        Raises:
+            ItemErrors: An exception group with the first errors.
+        """
+        if self.files_failed:
+            errors = [result.error for result in self.errors[:20] if result.error is not None]
+            raise ItemErrors(f"{self.files_failed:,} of {self.files_found:,} files failed", errors)
+
+
+OnProgress = Callable[[BulkProgress], Awaitable[None] | None]
+OnFile = Callable[[FileResult], None]
+
+
+class Tracker:
+    """Counts, and tells the caller's functions."""
+
+    def __init__(self, on_progress: OnProgress | None, on_file: OnFile | None, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._on_progress = on_progress
+        self._on_file = on_file
+        self._clock = clock
+        self._began_at = clock.monotonic()
+        self._errors: list[FileResult] = []
+        self.found = self.done = self.failed = self.skipped = 0
+        self.bytes_found = self.bytes_done = 0
+        self.listed = False
+
+    def find(self, size_bytes: int) -> None:
+        """Count a file that is to be moved."""
+        self.found += 1
+        self.bytes_found += size_bytes
+
+    def finish(self, result: FileResult, size_bytes: int | None = None) -> None:
+        """Count a result; ``size_bytes`` is what was not counted yet of it, ``None``: all."""
+        if result.transfer is not None:
+            self.done += 1
+            self.bytes_done += result.transfer.size_bytes if size_bytes is None else size_bytes
+        else:
+            self.failed += 1
+            if len(self._errors) < _ERRORS_KEPT:
+                self._errors.append(result)
+        if self._on_file is not None:
+            self._on_file(result)
+
+    def would(self, result: FileResult) -> None:
+        """Tell of a file that would be moved, were this not a trial."""
+        if self._on_file is not None:
+            self._on_file(result)
+
+    def now(self) -> BulkProgress:
+        """Where it stands."""
+        return BulkProgress(
+            self.found,
+            self.done,
+            self.failed,
+            self.skipped,
+            self.bytes_found,
+            self.bytes_done,
+            self.listed,
+            self._clock.monotonic() - self._began_at,
+        )
+
+    def report(self) -> BulkReport:
+        """How it ended."""
+        now = self.now()
+        values = {name: getattr(now, name) for name in BulkProgress.__dataclass_fields__}
+        return replace(BulkReport(errors=tuple(self._errors)), **values)
+
+    async def tell(self) -> None:
+        """Call the caller's function, and wait for it where it is async."""
+        if self._on_progress is not None:
+            told = self._on_progress(self.now())
+            if inspect.isawaitable(told):
+                await told

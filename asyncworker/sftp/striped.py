@@ -1,0 +1,234 @@
+"""One large file over several connections: each takes the next block that nobody has, and writes it in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import TypeVar
+
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileChanged
+from asyncworker.sftp.files import Files
+from asyncworker.sftp.packets import Attributes
+from asyncworker.sftp.partfile import PartFile
+from asyncworker.sftp.streams import RangeStream
+from asyncworker.sftp.transfer import Transfer
+
+__all__ = ["Striped"]
+
+T = TypeVar("T")
+
+#: Asked for and not written yet, at most, on each connection.
+_WINDOW_BYTES = 2 * 1024 * 1024
+#: What a stripe takes at a time, where one READ may be that long.
+_BLOCK_BYTES = 256 * 1024
+#: Written in one go on a thread.
+_WRITE_BYTES = 2 * 1024 * 1024
+#: How often to look whether there is one more connection to use.
+_LOOK_S = 0.05
+#: Lost connections in a row, without a byte between them.
+_TRIES = 3
+_PAUSE_S = 0.5
+
+
+class Striped:
+    """One file. Made on the loop, run once.
+
+    Args:
+        pool: The connections.
+        remote: Path on the server.
+        raw: The same as bytes.
+        size: Its size, as listed.
+        mtime: Its time of change, as listed.
+        open_part: Opens the local file; called on a thread.
+        sync: Flush it to the disk before it appears.
+        on_bytes: Called with the number of bytes that were there already, and with that of each block.
+        executor: For all that blocks.
+    """
+
+    def __init__(
+        self,
+        pool: Files,
+        remote: str,
+        raw: bytes,
+        *,
+        size: int,
+        mtime: int,
+        open_part: Callable[[], PartFile],
+        sync: bool,
+        on_bytes: Callable[[int], None],
+        executor: Executor,
+    ) -> None:
+        self._pool = pool
+        self._remote = remote
+        self._raw = raw
+        self._size = size
+        self._mtime = mtime
+        self._open_part = open_part
+        self._sync = sync
+        self._on_bytes = on_bytes
+        self._executor = executor
+        self._loop = asyncio.get_running_loop()
+        self._next = 0  # where nobody has begun
+        self._returned: list[tuple[int, int]] = []  # ranges of lost connections, a heap
+        self._open_ranges: dict[int, None] = {}  # their beginnings: asked for, returned, or not written yet
+        self._moved = 0
+
+    async def run(self) -> Transfer:
+        """Fetch it.
+
+        Raises:
+            SFTPFileChanged: It is not, or not any more, what was listed.
+            SFTPError: A refusal by the server, or lost connections without an end.
+            OSError: It cannot be written here.
+        """
+        part = await self._opened()
+        try:
+            self._next = part.whole
+            self._on_bytes(part.whole)
+            await self._stripes(part)
+            await self._on_thread(partial(part.commit, self._sync))
+        except (SFTPFileChanged, OSError):
+            await self._on_thread(part.discard)
+            raise
+        except BaseException:
+            await self._in_any_case(part.keep)
+            raise
+        return Transfer(self._remote, part.goal, self._size, self._mtime)
+
+    async def _opened(self) -> PartFile:
+        opening = self._executor.submit(self._open_part)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(opening))
+        except asyncio.CancelledError:
+            await self._in_any_case(partial(_keep_opened, opening))
+            raise
+
+    async def _in_any_case(self, call: Callable[[], None]) -> None:
+        """Wait for what must be over before another run begins: it must not find the file still taken."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(self._loop.run_in_executor(self._executor, call))
+
+    async def _stripes(self, part: PartFile) -> None:
+        running: set[asyncio.Task[None]] = set()
+        failures = 0
+        moved_before = 0
+        try:
+            while running or self._open_ranges or self._next < self._size:
+                for _ in range(self._wanted() - len(running)):
+                    running.add(self._loop.create_task(self._stripe(part)))
+                ended, running = await asyncio.wait(running, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                for error in filter(None, (task.exception() for task in ended)):
+                    if not isinstance(error, SFTPConnectionLost | SFTPConnectError):
+                        raise error
+                    failures = failures + 1 if moved_before == self._moved else 1
+                    moved_before = self._moved
+                    if failures >= _TRIES and not running:
+                        raise error
+                    await asyncio.sleep(_PAUSE_S)
+        finally:
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
+                for task in running:
+                    if not task.cancelled():
+                        task.exception()  # read: another's error was first
+
+    def _wanted(self) -> int:
+        """As many stripes as there are connections, and as there is work for."""
+        left = -(-(self._size - self._next) // _WINDOW_BYTES) + len(self._returned)
+        if left:
+            self._pool._connections.want(min(self._pool.options.connections, left))
+        return min(max(1, self._pool._connections.count), left)
+
+    async def _stripe(self, part: PartFile) -> None:
+        stream = await self._pool._run(RangeStream(self._remote, self._raw, self._pool._connections.release))
+        asked: deque[tuple[int, int, asyncio.Future[bytes]]] = deque()
+        try:
+            self._check(await stream.stat(), "is")
+            block_bytes = min(_BLOCK_BYTES, stream.read_bytes)
+            in_flight = 0
+            while True:
+                while in_flight < _WINDOW_BYTES and (taken := self._take(block_bytes)) is not None:
+                    asked.append((*taken, stream.read_range(*taken)))
+                    in_flight += taken[1]
+                if not asked:
+                    break
+                await asyncio.wait((asked[0][2],))
+                blocks: list[tuple[int, bytes]] = []
+                size = 0
+                while asked and asked[0][2].done() and size < _WRITE_BYTES:
+                    offset, length, answer = asked[0]
+                    if blocks and answer.exception() is not None:
+                        break  # what is here is written before that is raised
+                    data = answer.result()
+                    if not data:
+                        raise self._changed(f"ends after {offset}")
+                    asked.popleft()
+                    in_flight -= length
+                    if len(data) < length:
+                        rest = (offset + len(data), length - len(data))
+                        self._open_ranges[rest[0]] = None
+                        asked.appendleft((*rest, stream.read_range(*rest)))
+                        in_flight += rest[1]
+                    blocks.append((offset, data))
+                    size += len(data)
+                await self._write(part, blocks)
+            self._check(await stream.stat(), "became")
+        finally:
+            for offset, length, answer in asked:
+                answer.cancel()
+                heapq.heappush(self._returned, (offset, length))
+            stream.begin_to_close()
+
+    async def _write(self, part: PartFile, blocks: list[tuple[int, bytes]]) -> None:
+        writing = {offset for offset, _ in blocks}
+        others = (offset for offset in self._open_ranges if offset not in writing)
+        whole = min(others, default=self._next)
+        await self._on_thread(partial(part.write, blocks, max(part.whole, whole)))
+        for offset, data in blocks:
+            self._open_ranges.pop(offset, None)
+            self._moved += len(data)
+            self._on_bytes(len(data))
+        if not self._open_ranges:
+            part.whole = self._next
+
+    def _take(self, length: int) -> tuple[int, int] | None:
+        """The next range that nobody has."""
+        if self._returned:
+            offset, left = heapq.heappop(self._returned)
+            if left > length:
+                heapq.heappush(self._returned, (offset + length, left - length))
+                self._open_ranges[offset + length] = None
+                left = length
+            return offset, left
+        if self._next >= self._size:
+            return None
+        offset, self._next = self._next, min(self._next + length, self._size)
+        self._open_ranges[offset] = None
+        return offset, self._next - offset
+
+    def _check(self, attributes: Attributes, verb: str) -> None:
+        if attributes.size_bytes is not None and attributes.size_bytes != self._size:
+            raise self._changed(f"{verb} {attributes.size_bytes}")
+        if attributes.mtime is not None and attributes.mtime != self._mtime:
+            raise self._changed(f"{verb} of another time, with {attributes.size_bytes}")
+
+    def _changed(self, what: str) -> SFTPError:
+        address = self._pool.options.address
+        message = f"{address}: {self._remote} was {self._size} bytes long, {what}: it changed while it was read"
+        return SFTPFileChanged(message, host=address, path=self._remote)
+
+    async def _on_thread(self, call: Callable[[], T]) -> T:
+        return await self._loop.run_in_executor(self._executor, call)
+
+
+def _keep_opened(opening: Future[PartFile]) -> None:
+    """On a thread: nobody waits any more for a file that is being opened on another, or was."""
+    with contextlib.suppress(OSError):
+        opening.result().keep()

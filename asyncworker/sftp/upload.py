@@ -1,0 +1,248 @@
+"""A local folder onto the server: read and sent at the same time, each file whole or not there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncGenerator, Iterable
+from functools import partial
+from typing import Any, Literal
+
+from asyncworker.errors import SFTPError, SFTPFileNotFound
+from asyncworker.sftp.batch import FileResult, Order
+from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, one_of, the_pool, transfer_all
+from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.listing import Entry
+from asyncworker.sftp.localsource import LocalSource
+from asyncworker.sftp.names import remote_bytes
+from asyncworker.sftp.packets import Attributes
+from asyncworker.sftp.pool import SFTPPool
+from asyncworker.sftp.progress import BulkReport, OnFile, OnProgress, Tracker
+from asyncworker.sftp.selection import SKIPS, Selection, Skip, is_there
+from asyncworker.sftp.transfer import Transfer
+from asyncworker.sftp.walking import Walk
+
+__all__ = ["upload"]
+
+
+async def upload(
+    where: str | SFTPPool,
+    local: PathLike,
+    remote: PathLike,
+    *,
+    include: Iterable[str] | str = (),
+    exclude: Iterable[str] | str = (),
+    recursive: bool = True,
+    max_depth: int | None = None,
+    min_size_bytes: int = 0,
+    max_size_bytes: int | None = None,
+    skip: Skip = "same",
+    links: Literal["skip", "follow"] = "skip",
+    fsync: bool = False,
+    at_once: int | None = None,
+    dry_run: bool = False,
+    on_progress: OnProgress | None = None,
+    on_file: OnFile | None = None,
+    **options: Any,
+) -> BulkReport:
+    """Upload a folder or one file.
+
+    Each file appears on the server whole, with its time of change and its permissions (never set-user-id), or not at
+    all. What fails is in the report, and does not end the rest.
+
+    Args:
+        where: A host, or a pool, as for :func:`~asyncworker.sftp.download`.
+        local: A folder, whose contents go into ``remote``, or a file.
+        remote: A folder, made if it is missing; for one file its path, or a folder that is there.
+        include: Patterns, one of which a file must meet; without a slash they are met at any depth.
+        exclude: Patterns that a file must not meet, nor a folder on the way to it.
+        recursive: Whether to go into folders.
+        max_depth: How deep: 0 stays in the first folder.
+        min_size_bytes: Leave smaller files out.
+        max_size_bytes: Leave larger files out.
+        skip: Leave out a file that is there already: ``same`` size and time of change, same ``size``, as new or
+            ``newer``, or ``never``.
+        links: ``follow`` sends the file that a link leads to; links to folders are never gone into.
+        fsync: Have the server flush each file to its disk before it appears, where it offers that.
+        at_once: Small files at once; ``None``: as many as the connections take.
+        dry_run: Send nothing; ``on_file`` gets what would be sent.
+        on_progress: Called five times a second, and at the end; awaited if it is async.
+        on_file: Called with the result of each file.
+        options: Of the pool that is made for a host, as for :class:`SFTPPool`.
+
+    Raises:
+        SFTPError: The server cannot be reached, or refuses the folder.
+        SettingsError: An argument that is not allowed.
+        OSError: ``local`` cannot be read.
+    """
+    one_of("skip", skip, SKIPS)
+    one_of("links", links, ("skip", "follow"))
+    selection = Selection(include, exclude, min_size_bytes, max_size_bytes)
+    tracker = Tracker(on_progress, on_file)
+    async with the_pool(where, options) as pool:
+        run = _Run(pool, selection, tracker, skip=skip, follow=links == "follow", fsync=fsync, dry_run=dry_run)
+        orders = await run.prepare(os.fspath(local), os.fspath(remote), 0 if not recursive else max_depth)
+        await transfer_all(pool, orders, tracker, at_once)
+    return tracker.report()
+
+
+class _Run:
+    """One upload."""
+
+    def __init__(
+        self,
+        pool: SFTPPool,
+        selection: Selection,
+        tracker: Tracker,
+        *,
+        skip: Skip,
+        follow: bool,
+        fsync: bool,
+        dry_run: bool,
+    ) -> None:
+        self._pool = pool
+        self._selection = selection
+        self._tracker = tracker
+        self._skip = skip
+        self._follow = follow
+        self._fsync = fsync
+        self._dry_run = dry_run
+        self._local = ""
+        self._remote = ""
+        self._bad: list[FileResult] = []
+
+    async def prepare(self, local: str, remote: str, max_depth: int | None) -> Orders:
+        """Find out what is meant."""
+        found = await asyncio.to_thread(os.stat, local)
+        if stat.S_ISDIR(found.st_mode):
+            self._local, self._remote = local.rstrip("/") or "/", remote.rstrip("/") or "/"
+            if not self._dry_run:
+                await self._pool.mkdir(self._remote, parents=True, exist_ok=True)
+            return self._tree(max_depth)
+        if remote.endswith("/") or await self._pool._is_folder(remote):
+            remote = f"{remote.rstrip('/')}/{os.path.basename(local)}"  # noqa: PTH119
+        there = await self._attributes(remote) if self._skip != "never" else None
+        return self._one(local, remote, _attributes(found), there)
+
+    async def _attributes(self, remote: str) -> Attributes | None:
+        try:
+            return await self._pool.stat(remote)
+        except SFTPFileNotFound:
+            return None
+
+    async def _one(self, local: str, remote: str, attributes: Attributes, there: Attributes | None) -> Orders:
+        order = self._order(local, remote, attributes, there)
+        if order is not None:
+            yield order
+
+    async def _tree(self, max_depth: int | None) -> Orders:
+        walk = Walk(
+            self._entries,
+            max_depth=max_depth,
+            enter=lambda entry: self._selection.enters(self._relative(entry.path)),
+        )
+        entries = walk.entries(self._local)
+        try:
+            async for entry in entries:
+                while self._bad:
+                    yield self._bad.pop()
+                relative = self._relative(entry.path)
+                if entry.is_dir or not self._selection.wants(relative, entry.size_bytes):
+                    continue
+                order = self._order(entry.path, self._remote_of(relative), entry.attributes, None)
+                if order is not None:
+                    yield order
+            while self._bad:
+                yield self._bad.pop()
+        finally:
+            await entries.aclose()
+
+    def _relative(self, path: str) -> str:
+        return path[len(self._local) :].lstrip("/")
+
+    def _remote_of(self, relative: str) -> str:
+        return f"{self._remote.rstrip('/')}/{relative}" if relative else self._remote
+
+    async def _entries(self, folder: str) -> AsyncGenerator[Entry, None]:
+        """What is in a local folder, once the same folder is there on the server; without what is there already."""
+        relative = self._relative(folder)
+        remote = self._remote_of(relative)
+        try:
+            found = await asyncio.to_thread(_scan, folder, self._follow)
+            if relative and not self._dry_run and not self._selection.only_some:
+                await self._pool.mkdir(remote, exist_ok=True)
+            elif relative and not self._dry_run and any(not entry.is_dir for entry in found):
+                await self._pool.mkdir(remote, parents=True, exist_ok=True)
+            there = await self._there(remote)
+        except (SFTPError, OSError) as error:
+            if not relative:
+                raise
+            self._bad.append(FileResult(remote, folder, error=error))
+            return
+        for entry in found:
+            if not (entry.is_dir or entry.is_file):
+                self._tracker.skipped += 1  # a link or a special file
+                continue
+            known = there.get(entry.name)
+            if known is not None and entry.is_file and known.is_file and self._is_there(entry.attributes, known):
+                if self._selection.wants(self._relative(entry.path), entry.size_bytes):
+                    self._tracker.skipped += 1
+                continue
+            yield entry
+
+    async def _there(self, remote: str) -> dict[str, Attributes]:
+        if self._skip == "never":
+            return {}
+        try:
+            entries = self._pool.list(remote, bad_names="skip")
+            return {entry.name: entry.attributes async for entry in entries}
+        except SFTPFileNotFound:
+            return {}
+
+    def _is_there(self, mine: Attributes, there: Attributes) -> bool:
+        return is_there(self._skip, mine.size_bytes, mine.mtime, there.size_bytes, there.mtime)
+
+    def _order(
+        self, local: str, remote: str, attributes: Attributes, there: Attributes | None
+    ) -> Order | Large | FileResult | None:
+        if there is not None and there.is_file and self._is_there(attributes, there):
+            self._tracker.skipped += 1
+            return None
+        size = attributes.size_bytes or 0
+        self._tracker.find(size)
+        if self._dry_run:
+            self._tracker.would(FileResult(remote, local))
+            return None
+        try:
+            raw = remote_bytes(remote)
+        except SFTPError as error:
+            return FileResult(remote, local, error=error)
+        opens = partial(LocalSource, local, self._follow)
+        make = partial(self._pool._upload, local, remote, raw, opens, mode=None, mtime=True, fsync=self._fsync)
+        if size <= LARGE_BYTES:
+            return Order(remote, local, make)
+
+        async def run() -> Transfer:
+            return await self._pool._run(make())
+
+        return Large(remote, local, run)
+
+
+def _scan(folder: str, follow: bool) -> list[Entry]:
+    """What is in a local folder; a link that is followed counts as the file that it leads to. Blocks: for a thread."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                like = entry.stat(follow_symlinks=False)
+                if follow and stat.S_ISLNK(like.st_mode) and stat.S_ISREG((target := entry.stat()).st_mode):
+                    like = target
+            except OSError:
+                continue  # it has just gone, or leads nowhere
+            found.append(Entry(entry.name, entry.path, _attributes(like)))
+    return found
+
+
+def _attributes(like: os.stat_result) -> Attributes:
+    return Attributes(like.st_size, like.st_mode, int(like.st_mtime))
