@@ -33,7 +33,9 @@ def shown(name: str) -> str:
     value = getattr(Settings(), name)
     if name in COMPUTED:
         return COMPUTED[name]
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`" if value or value == 0 else "empty"
+    if isinstance(value, bool | float):
+        return f"`{value:.10g}`"
+    return f"`{value}`" if value or value == 0 else "empty"
 
 
 def table() -> str:
