@@ -37,6 +37,7 @@
     │   └── CheckpointCorrupt    a stored row cannot be what was written
     ├── HTTPError                carries the method and the URL
     │   ├── HTTPConnectError     no connection: the request was never sent
+    │   │   └── HTTPCertificateError the server's certificate is not one to trust
     │   ├── HTTPConnectionLost   the connection ended before the answer did
     │   ├── HTTPTimeout          no whole answer in time
     │   ├── HTTPStatusError      the answer is an error; carries the status, and how long the server asks to wait
@@ -66,6 +67,7 @@ __all__ = [
     "AsyncWorkerError",
     "CheckpointCorrupt",
     "EmbeddedServerError",
+    "HTTPCertificateError",
     "HTTPConnectError",
     "HTTPConnectionLost",
     "HTTPError",
@@ -289,6 +291,10 @@ class HTTPError(AsyncWorkerError):
 
 class HTTPConnectError(HTTPError):
     """No connection could be made; the request was never sent."""
+
+
+class HTTPCertificateError(HTTPConnectError):
+    """The server's certificate is not one to trust."""
 
 
 class HTTPConnectionLost(HTTPError):

@@ -89,6 +89,7 @@ class HTTPClient:
         Raises:
             HTTPStatusError: The answer is an error, 400 or above; of the last attempt.
             HTTPConnectError: There is no connection, and none can be made.
+            HTTPCertificateError: The server's certificate is not one to trust.
             HTTPConnectionLost: The connection ended before the answer did.
             HTTPTimeout: No whole answer in time.
             HTTPError: Any other failure: a wrong URL, too many redirects.

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
 
-from asyncworker.errors import HTTPConnectError, HTTPConnectionLost, HTTPError, HTTPStatusError, HTTPTimeout
+from asyncworker.errors import (
+    HTTPCertificateError,
+    HTTPConnectError,
+    HTTPConnectionLost,
+    HTTPError,
+    HTTPStatusError,
+    HTTPTimeout,
+)
 from asyncworker.http.retries import retry_after_s
 
 __all__ = ["refusal", "shown", "translated"]
@@ -35,7 +43,8 @@ def translated(request: httpx.Request, timeout_s: float) -> Iterator[None]:
     try:
         yield
     except _NEVER_SENT as exc:
-        raise HTTPConnectError(f"{name}: no connection: {_said(exc)}", **where) from exc
+        kind = HTTPCertificateError if _is_certificate(exc) else HTTPConnectError
+        raise kind(f"{name}: no connection: {_said(exc)}", **where) from exc
     except (httpx.TimeoutException, TimeoutError) as exc:
         raise HTTPTimeout(f"{name}: no whole answer within {timeout_s:g} s", **where) from exc
     except _CANNOT_BE_SENT as exc:
@@ -44,6 +53,13 @@ def translated(request: httpx.Request, timeout_s: float) -> Iterator[None]:
         raise HTTPConnectionLost(f"{name}: the connection ended before the answer did: {_said(exc)}", **where) from exc
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise HTTPError(f"{name}: {_said(exc)}", **where) from exc
+
+
+def _is_certificate(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _said(error: Exception) -> str:

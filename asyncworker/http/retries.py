@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from asyncworker.errors import HTTPConnectError, HTTPConnectionLost, HTTPStatusError, HTTPTimeout
+from asyncworker.errors import HTTPCertificateError, HTTPConnectError, HTTPConnectionLost, HTTPStatusError, HTTPTimeout
 from asyncworker.http.options import Options
 
 __all__ = ["IDEMPOTENT", "can_be_sent_again", "retry_after_s", "retrying"]
@@ -31,8 +31,8 @@ def retrying(options: Options, *, idempotent: bool, repeatable: bool) -> AsyncRe
     """
 
     def again(error: BaseException) -> bool:
-        if isinstance(error, HTTPConnectError):
-            return True  # it was never sent
+        if isinstance(error, HTTPConnectError):  # it was never sent
+            return not isinstance(error, HTTPCertificateError)
         if isinstance(error, HTTPStatusError):
             asked_s = error.retry_after_s or 0.0
             return idempotent and error.status in _STATUS and asked_s <= options.most_wait_s

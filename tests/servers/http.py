@@ -5,14 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["Exchange", "HTTPServer", "running_http_server"]
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+__all__ = ["Exchange", "HTTPServer", "running_http_server", "self_signed"]
 
 #: Longer than any test runs.
 _WAIT_S = 100.0
@@ -90,19 +99,31 @@ class HTTPServer:
 
 
 @contextlib.contextmanager
-def running_http_server() -> Iterator[HTTPServer]:
-    """Run a server on a free port of 127.0.0.1 until the block ends."""
+def running_http_server(tls: ssl.SSLContext | None = None) -> Iterator[HTTPServer]:
+    """Run a server on a free port of 127.0.0.1 until the block ends.
+
+    Args:
+        tls: Speaks TLS by that; ``None``: plain.
+    """
     server = HTTPServer()
 
     class Listener(ThreadingHTTPServer):
         daemon_threads = False  # they are waited for
         request_queue_size = 512
 
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            if tls is not None:  # in the connection's own thread: the client may not like it
+                request = tls.wrap_socket(request, server_side=True)
+            try:
+                super().finish_request(request, client_address)
+            finally:
+                request.close()
+
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A client may go away at any time."""
 
     listener = Listener(("127.0.0.1", 0), _handler(server))
-    server.url = f"http://127.0.0.1:{listener.server_address[1]}"
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.server_address[1]}"
     thread = threading.Thread(target=listener.serve_forever, args=(0.02,), name="http-server")
     thread.start()
     try:
@@ -157,3 +178,30 @@ def _handler(server: HTTPServer) -> type[BaseHTTPRequestHandler]:
             """The test says what matters."""
 
     return Handler
+
+
+def self_signed(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """Make a certificate for 127.0.0.1; returns what a server needs, and the file that a client trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    public, private = folder / "server.crt", folder / "server.key"
+    public.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(public, private)
+    return context, public

@@ -1,13 +1,21 @@
 import asyncio
 import pickle
+from pathlib import Path
 
 import pytest
 
 from asyncworker import http
-from asyncworker.errors import HTTPConnectError, HTTPError, HTTPStatusError, HTTPTimeout
+from asyncworker.errors import (
+    HTTPCertificateError,
+    HTTPConnectError,
+    HTTPError,
+    HTTPStatusError,
+    HTTPTimeout,
+    SettingsError,
+)
 from asyncworker.resources import lifetimes
 from tests.integration.http.conftest import Connect
-from tests.servers.http import Exchange, HTTPServer
+from tests.servers.http import Exchange, HTTPServer, running_http_server, self_signed
 from tests.servers.ports import free_port
 
 
@@ -112,8 +120,29 @@ async def test_one_client_a_service_and_options(server: HTTPServer) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_a_certificate_file_that_is_missing_is_a_settings_error() -> None:
-    from asyncworker.errors import SettingsError
+async def test_certificates_are_checked(tmp_path: Path) -> None:
+    tls, trusted = self_signed(tmp_path)
+    with running_http_server(tls) as server:
+        server.on("/orders", echo)
+        async with await http.open_client(server.url, verify=trusted) as client:
+            assert (await client.get("/orders")).json()["method"] == "GET"
+        connected = server.connected
+        async with await http.open_client(server.url) as client:
+            with pytest.raises(HTTPCertificateError, match="self-signed certificate"):
+                await client.get("/orders")
+        async with await http.open_client(server.url, verify=False) as client:
+            assert (await client.get("/orders")).json()["method"] == "GET"
+        assert server.connected == connected + 1
+        assert len(server.seen) == 2
 
+
+async def test_by_a_proxy(server: HTTPServer) -> None:
+    server.on("/orders", echo)
+    async with await http.open_client("http://shop.invalid", proxy=server.url) as client:
+        assert (await client.get("/orders")).json()["method"] == "GET"
+    assert server.seen[0].headers["Host"] == "shop.invalid"
+
+
+async def test_a_certificate_file_that_is_missing_is_a_settings_error() -> None:
     with pytest.raises(SettingsError, match="verify is '/no/such/file'"):
         await http.open_client("https://example.com", verify="/no/such/file")
