@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx
 from tenacity import AsyncRetrying
 
-from asyncworker.errors import SettingsError
+from asyncworker.errors import HTTPError, SettingsError
 from asyncworker.http.failures import refusal, shown, translated
 from asyncworker.http.hosts import Hosts
 from asyncworker.http.options import Options
@@ -172,7 +172,10 @@ class HTTPClient:
 
         Returns the answer, what gives back connection and permit, and when by the loop's clock its time is over.
         """
-        request = self._client.build_request(method.upper(), url, **arguments)
+        try:
+            request = self._client.build_request(method.upper(), url, **arguments)
+        except httpx.InvalidURL as exc:
+            raise HTTPError(f"{method.upper()} {url!r:.200}: {exc}", method=method.upper()) from None
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._hosts.turn(request.url))
             give_up_at = asyncio.get_running_loop().time() + self.options.timeout_s

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from asyncworker.errors import SettingsError
@@ -65,7 +66,32 @@ async def _open(options: Options) -> AsyncEngine:
     if options.sqlite:
         event.listen(made.sync_engine, "connect", _set_up_sqlite)
         event.listen(made.sync_engine, "begin", _begin_sqlite)
+    else:
+        _check_when_idle(made, options.check_after_s)
     return made
+
+
+def _check_when_idle(engine: AsyncEngine, after_s: float) -> None:
+    """Ask a connection for a sign of life, if nobody used it for so long.
+
+    SQLAlchemy's own ``pool_pre_ping`` asks before each use: three more round trips to PostgreSQL.
+    """
+    dialect: Any = engine.dialect
+
+    def returned(_connection: Any, record: Any) -> None:
+        record.info["idle_since_s"] = time.monotonic()
+
+    def taken(connection: Any, record: Any, _proxy: Any) -> None:
+        idle_since_s = record.info.pop("idle_since_s", None)
+        if idle_since_s is None or time.monotonic() - idle_since_s < after_s:
+            return
+        try:
+            dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error as exc:
+            raise InvalidatePoolError(str(exc)) from exc  # the others died with it
+
+    event.listen(engine.sync_engine, "checkin", returned)
+    event.listen(engine.sync_engine, "checkout", taken)
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

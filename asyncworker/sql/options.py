@@ -27,6 +27,7 @@ class Options:
         wait_s: Seconds that a task waits for one to come free.
         connect_timeout_s: Seconds for a connection to be ready; on SQLite, for a lock to come free.
         most_age_s: A connection that is older is not used again.
+        check_after_s: One that was idle for longer is asked for a sign of life before it is used.
         application_name: What PostgreSQL calls these connections.
     """
 
@@ -35,6 +36,7 @@ class Options:
     wait_s: float = 30.0
     connect_timeout_s: float = 30.0
     most_age_s: float = 1800.0
+    check_after_s: float = 5.0
     application_name: str = "asyncworker"
 
     def __post_init__(self) -> None:
@@ -45,6 +47,8 @@ class Options:
         for name in ("wait_s", "connect_timeout_s", "most_age_s"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"SQL {name} is {getattr(self, name)!r}: more than 0 is needed")
+        if not self.check_after_s >= 0:
+            raise SettingsError(f"SQL check_after_s is {self.check_after_s!r}: 0 or more is needed")
 
     @classmethod
     def of(cls, url: str | URL, **others: Any) -> Options:
@@ -87,5 +91,4 @@ class Options:
             "pool_timeout": self.wait_s,
             "pool_recycle": self.most_age_s,
             "pool_use_lifo": True,
-            "pool_pre_ping": not self.sqlite,
         }

@@ -79,9 +79,10 @@ async def test_one_engine_a_database_and_options(url: str) -> None:
     assert engines[0].pool.checkedin() == 0  # type: ignore[attr-defined]
 
 
-async def test_cancelled_at_any_moment_it_leaves_no_connection_behind(pg_url: str) -> None:
+@pytest.mark.parametrize("check_after_s", [5.0, 0.0])
+async def test_cancelled_at_any_moment_it_leaves_no_connection_behind(pg_url: str, check_after_s: float) -> None:
     """As the server counts them."""
-    engine = await sql.open_engine(pg_url, connections=3, application_name="cancelled")
+    engine = await sql.open_engine(pg_url, connections=3, application_name="cancelled", check_after_s=check_after_s)
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cancelled'"
     chance = random.Random(17)
 
@@ -100,6 +101,28 @@ async def test_cancelled_at_any_moment_it_leaves_no_connection_behind(pg_url: st
         while (await connection.execute(text(count))).scalar_one() > 3:
             await asyncio.sleep(0.02)
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    await engine.dispose()
+
+
+async def test_a_thousand_tasks_share_ten_connections(pg_url: str) -> None:
+    """Each counts them at the server."""
+    engine = await sql.open_engine(pg_url, connections=10, wait_s=100, application_name="many")
+    statement = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'many'")
+
+    async def count() -> int:
+        async with engine.connect() as connection:
+            return int((await connection.execute(statement)).scalar_one())
+
+    counts = await asyncio.gather(*(count() for _ in range(1000)))
+    assert 1 < max(counts) <= 10
+    await engine.dispose()
+
+
+async def test_a_connection_that_died_while_it_was_idle_is_not_used(pg_url: str, postgres: Postgres) -> None:
+    engine = await sql.open_engine(pg_url, connections=2, check_after_s=0)
+    for _ in range(3):
+        assert [row async for row in sql.stream_rows(engine, "SELECT 1 AS one")] == [{"one": 1}]
+        await postgres.drop_connections_async()
     await engine.dispose()
 
 
