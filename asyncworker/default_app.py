@@ -18,6 +18,7 @@ from kombu.utils.compat import detect_environment
 
 from asyncworker.errors import AsyncWorkerError, SettingsError
 from asyncworker.iterate import mark_records
+from asyncworker.metrics import check_metrics, start_metrics, stop_metrics
 from asyncworker.settings import Settings, load_settings
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.worker.fast import use_fast_broker
@@ -90,6 +91,8 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
     importlib.import_module("asyncworker.worker.control")
     connect: Any = functools.partial(Signal.connect, weak=False)
     connect(signals.import_modules, _import_tasks, sender=app, dispatch_uid=f"asyncworker-{id(app)}")
+    connect(signals.worker_ready, _start_metrics, dispatch_uid="asyncworker-metrics")
+    connect(signals.worker_shutdown, _stop_metrics, dispatch_uid="asyncworker-metrics")
     # Its sender is a host name: once for all apps.
     connect(signals.celeryd_init, _check_worker, dispatch_uid="asyncworker")
     return app
@@ -198,6 +201,14 @@ def _where(exc: BaseException) -> str:
     return f" (at {last.tb_frame.f_code.co_filename}:{last.tb_lineno})"
 
 
+def _start_metrics(sender: Any, **_: Any) -> None:
+    start_metrics(sender, load_settings(conf=sender.app.conf))
+
+
+def _stop_metrics(**_: Any) -> None:
+    stop_metrics()
+
+
 def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
     """Before a worker starts: its settings, and its broker. What cannot work ends it with one line.
 
@@ -213,6 +224,7 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
     try:
         settings = load_settings(conf=app.conf)
         check_environment()
+        check_metrics(settings)
         _check_broker(app, settings.broker_wait_s)
         code = supervise(instance, options or {}, settings)
         use_fast_broker(app, settings)

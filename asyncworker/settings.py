@@ -84,6 +84,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A worker takes messages from Redis in batches, by a transport of its own; off: one by one, by kombu's."""
     fast_results: bool = False
     """A worker stores successful results in Redis in batches, on one connection; off: one by one, as Celery does."""
+    statsd: str = ""
+    """Where metrics go once a second, as ``HOST`` or ``HOST:PORT``; empty: nowhere."""
+    statsd_prefix: str = "asyncworker"
+    """Before each name; ``{node}`` in it is the worker's own, so that several do not overwrite each other's gauges."""
+    prometheus_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """A page for Prometheus on this port, with ``--processes`` on this one and those after it; 0: none."""
+    prometheus_address: str = "127.0.0.1"
+    """Where that page listens."""
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
 

@@ -9,9 +9,13 @@ from typing import Any, Protocol
 import msgspec
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.counters import counter
 from asyncworker.errors import AsyncWorkerError
 from asyncworker.iterate.keys import Keys
 from asyncworker.store import ItemFailure, Progress, RunState
+
+#: Of what items come to, in the order of a tally.
+COUNTED = ("done", "skipped", "failed", "retried", "resumed")
 
 __all__ = ["MemoryRecorder", "Recorder", "Stop", "Tally"]
 
@@ -74,6 +78,7 @@ class Tally:
         self._failed = 0
         self._retried = 0
         self._resumed = 0
+        self._counted = (self._done, self._skipped, 0, 0, 0)
 
     def retried(self) -> None:
         """An attempt failed, and the item will be tried again."""
@@ -92,8 +97,17 @@ class Tally:
             updated_at=at,
         )
 
+    def count(self) -> None:
+        """Let the metrics know what is new since the last time."""
+        now = (self._done, self._skipped, self._failed, self._retried, self._resumed)
+        for name, value, before in zip(COUNTED, now, self._counted, strict=True):
+            if value > before:
+                counter(f"items.{name}", task=self._base.task).add(value - before)
+        self._counted = now
+
     def _ended(self, state: RunState, complete: bool, total: int | None, error: str, at: datetime) -> None:
         """Take over how the run ended."""
+        self.count()
         self._base = msgspec.structs.replace(
             self._base,
             state=state,

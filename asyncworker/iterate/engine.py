@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.counters import Summary, are_read, summary
 from asyncworker.errors import (
     AsyncWorkerError,
     ItemTimeout,
@@ -107,6 +108,10 @@ class _Engine:
         self._ready: deque[Work] = deque()
         self._turns = Turns()
         self._intake = Intake(source, options.key, recorder, self._turns, self._fail)
+        #: Of each attempt, where anybody reads it.
+        self._durations = summary("item.duration", task=recorder.progress().task) if are_read() else None
+        if self._durations is not None:
+            self._call = _timed(self._call, self._durations)
         self._failures: list[ItemFailure] = []
         self._exceptions: list[BaseException] = []
         self._failed = 0
@@ -342,6 +347,17 @@ class _Engine:
             self._stopped_by = f"stopped: more than {most} items failed"
         if self._stopped_by:
             self._stop(None)
+
+
+def _timed(call: Call, durations: Summary) -> Call:
+    async def timed(row: Row) -> Any:
+        began_s = monotonic()
+        try:
+            return await call(row)
+        finally:
+            durations.add(monotonic() - began_s)
+
+    return timed
 
 
 def _is_being_closed() -> bool:

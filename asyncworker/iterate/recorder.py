@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.counters import counter
 from asyncworker.errors import AsyncWorkerError, RunCancelled, StoreError
 from asyncworker.iterate.checkpoint import Stop, Tally
 from asyncworker.iterate.keys import Keys
@@ -20,6 +21,8 @@ from asyncworker.store.large import put_aside
 __all__ = ["StoreRecorder"]
 
 logger = logging.getLogger(__name__)
+
+_flushes = counter("checkpoint.flushes")
 
 
 class StoreRecorder(Tally):
@@ -246,6 +249,7 @@ class StoreRecorder(Tally):
             clock=self._clock,
         )
         self._unwritten = None
+        _flushes.add()
         self._written_at = self._clock.monotonic()
         self.full = False
         self._room.set()
@@ -265,6 +269,7 @@ class StoreRecorder(Tally):
 
     def _batch(self, state: RunState, complete: bool, total: int | None, error: str, at: datetime) -> Batch:
         """Take what is new since the last one."""
+        self.count()
         results, self._results, self._results_bytes = self._results, [], 0
         failures, self._failures = self._failures, []
         self._changed = False

@@ -10,6 +10,7 @@ from typing import Any
 from celery.exceptions import Ignore
 from kombu.utils.json import dumps
 
+from asyncworker.counters import counter
 from asyncworker.errors import StoreError, TooManyDeliveries
 from asyncworker.settings import Settings
 from asyncworker.store import DeadLetter, Deliveries, Start, shared_store
@@ -19,6 +20,8 @@ from asyncworker.worker.leases import LeaseKeeper
 __all__ = ["DeliveryGuard"]
 
 logger = logging.getLogger(__name__)
+
+_redeliveries = counter("redeliveries")
 
 
 class DeliveryGuard:
@@ -46,6 +49,7 @@ class DeliveryGuard:
         Returns:
             What to report in the place of running it: ``Ignore`` where it is done, or that it was begun too often.
         """
+        _redeliveries.add()
         if job.late and not await self._leases.wait_for_holder(job):
             logger.info("%s was finished by another delivery of it", job)
             return Ignore("finished by another delivery")

@@ -37,6 +37,7 @@ class Job(LiveJob):
         settled: Its code has ended; no lease is taken for it any more.
         still_held: Asks the store whether it does.
         counted: Its beginning was counted, and is to be forgotten when it ends.
+        succeeded: It came to its end, and that was no failure.
         started: Its code was given to the loop or to a thread.
         abandoned: Its outcome was already reported (hard limit, revoked); what it still returns is ignored.
         terminated: It was cancelled by revoke.
@@ -66,6 +67,7 @@ class Job(LiveJob):
         self.timeout_s = timeout_s
         self.interrupt = Interrupt()
         self.started = False
+        self.succeeded = False
         self.counted = False
         self.late = False
         self.leased = False

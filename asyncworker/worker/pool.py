@@ -20,6 +20,7 @@ from asyncworker.loop import Watchdog, get_loop_thread, live_jobs
 from asyncworker.loop.thread import set_io_threads
 from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
+from asyncworker.worker import account
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.health import BEAT_S, HealthFile
 from asyncworker.worker.job import Job
@@ -93,6 +94,21 @@ class AsyncPool(BasePool):
     def loop_lag_s(self) -> float:
         """How long the loop has owed the watchdog a sign of life."""
         return self._watchdog.lag_s
+
+    @property
+    def loop_stalls(self) -> int:
+        """How often the loop has been blocked."""
+        return self._watchdog.stalls
+
+    @property
+    def in_flight(self) -> int:
+        """How many tasks run."""
+        return len(self._jobs)
+
+    @property
+    def zombies(self) -> int:
+        """How many of them do not end after being cancelled."""
+        return len(self._zombies)
 
     # -- what Celery asks of a pool ------------------------------------------------------------------------------
 
@@ -234,6 +250,7 @@ class AsyncPool(BasePool):
             timer = self._timer.call_after(job.timeout_s, lambda: self._outbox.put(lambda: self._time_out(job)))
             job.timers.append(timer)
         job.started = True
+        account.began(job)
         self._runner.start(job, on_loop=job.name in self._async_names)
 
     def _finished(self, job: Job, report: Callable[[], Any]) -> None:
@@ -242,6 +259,7 @@ class AsyncPool(BasePool):
         live_jobs.pop(job.pid, None)
         self._jobs.pop(job.pid, None)
         self._zombies.discard(job.pid)
+        account.ended(job)
         try:
             if job.terminated:
                 job.on_error(exception_info(Terminated(0)))

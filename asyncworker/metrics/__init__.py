@@ -1,0 +1,9 @@
+"""What is counted goes out: once a second to statsd, and whenever it is asked for to Prometheus.
+
+Files: names (every metric, its unit and meaning), standing (gauges of this worker, its limits and pools), statsd,
+prometheus, running (what a worker starts and stops).
+"""
+
+from asyncworker.metrics.running import check_metrics, start_metrics, stop_metrics
+
+__all__ = ["check_metrics", "start_metrics", "stop_metrics"]

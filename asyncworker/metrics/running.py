@@ -1,0 +1,77 @@
+"""What a worker starts to have its metrics go out, and stops at its end."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from asyncworker.counters import collect_with, read_from_now_on
+from asyncworker.errors import SettingsError
+from asyncworker.metrics.prometheus import PrometheusPage
+from asyncworker.metrics.standing import limits_standing, pools_standing, worker_standing
+from asyncworker.metrics.statsd import StatsdSender
+from asyncworker.settings import Settings
+
+__all__ = ["check_metrics", "start_metrics", "stop_metrics"]
+
+logger = logging.getLogger(__name__)
+
+STATSD_PORT = 8125
+
+_running: list[StatsdSender | PrometheusPage] = []
+
+
+def check_metrics(settings: Settings) -> tuple[str, int]:
+    """Return statsd's host and port; an empty host where there is none.
+
+    Raises:
+        SettingsError: It cannot be one.
+    """
+    host, colon, port = settings.statsd.rpartition(":")
+    if not colon:
+        return settings.statsd, STATSD_PORT
+    if not (host and port.isdigit() and 0 < int(port) < 65536):
+        raise SettingsError(f"statsd is {settings.statsd!r}: expected HOST or HOST:PORT")
+    return host, int(port)
+
+
+def start_metrics(worker: Any, settings: Settings) -> None:
+    """Start what the settings ask for; once a process.
+
+    Args:
+        worker: Celery's consumer.
+        settings: ``statsd``, ``statsd_prefix``, ``prometheus_port``, ``prometheus_address``.
+    """
+    collect_with("worker", lambda: worker_standing(worker))
+    if _running or not (settings.statsd or settings.prometheus_port):
+        return
+    collect_with("limits", limits_standing)
+    collect_with("pools", pools_standing)
+    read_from_now_on()
+    host, port = check_metrics(settings)
+    node = str(worker.hostname)
+    if host:
+        prefix = settings.statsd_prefix.replace("{node}", "".join(c if c.isalnum() else "_" for c in node))
+        sender = StatsdSender(host, port, prefix)
+        sender.start()
+        _running.append(sender)
+    if settings.prometheus_port:
+        page_port = settings.prometheus_port + _place_of(worker)
+        try:
+            _running.append(PrometheusPage(page_port, settings.prometheus_address))
+        except OSError as exc:
+            # A worker without a page is worth more than no worker.
+            logger.error("no page for Prometheus on %s:%d: %s", settings.prometheus_address, page_port, exc)
+
+
+def stop_metrics() -> None:
+    """Send what is left, and stop."""
+    while _running:
+        _running.pop().stop()
+
+
+def _place_of(worker: Any) -> int:
+    """Return the place of a worker among those of one ``--processes``, which are called ``name-1`` to ``name-N``."""
+    if getattr(worker.controller, "options", {}).get("supervised") is None:
+        return 0
+    return int(str(worker.hostname).partition("@")[0].rpartition("-")[2]) - 1

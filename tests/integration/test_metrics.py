@@ -1,0 +1,82 @@
+"""The metrics of a real worker: what ran is what arrives, and a host without a name holds up nothing."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from asyncworker.metrics.names import full_names
+from tests.integration import tasks
+from tests.servers.ports import free_port
+from tests.servers.statsd import running_statsd
+from tests.servers.worker import Worker
+
+GET_S = 60.0
+MODULE = tasks.__name__
+
+
+def test_what_ran_is_what_arrives(client: Celery[Any], worker: Callable[..., Worker], tmp_path: Path) -> None:
+    page_port = free_port()
+    with running_statsd() as statsd:
+        running = worker(
+            MODULE,
+            "-c",
+            "5",
+            env={
+                "ASYNCWORKER_STATSD": f"127.0.0.1:{statsd.port}",
+                "ASYNCWORKER_STATSD_PREFIX": "{node}.aw",
+                "ASYNCWORKER_PROMETHEUS_PORT": str(page_port),
+            },
+        )
+        gate = tmp_path / "gate"
+        waiting = client.tasks["t.gated"].delay(10, str(gate))
+        later = client.tasks["t.add"].apply_async((1, 1), countdown=3600)
+        at = "worker_test.aw."
+        statsd.wait_until(
+            lambda: (
+                statsd.gauges.get(f"{at}executor.running_tasks") == 1
+                and statsd.gauges.get(f"{at}executor.open_slots") == 4
+                and statsd.gauges.get(f"{at}ti.scheduled") == 1
+            )
+        )
+        with urllib.request.urlopen(f"http://127.0.0.1:{page_port}/metrics", timeout=GET_S) as answer:
+            text = answer.read().decode()
+        assert "asyncworker_executor_open_slots 4.0" in text
+        assert 'asyncworker_ti_start_total{task="t.gated"} 1.0' in text
+
+        gate.touch()
+        waiting.get(timeout=GET_S)
+        for result in [client.tasks["t.add"].delay(1, n) for n in range(20)]:
+            result.get(timeout=GET_S)
+        client.tasks["t.fail"].delay().get(timeout=GET_S, propagate=False)
+        run = client.tasks["t.picky"].partial().options(concurrency=10).iterate(number=range(50)).delay()
+        run.get(timeout=GET_S, propagate=False)
+        later.revoke()
+        assert running.stop() == 0  # sends what is left
+
+        sums = statsd.counters
+        statsd.wait_until(lambda: sums[f"{at}ti.finish.t_add.success"] == 20)
+        assert sums[f"{at}ti.start.t_add"] == 20
+        assert sums[f"{at}task.duration.count.t_add"] == 20
+        assert sums[f"{at}ti.finish.t_fail.other"] == 1
+        assert sums[f"{at}items.done.t_picky"] == 45
+        assert sums[f"{at}items.failed.t_picky"] == 5
+        assert sums[f"{at}item.duration.count.t_picky"] == 50
+        assert sums[f"{at}checkpoint.flushes"] > 0
+        # Nothing is sent that the table does not know.
+        known = full_names()
+        for sent in [*sums, *statsd.gauges]:
+            name = sent.removeprefix(at)
+            assert any(name == each or name.startswith(f"{each}.") for each in known), sent
+
+
+def test_a_host_without_a_name_holds_up_nothing(client: Celery[Any], worker: Callable[..., Worker]) -> None:
+    running = worker(MODULE, env={"ASYNCWORKER_STATSD": "statsd.invalid:8125"})
+    results = [client.tasks["t.add"].delay(1, n) for n in range(20)]
+    assert [result.get(timeout=GET_S) for result in results] == [1 + n for n in range(20)]
+    running.wait_for_log("statsd at statsd.invalid:8125 cannot be reached, metrics wait")
+    assert running.stop() == 0
