@@ -43,11 +43,11 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(event: Callable[[], object], count: int) -> float:
-    """Return events a second."""
-    begun = time.perf_counter()
+    """Return events a second of this thread's own processor time: what others do meanwhile is not their cost."""
+    begun = time.thread_time()
     for _ in range(count):
         event()
-    return count / (time.perf_counter() - begun)
+    return count / (time.thread_time() - begun)
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
             "prometheus_client, Counter.inc": page.inc,
             "statsd, incr": lambda: client.incr("events"),
         }
-        rows = {name: Measured(name, "events_per_s", "events/s", f"{given.events:,} events") for name in competitors}
+        rows = {name: Measured(name, "events_per_cpu_s", "events/CPU s", f"{given.events:,} events") for name in competitors}
         for _ in range(given.rounds):
             for name, event in competitors.items():
                 # A system call an event: a tenth of them is enough.

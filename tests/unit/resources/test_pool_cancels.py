@@ -142,6 +142,7 @@ async def whatever_happens(steps: list[tuple[str, int]], size: int, min_idle: in
                 end = ends[live[how % len(live)]]
                 if not end.done():
                     end.set_exception(ConnectionResetError()) if what == "fail" else end.set_result(None)
+                    end.exception()  # nobody may ever look
             elif what == "pass":
                 for _ in range(how):
                     await asyncio.sleep(0)
