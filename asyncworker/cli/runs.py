@@ -123,7 +123,15 @@ def resume(app: Any, run_id: str) -> None:
     click.echo(f"run {run_id}: sent again, {progress.done:,} items are done")
 
 
-runs.add_command(click.Command("retry-failed", callback=resume.callback, params=resume.params, help=resume.help))
+@runs.command("retry-failed")
+@click.argument("run_id")
+@click.pass_obj
+def retry_failed(app: Any, run_id: str) -> None:
+    """Run the failed items of a complete run once more, and no others."""
+    result, progress = _known(app, run_id)
+    result.retry_failed()
+    told = f"sent again, {progress.failed:,} items had failed" if progress.failed else "nothing failed, nothing is sent"
+    click.echo(f"run {run_id}: {told}")
 
 
 def _known(app: Any, run_id: str) -> tuple[IterateResult, RunProgress]:

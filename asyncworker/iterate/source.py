@@ -27,9 +27,11 @@ class Source:
         kind: ``product``, ``zip`` or ``rows``.
         name: Names it in errors and logs.
         first_index: Index of its first row: not 0 where it is part of another source.
+        limit: No more rows than this are read; ``None``: all.
     """
 
     first_index = 0
+    limit: int | None = None
 
     def __init__(self, kind: Literal["product", "zip", "rows"], columns: list[Column]) -> None:
         self.kind = kind
@@ -84,6 +86,12 @@ class Source:
 
         Whoever opens a source closes the iterator.
         """
+        opened = self._open()
+        if self.limit is None:
+            return opened
+        return _first_async(opened, self.limit) if isinstance(opened, AsyncIterator) else _first(opened, self.limit)
+
+    def _open(self) -> Iterator[Row] | AsyncIterator[Row]:
         if self.kind == "rows":
             return self._rows_async() if self.is_async else self._rows_sync()
         if self.kind == "zip":
@@ -241,6 +249,29 @@ def source_of_rows(rows: Any) -> Source:
     if isinstance(rows, Mapping):
         raise SourceError(f"rows is one mapping ({type(rows).__name__}); give an iterable of mappings")
     return make_source("rows", [column_of("rows", rows)])
+
+
+def _first(rows: Iterator[Row], count: int) -> Iterator[Row]:
+    try:
+        yield from itertools.islice(rows, count)
+    finally:
+        close = getattr(rows, "close", None)
+        if close is not None:
+            close()
+
+
+async def _first_async(rows: AsyncIterator[Row], count: int) -> AsyncIterator[Row]:
+    try:
+        for _ in range(count):
+            try:
+                row = await anext(rows)
+            except StopAsyncIteration:
+                return
+            yield row
+    finally:
+        close = getattr(rows, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def _checked_row(row: Any, number: int) -> Row:

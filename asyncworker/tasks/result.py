@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from celery.result import AsyncResult
 from kombu.utils.json import loads
 
-from asyncworker.errors import RunNotFound
+from asyncworker.errors import RunError, RunNotFound
 from asyncworker.iterate import ItemFailure, Order, Page, Progress, pages_of
 from asyncworker.loop import get_loop_thread, off_loop_async
 from asyncworker.settings import load_settings
 from asyncworker.store import Store, shared_store
+from asyncworker.tasks.forgetting import forget_outcome
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.payloads import decode
 
@@ -67,8 +68,22 @@ class IterateResult(_AsyncResult):
         return self
 
     def retry_failed(self) -> IterateResult:
-        """Run the failed items of a run once more; those that are done stay done."""
-        return self.resume()
+        """Run the failed items of a complete run once more, and no others; where none failed, nothing is sent.
+
+        What a source that is a task yields beyond its former end is not run. With ``key=``, by which items may move,
+        it is.
+
+        Returns:
+            This result; ``get()`` waits for the new outcome.
+
+        Raises:
+            RunNotFound: No worker has ever begun the run.
+            RunError: The run has not ended, or ended before each item was run: `resume` is for those.
+        """
+        failed = _wait(_on_our_loop(self._failed_request()))
+        if failed is not None:
+            self._send_again(*failed)
+        return self
 
     async def aprogress(self) -> Progress:
         """Awaitable twin of :meth:`progress`."""
@@ -89,6 +104,13 @@ class IterateResult(_AsyncResult):
     async def aresume(self) -> IterateResult:
         """Awaitable twin of :meth:`resume`."""
         await off_loop_async(self._send_again, await _on_our_loop(self._stored_request()))
+        return self
+
+    async def aretry_failed(self) -> IterateResult:
+        """Awaitable twin of :meth:`retry_failed`."""
+        failed = await _on_our_loop(self._failed_request())
+        if failed is not None:
+            await off_loop_async(self._send_again, *failed)
         return self
 
     async def stream(self, *, order: Order = "index") -> AsyncIterator[tuple[int, Any]]:
@@ -151,13 +173,30 @@ class IterateResult(_AsyncResult):
     async def _stored_request(self) -> bytes:
         return await (await self._store()).request_of(self.id)
 
-    def _send_again(self, request: bytes) -> None:
+    async def _failed_request(self) -> tuple[bytes, int | None] | None:
+        store = await self._store()
+        progress = await store.progress(self.id)
+        if not progress.ended:
+            raise RunError(f"run {self.id} is {progress.state}: its failed items can be run again once it has ended")
+        if not progress.complete:
+            raise RunError(
+                f"run {self.id} of {progress.task} was not run to its end ({progress.state}: {progress.error}): "
+                f"{progress.failed:,} items failed, and others were never run; resume() runs both"
+            )
+        if not progress.failed:
+            return None
+        request = await store.request_of(self.id)
+        keyed = loads(request)["options"].get("key") is not None
+        return request, None if keyed else progress.total
+
+    def _send_again(self, request: bytes, first: int | None = None) -> None:
         # The outcome of the earlier attempt would be taken for that of the new one.
-        self.forget()
-        self.backend.remove_pending_result(self)  # type: ignore[attr-defined]
+        forget_outcome(self)
         # Celery's own start, once more: a promise that was kept cannot be waited for again.
         AsyncResult.__init__(self, self.id, backend=self.backend, app=self.app)
-        self.app.tasks[RUN_ITERATE].apply_async(kwargs={**loads(request), "resume": True}, task_id=self.id)
+        self.app.tasks[RUN_ITERATE].apply_async(
+            kwargs={**loads(request), "resume": True, "first": first}, task_id=self.id
+        )
 
 
 async def _next(pages: AsyncIterator[Page]) -> Page | None:

@@ -76,6 +76,7 @@ async def run_iterate(
     source: dict[str, Any] | None,
     options: dict[str, Any],
     resume: bool = False,
+    first: int | None = None,
 ) -> Any:
     """Run a fan-out to its end, from its checkpoint where it has one.
 
@@ -87,6 +88,7 @@ async def run_iterate(
         source: The wire form of the source.
         options: The wire form of :class:`IterateOptions`.
         resume: Go on from the checkpoint of a run that has ended, too.
+        first: Read only so many rows of the source: what has come since is left alone.
 
     Returns:
         The run's progress as a mapping; with ``results="inline"`` the list of values in the order of the source.
@@ -95,6 +97,7 @@ async def run_iterate(
     request = {"task": task, "partial": partial, "source": source, "options": options}
     settings = load_settings(conf=self.app.conf)
     run = run_of(self.app, str(self.request.id), request, await shared_store(settings), settings)
+    run.source.limit = first
     await keep_house(settings)
     how: dict[str, Any] = {
         "request": dumps(request).encode(),

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from celery import current_task, shared_task
@@ -386,3 +387,19 @@ _at_once = _most_at_once = 0
 @shared_task(name="t.repeat")
 async def repeat(text: str, times: int) -> str:
     return text * times
+
+
+@shared_task(name="t.lines")
+async def lines(path: str) -> Any:
+    """The numbers in a file, which may have grown since it was read last."""
+    for line in (await asyncio.to_thread(Path(path).read_text)).split():
+        yield int(line)
+
+
+@shared_task(name="t.only_if")
+async def only_if(number: int, log: str, gate: str) -> int:
+    """Odd numbers fail until a file is there."""
+    append(log, str(number))
+    if number % 2 and not os.path.exists(gate):  # noqa: PTH110 - one cheap system call
+        raise ValueError(number)
+    return number

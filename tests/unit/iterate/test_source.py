@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -245,3 +246,38 @@ def test_a_fingerprint_tells_sources_and_arguments_apart() -> None:
         source_of({"x": [1, 2]}).fingerprint(b"a").split(".")[0]
         == source_of({"x": [9]}).fingerprint(b"a").split(".")[0]
     )
+
+
+async def test_no_more_is_read_than_the_limit() -> None:
+    pulled: list[int] = []
+    closed: list[str] = []
+
+    def numbers() -> Iterator[int]:
+        try:
+            for number in range(100):
+                pulled.append(number)
+                yield number
+        finally:
+            closed.append("sync")
+
+    async def anumbers() -> AsyncIterator[int]:
+        try:
+            for number in numbers():
+                yield number
+        finally:
+            closed.append("async")
+
+    for make, limit in ((numbers, 3), (anumbers, 3), (numbers, 0), (anumbers, 0), (anumbers, 100), (numbers, 200)):
+        pulled.clear()
+        source = source_of({"x": make()})
+        source.limit = limit
+        found = [row["x"] async for row in source.rows()]
+        assert found == pulled == list(range(min(limit, 100)))
+    source = source_of({"x": anumbers()})
+    source.limit = 50
+    closed.clear()
+    opened: Any = source.open()
+    assert await anext(opened) == {"x": 0}
+    await opened.aclose()
+    while "async" not in closed:
+        await asyncio.sleep(0)
