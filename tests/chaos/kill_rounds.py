@@ -197,8 +197,7 @@ def main() -> None:
         f"{plan.rounds} rounds of {plan.items:,} items on {plan.store}, seed {plan.seed}: {len(ages_s)} kills, "
         f"{again:,} items executed again ({allowed:,} allowed); all results equal those of an undisturbed run. "
         f"{late} kills met a checkpoint older than {EVERY_S} s, the oldest {max(ages_s, default=0.0):.2f} s; "
-        f"{above} rounds were above "
-        f"{plan.cost()} a kill"
+        f"{above} rounds were above {plan.cost()} a kill"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,7 +22,18 @@ from asyncworker.errors import (
     SourceError,
     StoreError,
 )
-from asyncworker.iterate import Drain, RunOutcome, SkipItem, Source, execute_run, make_options, source_of
+from asyncworker.iterate import (
+    Drain,
+    RunOutcome,
+    SkipItem,
+    Source,
+    TaskSource,
+    execute_run,
+    make_options,
+    source_from_wire,
+    source_of,
+    source_of_rows,
+)
 from asyncworker.iterate.keys import digest_of
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.store import Batch, Bitmap, RunHold, RunRequest, Store, open_store, schema
@@ -61,6 +72,7 @@ class Process:
         self.wrote.set()
         self.dead = False
         self.executed: list[Any] = []
+        self.at_once = self.most_at_once = 0
         self.store = Store(store._engine)
         self.store.write = self.write  # type: ignore[method-assign]
         self._real = store
@@ -73,7 +85,14 @@ class Process:
         return cancel_requested
 
     async def call(self, row: dict[str, Any]) -> Any:
-        value = row["x"]
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return await self.work(row["x"])
+        finally:
+            self.at_once -= 1
+
+    async def work(self, value: int) -> Any:
         for _ in range(value % 3):
             await asyncio.sleep(0)
         if self.left is not None:
@@ -119,62 +138,93 @@ async def rows_of(values: list[int]) -> AsyncIterator[int]:
             await asyncio.sleep(0)
 
 
+async def row_dicts_of(values: list[int]) -> AsyncIterator[dict[str, int]]:
+    async for value in rows_of(values):
+        yield {"x": value}
+
+
+def travelled(source: Source) -> Source:
+    """As it is in another process; a task is opened there."""
+    return source_from_wire(source.to_wire(), lambda name, args, kwargs: rows_of(*args))
+
+
+#: Every way to give the same values.
+KINDS: dict[str, Callable[[list[int]], Source]] = {
+    "list": lambda values: source_of({"x": list(values)}),
+    "list that travelled": lambda values: travelled(source_of({"x": values})),
+    "iterator": lambda values: source_of({"x": iter(values)}),
+    "generator": lambda values: source_of({"x": (value for value in values)}),
+    "dict": lambda values: source_of({"x": dict.fromkeys(values).keys()}),
+    "async": lambda values: source_of({"x": rows_of(values)}),
+    "task": lambda values: travelled(source_of({"x": TaskSource("numbers", (values,))})),
+    "rows": lambda values: source_of_rows([{"x": value} for value in values]),
+    "async rows": lambda values: source_of_rows(row_dicts_of(values)),
+    "product": lambda values: source_of({"x": values, "y": [None]}),
+    "zip": lambda values: source_of({"x": values, "y": iter(values)}, mode="zip"),
+}
+
 #: Long ones are as likely as short ones, which lists() would not give.
 SOURCES = st.builds(
     lambda seed, count: random.Random(seed).sample(range(200), count), st.integers(0, 1000), st.integers(0, 100)
 )
 
 
-@settings(deadline=None, max_examples=30)
-@given(
+async def killed_and_resumed(
+    store: Store, values: list[int], kills: list[int], concurrency: int, kind: str, keyed: bool, data: st.DataObject
+) -> None:
+    """Run, die, and go on, as often as there are kills; then hold what came of it against an undisturbed run."""
+    now = values
+    held: set[int] = set()
+    for dies_after in [*kills, None]:
+        process = Process(store, dies_after)
+        try:
+            outcome = await execute(
+                process.call, KINDS[kind](now), process.store, concurrency=concurrency, key="x" if keyed else None
+            )
+            ended = True
+        except RunTakenOver:
+            ended = False
+        assert process.most_at_once <= concurrency
+        # What the checkpoint holds is not run again, nor is anything run twice by one process.
+        assert not held & set(process.executed)
+        assert len(process.executed) == len(set(process.executed))
+        if ended:
+            break
+        held = await recorded(store, now)
+        if keyed:
+            # Re-ordered, with some gone and some new: what is known by its key does not mind.
+            now = data.draw(SOURCES)
+    results, skipped, failing = undisturbed(now)
+    assert await results_of(store) == results
+    assert [failure.index for failure in await store.errors("run")] == failing
+    progress = outcome.progress
+    assert (progress.done, progress.skipped, progress.failed) == (len(results), skipped, len(failing))
+    assert (progress.total, progress.complete) == (len(now), True)
+    assert progress.settled == len(now)
+    stored = await store.progress("run")
+    assert stored == progress
+
+
+#: What decides a run, for any database.
+killings = given(
     values=SOURCES,
     kills=st.lists(st.integers(0, 40), max_size=4),
     concurrency=st.integers(1, 20),
-    kind=st.sampled_from(["list", "async"]),
+    kind=st.sampled_from(sorted(KINDS)),
     keyed=st.booleans(),
     data=st.data(),
 )
-def test_a_run_killed_and_resumed_equals_an_undisturbed_one(
-    values: list[int], kills: list[int], concurrency: int, kind: str, keyed: bool, data: st.DataObject
-) -> None:
+
+
+@settings(deadline=None, max_examples=60)
+@killings
+def test_a_run_killed_and_resumed_equals_an_undisturbed_one(**example: Any) -> None:
     async def scenario(folder: str) -> None:
         store = await open_store(f"sqlite+aiosqlite:///{folder}/store.sqlite")
         try:
-            await attempts(store)
+            await killed_and_resumed(store, **example)
         finally:
             await store.close()
-
-    async def attempts(store: Store) -> None:
-        now = values
-        held: set[int] = set()
-        for dies_after in [*kills, None]:
-            process = Process(store, dies_after)
-            source = source_of({"x": list(now) if kind == "list" else rows_of(now)})
-            try:
-                outcome = await execute(
-                    process.call, source, process.store, concurrency=concurrency, key="x" if keyed else None
-                )
-                ended = True
-            except RunTakenOver:
-                ended = False
-            # What the checkpoint holds is not run again, nor is anything run twice by one process.
-            assert not held & set(process.executed)
-            assert len(process.executed) == len(set(process.executed))
-            if ended:
-                break
-            held = await recorded(store, now)
-            if keyed:
-                # Re-ordered, with some gone and some new: what is known by its key does not mind.
-                now = data.draw(SOURCES)
-        results, skipped, failing = undisturbed(now)
-        assert await results_of(store) == results
-        assert [failure.index for failure in await store.errors("run")] == failing
-        progress = outcome.progress
-        assert (progress.done, progress.skipped, progress.failed) == (len(results), skipped, len(failing))
-        assert (progress.total, progress.complete) == (len(now), True)
-        assert progress.settled == len(now)
-        stored = await store.progress("run")
-        assert stored == progress
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(scenario(folder))
