@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-__all__ = ["Child"]
+__all__ = ["Child", "die_with_owner"]
 
 #: Runs between fork and exec of the child proper: Linux keeps a parent-death signal over exec. A program of its own
 #: and no ``preexec_fn``, because that may deadlock in a process that has threads.
@@ -63,7 +63,7 @@ class Child:
         with contextlib.ExitStack() as files:
             output: IO[bytes] | None = files.enter_context(log.open("ab")) if log is not None else None
             self._process = subprocess.Popen(
-                _die_with_owner(self.args, death_signal),
+                die_with_owner(self.args, death_signal),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output and subprocess.STDOUT,
@@ -144,7 +144,11 @@ class Child:
         self.stop()
 
 
-def _die_with_owner(args: list[str], death_signal: signal.Signals) -> list[str]:
+def die_with_owner(args: list[str], death_signal: signal.Signals = signal.SIGKILL) -> list[str]:
+    """Return the command of a program, given by its absolute path, that the kernel ends with the thread that starts it.
+
+    Where there is no such kernel, that is the program's own command.
+    """
     if sys.platform != "linux":
         return args
     # -I and -S: nothing of the user's environment or site-packages is loaded for these few lines.

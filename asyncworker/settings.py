@@ -133,8 +133,10 @@ def load_settings(env: Mapping[str, str] | None = None, conf: Mapping[str, Any] 
     return Settings(**given)
 
 
-#: Names with our prefix that are read elsewhere: by the demo, by the embedded server, by the tests.
-_OTHER_READERS = frozenset({"demo_pause_s", "redis_server", "tests_fast", "tests_require_servers"})
+#: Names with our prefix that are read elsewhere: the demo, the embedded server, `asyncworker sftp`, the tests.
+_OTHER_READERS = frozenset(
+    {"demo_pause_s", "redis_server", "sftp_passphrase", "sftp_password", "tests_fast", "tests_require_servers"}
+)
 
 
 def _converted(key: str, value: Any, wanted: Any) -> Any:

@@ -65,7 +65,9 @@ def main() -> None:
             "prometheus_client, Counter.inc": page.inc,
             "statsd, incr": lambda: client.incr("events"),
         }
-        rows = {name: Measured(name, "events_per_cpu_s", "events/CPU s", f"{given.events:,} events") for name in competitors}
+        rows = {
+            name: Measured(name, "events_per_cpu_s", "events/CPU s", f"{given.events:,} events") for name in competitors
+        }
         for _ in range(given.rounds):
             for name, event in competitors.items():
                 # A system call an event: a tenth of them is enough.

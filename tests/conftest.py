@@ -39,6 +39,8 @@ ON_PURPOSE: list[tuple[str, set[str]]] = [
     ("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"}),
     # A small file is written by the loop's own thread: another one would cost more than the writing.
     ("sftp/localfile.py", {"__init__", "write", "commit", "discard", "remove", "close"}),
+    # asyncio starts a process on the loop's own thread; the file with the pinned key of a host goes with it.
+    ("sftp/openssh.py", {"_start", "_remove"}),
     # The folders on the way to it are opened, and made, as it comes.
     ("sftp/folders.py", {"folder", "__del__"}),
 ]

@@ -14,6 +14,7 @@ from asyncworker.cli.health import health
 from asyncworker.cli.limits import limits
 from asyncworker.cli.processes import signals_as_exit
 from asyncworker.cli.runs import runs
+from asyncworker.cli.sftp import sftp
 from asyncworker.cli.top import top
 from asyncworker.errors import AsyncWorkerError
 
@@ -54,3 +55,4 @@ main.add_command(top)
 main.add_command(health)
 main.add_command(dead)
 main.add_command(limits)
+main.add_command(sftp)

@@ -51,6 +51,7 @@ class Connections:
         self._clock = clock
         self._sessions: list[Session] = []
         self._making: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()  # of connections that are lost
         self._waiting: OrderedDict[Job, None] = OrderedDict()  # in order, and any of them leaves in O(1)
         self._allowed = options.connections
         self._retreat_ends = 0.0
@@ -112,6 +113,7 @@ class Connections:
             task.cancel()
         sessions, self._sessions = self._sessions, []
         await asyncio.gather(*making, *(session.close() for session in sessions), return_exceptions=True)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -187,6 +189,9 @@ class Connections:
             self._fail_waiting(error)
 
     def _lost(self, session: Session) -> None:
+        ending = asyncio.get_running_loop().create_task(session.close())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
         if session in self._sessions:
             self._sessions.remove(session)
         if self._waiting:

@@ -10,10 +10,13 @@ from asyncworker.resources import lifetimes
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.connections import Connections
 from asyncworker.sftp.files import Files
-from asyncworker.sftp.options import DEFAULT_KNOWN_HOSTS, Options
+from asyncworker.sftp.openssh import connect_openssh
+from asyncworker.sftp.options import DEFAULT_KNOWN_HOSTS, Options, TransportName
 from asyncworker.sftp.transports import Connect, connect_asyncssh
 
 __all__ = ["SFTPPool", "pool"]
+
+_CONNECTS: dict[str, Connect] = {"asyncssh": connect_asyncssh, "openssh": connect_openssh}
 
 
 class SFTPPool(Files):
@@ -42,6 +45,14 @@ class SFTPPool(Files):
         in_flight: Files at once on one connection at most; the server's own limit of open handles lowers it.
         connect_timeout_s: Seconds for a connection to be ready.
         keepalive_s: Seconds between signs of life; three without an answer and the connection is given up.
+        host_key: The only host key that is taken: a public key (``ssh-ed25519 AAAA...``) or a fingerprint
+            (``SHA256:...``); ``known_hosts`` plays no part then.
+        jump: Hosts on the way, ``user@host:port``, separated by commas; with the same keys and known hosts.
+        compress: Compress what goes over the network: worth it on slow lines only.
+        transport: ``asyncssh`` speaks SSH in this process. ``openssh`` starts the program ``ssh`` for each connection:
+            faster, with the user's own configuration (``ssh_config`` names another), keys and agent, without passwords.
+        password_env: Environment variable that holds the password.
+        passphrase_env: Environment variable that holds the passphrase.
         connect: Another kind of transport.
 
     Raises:
@@ -63,7 +74,13 @@ class SFTPPool(Files):
         in_flight: int = 256,
         connect_timeout_s: float = 30.0,
         keepalive_s: float = 15.0,
-        connect: Connect = connect_asyncssh,
+        host_key: str | None = None,
+        jump: str | None = None,
+        compress: bool = False,
+        transport: TransportName = "asyncssh",
+        password_env: str | None = None,
+        passphrase_env: str | None = None,
+        connect: Connect | None = None,
     ) -> None:
         options = Options.of(
             host,
@@ -78,19 +95,25 @@ class SFTPPool(Files):
             in_flight=in_flight,
             connect_timeout_s=connect_timeout_s,
             keepalive_s=keepalive_s,
+            host_key=host_key,
+            jump=jump,
+            compress=compress,
+            transport=transport,
+            password_env=password_env,
+            passphrase_env=passphrase_env,
         )
         self._setup(options, connect)
 
     @classmethod
-    def from_options(cls, options: Options, connect: Connect = connect_asyncssh) -> Self:
+    def from_options(cls, options: Options, connect: Connect | None = None) -> Self:
         """Make a pool from options that were checked before."""
         made = cls.__new__(cls)
         made._setup(options, connect)
         return made
 
-    def _setup(self, options: Options, connect: Connect) -> None:
+    def _setup(self, options: Options, connect: Connect | None) -> None:
         self.options = options
-        self._connections = Connections(options, connect)
+        self._connections = Connections(options, connect or _CONNECTS[options.transport])
         self._cleaning = set()
 
     def __repr__(self) -> str:

@@ -83,6 +83,8 @@ class Session:
                 await session._ready
         except BaseException as error:
             session._abandon()
+            if session._transport is not None:  # a process, say, that the loop must see the end of
+                await session._transport.close()
             if isinstance(error, TimeoutError):
                 raise SFTPConnectError(
                     f"{options.address}: no SFTP session within {options.connect_timeout_s:g} s", host=options.address
@@ -129,6 +131,9 @@ class Session:
 
     def lost(self, error: Exception | None) -> None:
         """Take that the connection is gone."""
+        if isinstance(error, SFTPError):  # the transport knows better
+            self._end(error)
+            return
         why = f": {error}" if error and str(error) else ""
         self._end(SFTPConnectionLost(f"{self.address}: the connection was lost{why}", host=self.address))
 

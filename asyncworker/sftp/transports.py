@@ -1,7 +1,7 @@
-"""What carries the bytes of a session: today the SSH of asyncssh, through its public interface.
+"""What carries the bytes of a session, and the first kind of it: the SSH of asyncssh, through its public interface.
 
 A transport is two calls, :meth:`Transport.write` and :meth:`Transport.close`, and tells its :class:`Receiver` what
-comes in and that it is over. Another one (the ``ssh`` program) needs a function of the type :data:`Connect`, no more.
+comes in and that it is over. Another one (see ``openssh.py``) needs a function of the type :data:`Connect`, no more.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import asyncssh
 
 from asyncworker.errors import SFTPAuthError, SFTPConnectError, SFTPHostKeyError
-from asyncworker.sftp.options import Options
+from asyncworker.sftp.options import Options, jumps
 
-__all__ = ["Connect", "ConnectionDropped", "Receiver", "Transport", "connect_asyncssh"]
+__all__ = ["CIPHERS", "Connect", "ConnectionDropped", "Receiver", "Transport", "connect_asyncssh"]
 
 #: AES-GCM first: half the time of chacha20 in asyncssh, whose other ciphers stay as a fall-back.
-_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 #: After the kinds of host key that are known. Were only those offered, a server with a key of another kind would hang
 #: up without a word, and nobody would learn that its key has changed.
 _HOST_KEYS = "+ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521,rsa-sha2-512,rsa-sha2-256"
@@ -79,10 +79,13 @@ class _Session(asyncssh.SSHClientSession[bytes]):
 class _Client(asyncssh.SSHClient):
     """Keeps the host key that was refused, for the message."""
 
-    def __init__(self) -> None:
+    def __init__(self, pinned: str | None) -> None:
+        self._pinned = pinned
         self.refused: asyncssh.SSHKey | None = None
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        if self._pinned is not None and self._pinned == key.get_fingerprint():
+            return True
         self.refused = key
         return False
 
@@ -90,8 +93,14 @@ class _Client(asyncssh.SSHClient):
 class AsyncsshTransport:
     """One SSH connection with one channel on it."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, channel: asyncssh.SSHClientChannel[bytes]) -> None:
+    def __init__(
+        self,
+        connection: asyncssh.SSHClientConnection,
+        channel: asyncssh.SSHClientChannel[bytes],
+        way: list[asyncssh.SSHClientConnection],
+    ) -> None:
         self._connection = connection
+        self._way = way
         self._channel = channel
 
     def write(self, data: bytes) -> None:
@@ -101,16 +110,19 @@ class AsyncsshTransport:
     def abort(self) -> None:
         """Drop the connection at once."""
         self._connection.abort()
+        for hop in reversed(self._way):
+            hop.abort()
 
     async def close(self) -> None:
         """Say good-bye, and drop the connection if that takes long."""
         self._channel.close()
-        self._connection.close()
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await self._connection.wait_closed()
+                for connection in (self._connection, *reversed(self._way)):
+                    connection.close()
+                    await connection.wait_closed()
         except TimeoutError:
-            self._connection.abort()
+            self.abort()
 
 
 async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
@@ -124,7 +136,7 @@ async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
         SFTPHostKeyError: The host key is not the known one.
     """
     where = options.address
-    client = _Client()
+    client = _Client(options.host_key)
     try:
         return await _connect(options, client, receiver)
     except asyncssh.HostKeyNotVerifiable as error:
@@ -145,9 +157,18 @@ async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
 
 async def _connect(options: Options, client: _Client, receiver: Receiver) -> AsyncsshTransport:
     known_hosts = await asyncio.to_thread(_read_known_hosts, options)
-    connection = await asyncssh.connect(
-        options.host, options.port, client_factory=lambda: client, **_arguments(options, known_hosts)
-    )
+    arguments = _arguments(options, known_hosts)
+    way: list[asyncssh.SSHClientConnection] = []
+    try:
+        for username, host, port in jumps(options.jump):
+            hop = arguments | ({"username": username} if username else {}) | ({"tunnel": way[-1]} if way else {})
+            way.append(await asyncssh.connect(host, port, client_factory=lambda: client, **hop))
+        arguments |= _pinned(options) | ({"tunnel": way[-1]} if way else {})
+        connection = await asyncssh.connect(options.host, options.port, client_factory=lambda: client, **arguments)
+    except BaseException:
+        for hop_connection in reversed(way):
+            hop_connection.abort()
+        raise
     try:
         channel, _ = await connection.create_session(
             lambda: _Session(receiver),
@@ -158,9 +179,21 @@ async def _connect(options: Options, client: _Client, receiver: Receiver) -> Asy
             request_pty=False,
         )
     except BaseException:
-        connection.abort()
+        for opened in (connection, *reversed(way)):
+            opened.abort()
         raise
-    return AsyncsshTransport(connection, channel)
+    return AsyncsshTransport(connection, channel, way)
+
+
+def _pinned(options: Options) -> dict[str, Any]:
+    if options.host_key is None:
+        return {}
+    if options.host_key.startswith("SHA256:"):
+        return {"known_hosts": ([], [], [])}  # the client compares the fingerprint
+    try:
+        return {"known_hosts": ([asyncssh.import_public_key(options.host_key)], [], [])}
+    except asyncssh.KeyImportError as error:
+        raise ValueError(f"host_key: {error}") from error
 
 
 def _arguments(options: Options, known_hosts: Any) -> dict[str, Any]:
@@ -168,9 +201,9 @@ def _arguments(options: Options, known_hosts: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "config": [options.ssh_config] if options.ssh_config else None,
         "known_hosts": known_hosts,
-        "encryption_algs": _CIPHERS,
+        "encryption_algs": CIPHERS,
         "server_host_key_algs": _HOST_KEYS,
-        "compression_algs": None,
+        "compression_algs": ["zlib@openssh.com", "zlib", "none"] if options.compress else None,
         "agent_forwarding": False,
         "x11_forwarding": False,
         "gss_auth": False,
@@ -207,6 +240,10 @@ def _host_key_error(options: Options, found: asyncssh.SSHKey | None, error: asyn
     where = options.address
     shown = f"{found.get_algorithm()} {found.get_fingerprint()}" if found else str(error)
     port = "" if options.port == 22 else f"-p {options.port} "
+    if options.host_key is not None:
+        return SFTPHostKeyError(
+            f"{where}: the host key is not the one that host_key asks for. Found {shown}.", host=where
+        )
     return SFTPHostKeyError(
         f"{where}: the host key is not the known one, or none is known. Found {shown}; looked in {options.known_hosts}."
         " Ask the server's operator for the fingerprint; only if it is that one, remove the old key from that file and"

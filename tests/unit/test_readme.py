@@ -1,12 +1,16 @@
 """What the README says is what the code does."""
 
+import ast
+import inspect
 import re
 import stat
 import subprocess
 import sys
+import textwrap
 
 from click.testing import CliRunner
 
+from asyncworker import sftp
 from asyncworker.cli import main
 from asyncworker.settings import ENV_PREFIX, Settings
 from tests import settings_table
@@ -24,7 +28,9 @@ def test_the_settings_table_is_that_of_settings_py() -> None:
 
 
 def test_every_setting_is_described_and_named_nowhere_else() -> None:
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.__struct_fields__} | {"ASYNCWORKER_REDIS_SERVER"}
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.__struct_fields__}
+    # Read elsewhere: the path of a program, and secrets that no settings object may hold.
+    known |= {"ASYNCWORKER_REDIS_SERVER", "ASYNCWORKER_SFTP_PASSWORD", "ASYNCWORKER_SFTP_PASSPHRASE"}
     assert set(re.findall(r"ASYNCWORKER_\w+", README)) == known
 
 
@@ -72,3 +78,17 @@ def test_the_resource_in_it_is_declared_as_written() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
     assert "shelf" in answer.stdout, answer.stderr
+
+
+def test_what_it_says_of_sftp_are_names_and_options_that_exist() -> None:
+    section = README.partition("\n## SFTP\n")[2].partition("\n## ")[0]
+    for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
+        for call in ast.walk(ast.parse(f"async def example():\n{textwrap.indent(block, '    ')}")):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("sftp.download", "sftp.upload"):
+                function = getattr(sftp, ast.unparse(call.func).partition(".")[2])
+                inspect.signature(function).bind(*call.args, **{key.arg: key.value for key in call.keywords if key.arg})
+    for name in re.findall(r"`(\w+)`", section.partition("| | |")[2].partition("\n\n")[0]):
+        assert hasattr(sftp.SFTPPool, name), name
+    options = section.partition("Options of a pool")[2]
+    for name in re.findall(r"`(\w+)(?:=[^`]*)?`", options.partition(": the program")[0]):
+        assert name in inspect.signature(sftp.SFTPPool).parameters or hasattr(sftp, name), name

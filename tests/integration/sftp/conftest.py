@@ -46,12 +46,32 @@ def _asyncssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SFTPS
         yield server
 
 
+@dataclass(frozen=True)
+class ThroughSsh:
+    """An OpenSSH server that is reached through the program ``ssh``."""
+
+    server: Sshd
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.server, name)
+
+
+def _named(request: pytest.FixtureRequest) -> Sshd | SFTPServer:
+    found: Sshd | SFTPServer
+    found = request.getfixturevalue("_asyncssh_server" if request.param == "asyncssh" else "_sshd")
+    return ThroughSsh(found) if request.param == "through-ssh" else found  # type: ignore[arg-type,return-value]
+
+
 @pytest.fixture(params=["openssh", "asyncssh"])
 def server(request: pytest.FixtureRequest) -> Sshd | SFTPServer:
     """Each of the two, shared by all tests."""
-    found: Sshd | SFTPServer
-    found = request.getfixturevalue("_sshd" if request.param == "openssh" else "_asyncssh_server")
-    return found
+    return _named(request)
+
+
+@pytest.fixture(params=["openssh", "asyncssh", "through-ssh"])
+def each_way(request: pytest.FixtureRequest) -> Sshd | SFTPServer:
+    """The same two, and the first of them once more through the program ``ssh``, which takes longer to start."""
+    return _named(request)
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +96,8 @@ def pool_of(server: Sshd | SFTPServer, **options: Any) -> SFTPPool:
         "client_keys": server.client_key,
         "known_hosts": server.known_hosts,
     }
+    if isinstance(server, ThroughSsh):
+        login |= {"transport": "openssh", "ssh_config": "/dev/null"}
     return SFTPPool(server.host, **(login | options))
 
 

@@ -79,9 +79,9 @@ async def test_cancelled_at_each_step(folders: Folders, step: int | str) -> None
     assert folders.left() == ["1"]
 
 
-async def test_cancelled_while_a_large_file_is_written(server: Server, folders: Folders) -> None:
+async def test_cancelled_while_a_large_file_is_written(each_way: Server, folders: Folders) -> None:
     path = folders.make("large", os.urandom(8_000_000))
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         for turns in range(0, 200, 10):
             job = asyncio.create_task(pool.get(path, folders.local / "large"))
             for _ in range(turns):
@@ -94,10 +94,10 @@ async def test_cancelled_while_a_large_file_is_written(server: Server, folders: 
     assert (folders.local / "large").read_bytes() == (folders.remote / "large").read_bytes()
 
 
-async def test_a_thousand_cancelled_gets_leak_nothing(server: Server, folders: Folders) -> None:
+async def test_a_thousand_cancelled_gets_leak_nothing(each_way: Server, folders: Folders) -> None:
     path = folders.make("a", b"x" * 5000)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0  # noqa: PTH112, PTH208
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         jobs = [asyncio.create_task(pool.get(path, folders.local / str(number))) for number in range(1000)]
         await asyncio.sleep(0.02)
         for job in jobs:

@@ -292,19 +292,19 @@ def parts(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("size", [8 * MEGABYTE, 8 * MEGABYTE + 1, 20 * MEGABYTE - 1])
-async def test_large_files_over_all_connections(server: Server, folders: Folders, size: int) -> None:
+async def test_large_files_over_all_connections(each_way: Server, folders: Folders, size: int) -> None:
     content = random.Random(size).randbytes(size)
     folders.make("large", content)
-    async with pool_of(server, connections=3) as pool:
+    async with pool_of(each_way, connections=3) as pool:
         await download(pool, folders.remote, folders.local)
         assert await settled(pool)
     assert tree(folders.local) == {"large": content}
 
 
-async def test_a_large_file_goes_on_where_it_stopped(server: Server, folders: Folders) -> None:
+async def test_a_large_file_goes_on_where_it_stopped(each_way: Server, folders: Folders) -> None:
     content = random.Random(1).randbytes(40 * MEGABYTE)
     folders.make("large", content)
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         stopped = asyncio.create_task(download(pool, folders.remote, folders.local))
         async with asyncio.timeout(60):
             while not any(path.stat().st_size > 4 * MEGABYTE for path in parts(folders.local)):
@@ -316,7 +316,7 @@ async def test_a_large_file_goes_on_where_it_stopped(server: Server, folders: Fo
         pytest.skip("it was through before it could be stopped")
     (part,) = parts(folders.local)
     read: list[int] = []
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         await download(pool, folders.remote, folders.local, on_progress=lambda now: read.append(now.bytes_done))
     assert tree(folders.local) == {"large": content}
     assert not part.exists()
@@ -376,10 +376,10 @@ async def test_a_very_large_sparse_file_keeps_no_small_one_waiting(sshd: Sshd, f
     assert (folders.local / "large").stat().st_size == 150 * MEGABYTE
 
 
-async def test_stopped_at_any_time_leaves_only_parts_of_large_files(server: Server, folders: Folders) -> None:
+async def test_stopped_at_any_time_leaves_only_parts_of_large_files(each_way: Server, folders: Folders) -> None:
     files = some_files()
     make_tree(folders.remote, files)
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         for delay in (0, 0.005, 0.02, 0.05, 0.1, 0.2):
             job = asyncio.create_task(download(pool, folders.remote, folders.local))
             await asyncio.sleep(delay)

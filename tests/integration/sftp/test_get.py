@@ -39,12 +39,12 @@ async def test_every_byte_arrives(server: Server, folders: Folders, size: int, k
     assert folders.left() == ["a"]
 
 
-async def test_two_thousand_small_files_at_once(server: Server, folders: Folders) -> None:
+async def test_two_thousand_small_files_at_once(each_way: Server, folders: Folders) -> None:
     source = random.Random(1)
     contents = {f"{number}.xml": source.randbytes(source.randrange(3000)) for number in range(2000)}
     for name, content in contents.items():
         folders.make(name, content)
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         entries = [entry async for entry in pool.list(str(folders.remote))]
         transfers = await asyncio.gather(*(pool.get(entry.path, folders.local / entry.name) for entry in entries))
         assert pool._connections.in_flight == 0 or await settled(pool)
@@ -52,19 +52,19 @@ async def test_two_thousand_small_files_at_once(server: Server, folders: Folders
     assert {path.name: path.read_bytes() for path in folders.local.iterdir()} == contents
 
 
-async def test_large_and_small_files_together(server: Server, folders: Folders) -> None:
+async def test_large_and_small_files_together(each_way: Server, folders: Folders) -> None:
     contents = {f"small-{n}": b"x" * n for n in range(300)} | {f"large-{n}": os.urandom(3_000_000) for n in range(5)}
     paths = {name: folders.make(name, content) for name, content in contents.items()}
-    async with pool_of(server, connections=1) as pool:
+    async with pool_of(each_way, connections=1) as pool:
         await asyncio.gather(*(pool.get(path, folders.local / name) for name, path in paths.items()))
     assert {path.name: path.read_bytes() for path in folders.local.iterdir()} == contents
 
 
-async def test_replaces_a_file_and_keeps_its_permissions_sane(server: Server, folders: Folders) -> None:
+async def test_replaces_a_file_and_keeps_its_permissions_sane(each_way: Server, folders: Folders) -> None:
     remote = folders.make("a", b"new")
     Path(remote).chmod(0o4755)
     (folders.local / "a").write_bytes(b"old and longer")
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         await pool.get(remote, folders.local / "a")
     assert (folders.local / "a").read_bytes() == b"new"
     assert stat.S_IMODE((folders.local / "a").stat().st_mode) & ~0o755 == 0
@@ -85,9 +85,9 @@ async def test_a_missing_file_is_named_and_the_connection_stays(server: Server, 
     assert folders.left() == ["again", "there"]
 
 
-async def test_one_missing_among_many_fails_alone(server: Server, folders: Folders) -> None:
+async def test_one_missing_among_many_fails_alone(each_way: Server, folders: Folders) -> None:
     paths = [folders.make(str(n), b"x") if n % 10 else f"/not/{n}" for n in range(200)]
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         jobs = (pool.get(path, folders.local / str(n)) for n, path in enumerate(paths))
         results = await asyncio.gather(*jobs, return_exceptions=True)
     for n, result in enumerate(results):
@@ -103,9 +103,9 @@ async def test_a_folder_is_no_file(server: Server, folders: Folders) -> None:
 
 
 @pytest.mark.parametrize("announced", [0, 5, 99, 101, 400_000, 10_000_000])
-async def test_a_size_that_is_not_the_announced_one(server: Server, folders: Folders, announced: int) -> None:
+async def test_a_size_that_is_not_the_announced_one(each_way: Server, folders: Folders, announced: int) -> None:
     remote = folders.make("a", b"x" * 100)
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         with pytest.raises(SFTPFileChanged, match=str(announced)):
             await pool.get(remote, folders.local / "a", size_bytes=announced, mtime=1)
         with pytest.raises(SFTPFileChanged):
@@ -121,19 +121,19 @@ async def test_a_path_with_a_nul_never_leaves(sshd: Sshd, folders: Folders) -> N
         assert pool._connections.count == 0
 
 
-async def test_names_that_are_not_utf8(server: Server, folders: Folders) -> None:
+async def test_names_that_are_not_utf8(each_way: Server, folders: Folders) -> None:
     raw = os.path.join(os.fsencode(folders.remote), b"caf\xe9.xml")  # noqa: PTH118
     with open(raw, "wb") as file:  # noqa: PTH123
         file.write(b"x")
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         (entry,) = [entry async for entry in pool.list(folders.remote)]
         await pool.get(entry.path, folders.local / entry.name)
     assert [os.fsencode(path.name) for path in folders.local.iterdir()] == [b"caf\xe9.xml"]
 
 
-async def test_pool_closed_in_mid_run_fails_what_runs(server: Server, folders: Folders) -> None:
+async def test_pool_closed_in_mid_run_fails_what_runs(each_way: Server, folders: Folders) -> None:
     paths = [folders.make(str(n), b"x" * 50_000) for n in range(400)]
-    pool = pool_of(server)
+    pool = pool_of(each_way)
     jobs = [asyncio.create_task(pool.get(path, folders.local / str(n))) for n, path in enumerate(paths)]
     await jobs[0]
     await pool.close()

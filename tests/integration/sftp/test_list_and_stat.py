@@ -19,13 +19,13 @@ from tests.servers.sshd import Sshd
 Server = Sshd | SFTPServer
 
 
-async def test_every_entry_with_its_attributes(server: Server, folders: Folders) -> None:
+async def test_every_entry_with_its_attributes(each_way: Server, folders: Folders) -> None:
     for number in range(1500):
         folders.make(f"{number}.xml", b"x" * number)
     (folders.remote / "sub").mkdir()
     (folders.remote / "link").symlink_to("0.xml")
     os.utime(folders.remote / "7.xml", (1_400_000_000, 1_400_000_000))
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         entries = {entry.name: entry async for entry in pool.list(folders.remote)}
         assert await settled(pool)
     assert entries.keys() == {path.name for path in folders.remote.iterdir()}

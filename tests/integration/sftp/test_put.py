@@ -57,12 +57,12 @@ async def test_a_file_that_is_there_is_replaced(any_server: Server, folders: Fol
     assert there(folders) == ["a"]
 
 
-async def test_hundreds_at_once(server: Server, folders: Folders) -> None:
+async def test_hundreds_at_once(each_way: Server, folders: Folders) -> None:
     source = random.Random(1)
     contents = {f"{n}.xml": source.randbytes(source.randrange(3000)) for n in range(600)}
     contents |= {f"large-{n}": os.urandom(3_000_000) for n in range(3)}
     paths = {name: local_file(folders, name, content) for name, content in contents.items()}
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         await asyncio.gather(*(pool.put(path, folders.remote / name) for name, path in paths.items()))
         assert await settled(pool)
     assert {path.name: path.read_bytes() for path in folders.remote.iterdir()} == contents

@@ -71,9 +71,9 @@ async def test_write(any_server: Server, folders: Folders, size: int) -> None:
     assert (folders.remote / "b").read_bytes() == path.read_bytes() == content
 
 
-async def test_left_early_or_with_an_error(server: Server, folders: Folders) -> None:
+async def test_left_early_or_with_an_error(each_way: Server, folders: Folders) -> None:
     path = folders.make("a", os.urandom(3_000_000))
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         async with pool.open(path) as file:
             await anext(file)
         with pytest.raises(ValueError, match="closed"):
@@ -90,7 +90,7 @@ async def test_left_early_or_with_an_error(server: Server, folders: Folders) -> 
         assert await settled(pool)
 
 
-async def test_cancelled_at_any_time(server: Server, folders: Folders) -> None:
+async def test_cancelled_at_any_time(each_way: Server, folders: Folders) -> None:
     path = folders.make("a", os.urandom(1_000_000))
 
     async def use(mode: str) -> None:
@@ -101,7 +101,7 @@ async def test_cancelled_at_any_time(server: Server, folders: Folders) -> None:
             async with pool.open(folders.remote / "b", "w") as out:
                 await out.write(b"x" * 1_000_000)
 
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         for mode in ("r", "w"):
             for turns in range(0, 60, 3):
                 job = asyncio.create_task(use(mode))

@@ -101,10 +101,10 @@ async def test_what_fails_fails_alone(sshd: Sshd, folders: Folders) -> None:
     assert (folders.remote / "c").read_bytes() == b"z"
 
 
-async def test_stopped_at_any_time_leaves_no_temporary_file(server: Server, folders: Folders) -> None:
+async def test_stopped_at_any_time_leaves_no_temporary_file(each_way: Server, folders: Folders) -> None:
     files = some_files()
     make_tree(folders.local, files)
-    async with pool_of(server) as pool:
+    async with pool_of(each_way) as pool:
         for delay in (0, 0.005, 0.02, 0.05, 0.1, 0.2):
             job = asyncio.create_task(upload(pool, folders.local, folders.remote))
             await asyncio.sleep(delay)

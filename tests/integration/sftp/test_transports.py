@@ -1,0 +1,231 @@
+"""The two ways to speak SSH: keys pinned, hosts on the way, compression; and the program ``ssh`` from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import psutil
+import pytest
+
+from asyncworker.errors import SettingsError, SFTPAuthError, SFTPConnectError, SFTPConnectionLost, SFTPHostKeyError
+from asyncworker.sftp import SFTPPool
+from tests.integration.sftp.conftest import Folders, configured, pool_of
+from tests.integration.sftp.test_connections import check, make_files
+from tests.integration.sftp.test_get import settled
+from tests.servers.counter import running_counter
+from tests.servers.proxy import running_proxy
+from tests.servers.sshd import Sshd
+
+WAYS = ["asyncssh", "openssh"]
+EVERY_WAY = pytest.mark.parametrize("transport", WAYS)
+
+
+def pool_through(transport: str, server: Sshd, **options: Any) -> SFTPPool:
+    """A pool that takes nothing from the machine's own configuration."""
+    if transport == "openssh":
+        options.setdefault("ssh_config", "/dev/null")
+    return pool_of(server, transport=transport, **options)
+
+
+def ssh_processes() -> list[psutil.Process]:
+    """Those of ours."""
+    return [child for child in psutil.Process().children() if child.name() == "ssh"]
+
+
+@EVERY_WAY
+async def test_a_pinned_key_is_all_that_counts(sshd: Sshd, tmp_path: Path, transport: str) -> None:
+    known = sshd.known_hosts.read_text().partition(" ")[2].strip()
+    (tmp_path / "none").touch()
+    async with pool_through(transport, sshd, host_key=known, known_hosts=tmp_path / "none") as pool:
+        assert (await pool.stat("/")).is_dir
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
+    async with pool_through(transport, sshd, host_key=other) as pool:
+        with pytest.raises(SFTPHostKeyError, match=f"127.0.0.1:{sshd.port}"):
+            await pool.stat("/")
+
+
+async def test_a_pinned_fingerprint(sshd: Sshd) -> None:
+    key = asyncssh.import_public_key(sshd.known_hosts.read_text().partition(" ")[2])
+    async with pool_of(sshd, host_key=key.get_fingerprint(), known_hosts="/none") as pool:
+        assert (await pool.stat("/")).is_dir
+    async with pool_of(sshd, host_key="SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA") as pool:
+        with pytest.raises(SFTPHostKeyError, match=key.get_fingerprint()):
+            await pool.stat("/")
+
+
+@EVERY_WAY
+async def test_hosts_on_the_way(sshd: Sshd, folders: Folders, transport: str) -> None:
+    """Twice over itself: each hop checks its key and takes the login's."""
+    hop = f"{sshd.username}@127.0.0.1:{sshd.port}"
+    files = make_files(folders, 20)
+    async with pool_through(transport, sshd, jump=f"{hop},{hop}", connections=1) as pool:
+        await asyncio.gather(*(pool.get(path, folders.local / name) for name, path in files.items()))
+    check(folders, files)
+
+
+@EVERY_WAY
+async def test_a_hop_that_is_not_known_gets_no_login(sshd: Sshd, tmp_path: Path, transport: str) -> None:
+    (tmp_path / "none").touch()
+    hop = f"{sshd.username}@127.0.0.1:{sshd.port}"
+    pinned = sshd.known_hosts.read_text().partition(" ")[2].strip()
+    async with pool_through(transport, sshd, jump=hop, host_key=pinned, known_hosts=tmp_path / "none") as pool:
+        with pytest.raises(SFTPConnectError):
+            await pool.stat("/")
+
+
+@EVERY_WAY
+async def test_compression(sshd: Sshd, folders: Folders, transport: str) -> None:
+    content = b"all the same " * 100_000
+    path = folders.make("a", content)
+    with running_counter(sshd.port) as counter:
+        known = sshd.known_hosts.read_text().partition(" ")[2].strip()
+        for compress in (False, True):
+            counter.bytes = 0
+            async with pool_through(transport, sshd, port=counter.port, host_key=known, compress=compress) as pool:
+                await pool.get(path, folders.local / "a")
+            assert (folders.local / "a").read_bytes() == content
+            assert (counter.bytes < len(content) / 10) is compress
+
+
+@EVERY_WAY
+async def test_what_is_wrong_is_said(sshd: Sshd, tmp_path: Path, transport: str) -> None:
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(tmp_path / "key")
+    (tmp_path / "key").chmod(0o600)
+    (tmp_path / "none").touch()
+    where = f"127.0.0.1:{sshd.port}"
+    async with pool_through(transport, sshd, client_keys=tmp_path / "key") as pool:
+        with pytest.raises(SFTPAuthError, match=where):
+            await pool.stat("/")
+    async with pool_through(transport, sshd, known_hosts=tmp_path / "none") as pool:
+        with pytest.raises(SFTPHostKeyError, match=where):
+            await pool.stat("/")
+    async with pool_through(transport, sshd, port=1) as pool:
+        with pytest.raises(SFTPConnectError, match=r"127\.0\.0\.1:1: "):
+            await pool.stat("/")
+
+
+@EVERY_WAY
+@configured("Subsystem other /bin/false")
+async def test_a_login_without_sftp(own_sshd: Sshd, transport: str) -> None:
+    async with pool_through(transport, own_sshd) as pool:
+        with pytest.raises(SFTPConnectError):
+            await pool.stat("/")
+
+
+@EVERY_WAY
+@configured("MaxSessions 1")
+async def test_sessions_killed_in_mid_run(own_sshd: Sshd, folders: Folders, transport: str) -> None:
+    files = make_files(folders, 300)
+    async with pool_through(transport, own_sshd) as pool:
+        jobs = [asyncio.create_task(pool.get(path, folders.local / name)) for name, path in files.items()]
+        await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.to_thread(own_sshd.kill_sessions)
+        results = await asyncio.gather(*jobs, return_exceptions=True)
+        assert await settled(pool)
+    lost = [name for name, result in zip(files, results, strict=True) if isinstance(result, SFTPConnectionLost)]
+    check(folders, files.keys() - set(lost))
+
+
+@EVERY_WAY
+async def test_a_line_that_falls_silent_is_given_up(sshd: Sshd, folders: Folders, transport: str) -> None:
+    path = folders.make("a", os.urandom(3_000_000))
+    known = sshd.known_hosts.read_text().partition(" ")[2].strip()
+    with running_proxy(sshd.port) as proxy:
+        async with pool_through(
+            transport, sshd, port=proxy.port, host_key=known, keepalive_s=1, connect_timeout_s=3, connections=1
+        ) as pool:
+            await pool.stat("/")
+            proxy.partition()
+            with pytest.raises((SFTPConnectionLost, SFTPConnectError)):
+                async with asyncio.timeout(60):
+                    await pool.get(path, folders.local / "a")
+            proxy.heal()
+            await pool.get(path, folders.local / "a")
+    assert folders.left() == ["a"]
+
+
+# -- the program ssh ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_process_a_connection_and_none_afterwards(sshd: Sshd, folders: Folders) -> None:
+    files = make_files(folders, 200)
+    async with pool_through("openssh", sshd, connections=3) as pool:
+        await asyncio.gather(*(pool.get(path, folders.local / name) for name, path in files.items()))
+        assert 1 <= len(ssh_processes()) <= 3
+    check(folders, files)
+    assert ssh_processes() == []
+
+
+async def test_a_process_that_is_killed_is_replaced(sshd: Sshd, folders: Folders) -> None:
+    path = folders.make("a", b"x")
+    async with pool_through("openssh", sshd) as pool:
+        await pool.get(path, folders.local / "a")
+        (process,) = ssh_processes()
+        process.kill()
+        await pool.get(path, folders.local / "b")
+        assert process not in ssh_processes()
+    assert folders.left() == ["a", "b"]
+
+
+async def test_cancelled_while_it_connects(sshd: Sshd) -> None:
+    for delay in (0, 0.01, 0.05):
+        async with pool_through("openssh", sshd) as pool:
+            job = asyncio.create_task(pool.stat("/"))
+            await asyncio.sleep(delay)
+            job.cancel()
+            await asyncio.wait([job])
+    await wait_for_none()
+
+
+async def wait_for_none() -> None:
+    async with asyncio.timeout(30):
+        while ssh_processes():
+            await asyncio.sleep(0.01)
+
+
+OWNER = """
+import asyncio, sys
+from asyncworker.sftp import SFTPPool
+
+async def main():
+    host, port, user, key, known_hosts = sys.argv[1:]
+    async with SFTPPool(host, port=int(port), username=user, client_keys=key, known_hosts=known_hosts,
+                        transport="openssh", ssh_config="/dev/null") as pool:
+        await pool.stat("/")
+        print("ready", flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_it_dies_with_its_owner(sshd: Sshd) -> None:
+    login = (sshd.host, str(sshd.port), sshd.username, str(sshd.client_key), str(sshd.known_hosts))
+    owner = await asyncio.create_subprocess_exec(sys.executable, "-c", OWNER, *login, stdout=asyncio.subprocess.PIPE)
+    assert owner.stdout is not None
+    async with asyncio.timeout(60):
+        assert await owner.stdout.readline() == b"ready\n"
+        children = psutil.Process(owner.pid).children(recursive=True)
+        assert [child.name() for child in children] == ["ssh"]
+        owner.send_signal(signal.SIGKILL)
+        await owner.wait()
+        while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
+            await asyncio.sleep(0.01)
+
+
+async def test_without_the_program(sshd: Sshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    async with pool_through("openssh", sshd) as pool:
+        with pytest.raises(SFTPConnectError, match="not on PATH"):
+            await pool.stat("/")
+
+
+async def test_it_takes_no_password() -> None:
+    with pytest.raises(SettingsError, match="agent"):
+        SFTPPool("host", transport="openssh", password="secret")
