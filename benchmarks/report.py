@@ -24,6 +24,7 @@ class Measured:
         unit: As in ``files/s``.
         amount: How much it was given to do, for the table.
         values: One value a round.
+        also: What else was measured, one value a round under the heading of its column.
         missing: Why it could not take part.
     """
 
@@ -32,6 +33,7 @@ class Measured:
     unit: str
     amount: str = ""
     values: list[float] = field(default_factory=list)
+    also: dict[str, list[float]] = field(default_factory=dict)
     missing: str = ""
 
     @property
@@ -45,7 +47,8 @@ def print_table(title: str, rows: Sequence[Measured], reference: str, console: C
     took_part = sorted((row for row in rows if row.values), key=lambda row: -row.median)
     best = next((row.median for row in took_part if row.name == reference), None)
     table = Table(title=title, title_justify="left", caption=f"ratio: {reference}, divided by that row")
-    for heading in ("", "given", f"{rows[0].unit}, median", "lowest - highest", "ratio"):
+    others = list(dict.fromkeys(heading for row in rows for heading in row.also))
+    for heading in ("", "given", f"{rows[0].unit}, median", "lowest - highest", "ratio", *others):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in took_part:
         table.add_row(
@@ -54,6 +57,7 @@ def print_table(title: str, rows: Sequence[Measured], reference: str, console: C
             f"{row.median:,.0f}",
             f"{min(row.values):,.0f} - {max(row.values):,.0f}",
             "" if best is None else f"{best / row.median:,.2f}",
+            *(f"{statistics.median(row.also[other]):,.0f}" if row.also.get(other) else "" for other in others),
         )
     for row in rows:
         if not row.values:
@@ -62,7 +66,7 @@ def print_table(title: str, rows: Sequence[Measured], reference: str, console: C
 
 
 def write_json(path: Path, rows: Sequence[Measured]) -> None:
-    """Write one object a row; ``ratio_to`` holds this row's value divided by that of each other row."""
+    """Write one object a row; ``ratio_to`` holds this row's value divided by that of each other row of its metric."""
     took_part = [row for row in rows if row.values]
     objects = [
         {
@@ -70,7 +74,11 @@ def write_json(path: Path, rows: Sequence[Measured]) -> None:
             "metric": row.metric,
             "value": round(row.median, 2),
             "unit": row.unit,
-            "ratio_to": {other.name: round(row.median / other.median, 3) for other in took_part if other is not row},
+            "ratio_to": {
+                other.name: round(row.median / other.median, 3)
+                for other in took_part
+                if other is not row and other.metric == row.metric
+            },
         }
         for row in took_part
     ]

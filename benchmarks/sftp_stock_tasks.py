@@ -20,16 +20,16 @@ app.conf.update(worker_hijack_root_logger=False, task_default_queue="stock")
 
 
 @app.task(name="benchmarks.sftp.fetch_synchronously")
-def fetch(remote: str, local: str, name: str) -> None:
+def fetch(server: str, remote: str, local: str, name: str) -> None:
     """Fetch one file."""
-    _connection().get(f"{remote}/{name}", f"{local}/{name}")
+    _connection(server).get(f"{remote}/{name}", f"{local}/{name}")
 
 
 @cache
-def _connection() -> Any:
+def _connection(server: str) -> Any:
     import paramiko
 
-    login = json.loads(os.environ["BENCHMARK_SFTP_SERVER"])
+    login = json.loads(os.environ["BENCHMARK_SFTP_LOGINS"])[server]
     client = paramiko.SSHClient()
     client.load_host_keys(login["known_hosts"])
     client.connect(

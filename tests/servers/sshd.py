@@ -26,7 +26,7 @@ _PORTS_TO_TRY = 5
 #: Nothing of the machine's own configuration, accounts database or login scripts plays a part.
 _CONFIG = """\
 Port {port}
-ListenAddress 127.0.0.1
+ListenAddress {host}
 HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/authorized_keys
 PidFile none
@@ -72,13 +72,21 @@ class Sshd:
 
 
 @contextlib.contextmanager
-def running_sshd(folder: Path, *config: str, open_files: int | None = None) -> Iterator[Sshd]:
-    """Start a server on a free port of 127.0.0.1.
+def running_sshd(
+    folder: Path,
+    *config: str,
+    open_files: int | None = None,
+    host: str = "127.0.0.1",
+    enter: Sequence[str] = (),
+) -> Iterator[Sshd]:
+    """Start a server on a free port.
 
     Args:
         folder: For its files; made if it is not there.
         config: Lines that come before the usual ones: with sshd, the first one counts.
         open_files: How many files it may have open; its SFTP subsystem says so to the client.
+        host: Where it listens.
+        enter: The first words of its command, where it is to run in another network namespace.
 
     Raises:
         MissingServer: There is no ``sshd`` on this machine.
@@ -94,14 +102,14 @@ def running_sshd(folder: Path, *config: str, open_files: int | None = None) -> I
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd locks in its unprivileged half
     for _ in range(_PORTS_TO_TRY):
         port = _free_port()
-        text = "".join(f"{line}\n" for line in config) + _CONFIG.format(port=port, folder=folder)
+        text = "".join(f"{line}\n" for line in config) + _CONFIG.format(host=host, port=port, folder=folder)
         (folder / "sshd_config").write_text(text)
-        (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
-        command = [program, "-D", "-e", "-f", str(folder / "sshd_config")]
+        (folder / "known_hosts").write_text(f"[{host}]:{port} {host_key}")
+        command = [*enter, program, "-D", "-e", "-f", str(folder / "sshd_config")]
         with Child(_limited(command, open_files), log=folder / "sshd.log") as child:
             if not child.wait_for_log(_STARTED, 10.0):
                 continue  # that port was taken in between
-            server = Sshd("127.0.0.1", port, getpass.getuser(), folder / "client_key", folder / "known_hosts", child)
+            server = Sshd(host, port, getpass.getuser(), folder / "client_key", folder / "known_hosts", child)
             try:
                 yield server
             finally:
