@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Files at once: processes of the stock worker (4 was the best of 2, 4 and 8 on two cores), items of the fan-out.
 PROCESSES = 4
-CONCURRENCY = 256
+CONCURRENCY = 1000
 
 _START_S = 60.0
 _RUN_S = 600.0
@@ -40,7 +40,8 @@ class Workers:
 
     stock: Any
     ours: Any
-    list_names: Any
+    listed: Any
+    list_files: Any
     stock_pid: int
     ours_pid: int
 
@@ -58,10 +59,10 @@ class Workers:
 
     def fetch_by_iterate(self, job: Job) -> Spent:
         """Our worker, one fan-out with its checkpoint, over a listing that the worker reads."""
-        partial = self.ours.partial(server=_server(job), remote=job.remote, local=job.local)
+        partial = self.listed.partial(server=_server(job), remote=job.remote, local=job.local)
         partial = partial.options(concurrency=CONCURRENCY)
         with _measuring(self.ours_pid) as spent:
-            result = partial.iterate(name=self.list_names.s(_server(job), job.remote)).delay()
+            result = partial.iterate(file=self.list_files.s(_server(job), job.remote)).delay()
             result.get(timeout=_RUN_S)
         del result
         gc.collect()  # it unsubscribes when it is collected, for which the broker must still be there
@@ -108,7 +109,14 @@ def running_workers(folder: Path, logins: Mapping[str, Login], warm_up: Sequence
         modules = [importlib.import_module(f"benchmarks.{name}") for name in ("sftp_stock_tasks", "sftp_tasks")]
         for module, child in zip(modules, children, strict=True):
             _wait_until_it_works(module.fetch.app, child)
-        workers = Workers(modules[0].fetch, modules[1].fetch, modules[1].list_names, children[0].pid, children[1].pid)
+        workers = Workers(
+            modules[0].fetch,
+            modules[1].fetch,
+            modules[1].fetch_listed,
+            modules[1].list_files,
+            children[0].pid,
+            children[1].pid,
+        )
         for job in warm_up:
             for fetch in (workers.fetch_by_stock_messages, workers.fetch_by_messages, workers.fetch_by_iterate):
                 fetch(job)

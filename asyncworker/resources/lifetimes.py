@@ -83,4 +83,8 @@ _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Lifetimes] = weak
 
 def lifetimes() -> Lifetimes:
     """Return the running loop's objects."""
-    return _by_loop.setdefault(asyncio.get_running_loop(), Lifetimes())
+    loop = asyncio.get_running_loop()
+    found = _by_loop.get(loop)
+    if found is None:  # `setdefault` would make one for each call, and each item of a fan-out calls
+        found = _by_loop[loop] = Lifetimes()
+    return found

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
+from operator import attrgetter
 from typing import Protocol
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
@@ -203,5 +204,4 @@ class Connections:
             job.fail(error)
 
 
-def _load(session: Session) -> int:
-    return session.in_flight
+_load = attrgetter("in_flight")

@@ -10,13 +10,14 @@ import contextlib
 import os
 from collections.abc import Iterable
 from itertools import count
-from secrets import token_hex
+from random import getrandbits
 
 from asyncworker.sftp.folders import OpenFolder
 
 __all__ = ["LocalFile"]
 
-#: Tells the files of this process apart, as the random part does those of others.
+#: Tells the files of this process apart, as the random part does those of others; that it cannot be guessed is not
+#: needed, as a name that is there already is refused, and asking the kernel for it would cost as much as a pwrite.
 _serial = count()
 #: So that name, random part and suffix fit into 255 bytes of UTF-8.
 _NAME_CHARS = 50
@@ -41,7 +42,7 @@ class LocalFile:
         self.goal = goal
         above, name = os.path.split(goal)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        temporary = f".{name[:_NAME_CHARS]}.{token_hex(4)}{next(_serial):x}.part"
+        temporary = f".{name[:_NAME_CHARS]}.{getrandbits(32):08x}{next(_serial):x}.part"
         self._folder = folder
         self._name = goal if folder is None else name
         self.path = temporary if folder is not None else os.path.join(above, temporary)  # noqa: PTH118  (Path costs more)
