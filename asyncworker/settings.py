@@ -92,6 +92,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A page for Prometheus on this port, with ``--processes`` on this one and those after it; 0: none."""
     prometheus_address: str = "127.0.0.1"
     """Where that page listens."""
+    gc_threshold: Annotated[int, Meta(ge=0)] = 50_000
+    """New objects between two garbage collections of a worker, once what it started with is set aside; 0: as Python."""
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
 

@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, metavar="N", help="tasks a turn (20000; quick: 4000); slow: a fifth")
     parser.add_argument("--rounds", type=int, help="how often each has its turn (5; quick: 2)")
-    parser.add_argument("--only", metavar="NAMES", help="competitors to measure; their names hold one of these; commas")
+    parser.add_argument("--only", metavar="NAMES", help="competitors to measure; by name; separated by semicolons")
     parser.add_argument("--case", choices=CASES, action="append", help="what to measure (all; quick: results, 1)")
     parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
@@ -82,8 +82,8 @@ class Row:
 def competitors(given: argparse.Namespace) -> list[Competitor]:
     """Return who takes part."""
     if given.only:
-        words = [word.strip() for word in given.only.split(",")]
-        return [each for each in COMPETITORS if any(word in each.name for word in words)]
+        words = [word.strip() for word in given.only.split(";")]
+        return [each for each in COMPETITORS if each.name in words]
     return [each for each in COMPETITORS if not given.quick or each.name in QUICK]
 
 

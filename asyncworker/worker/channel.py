@@ -13,10 +13,10 @@ from typing import Any
 
 from kombu.transport import redis as stock
 from kombu.transport import virtual
-from kombu.utils.json import loads
 from redis.exceptions import NoScriptError, ResponseError
 
 from asyncworker.worker.fetch import BATCH, FETCH, PROBE, Fetch, Fetched
+from asyncworker.worker.message import Message, decode_json
 from asyncworker.worker.unacked import AckBuffer, QoS
 from asyncworker.worker.wakeup import MOST_KEYS, Waiter
 
@@ -43,6 +43,7 @@ class Channel(_StockChannel):  # type: ignore[misc]
     """A kombu channel; what it stores is what the stock one stores."""
 
     QoS = QoS
+    Message = Message
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._own_client: Any = None
@@ -170,7 +171,7 @@ class Channel(_StockChannel):  # type: ignore[misc]
 
     def _payload(self, fetched: Fetched) -> Any:
         try:
-            payload = loads(fetched.raw.decode())
+            payload = decode_json(fetched.raw)
             payload["properties"]["delivery_tag"] = fetched.tag
         except (ValueError, TypeError, KeyError) as exc:
             # No worker could read it, nor any give it back.

@@ -14,6 +14,7 @@ from celery.concurrency.base import BasePool
 from celery.platforms import EX_FAILURE
 from celery.utils.timer2 import Timer
 from celery.worker import state
+from celery.worker.request import Request
 
 from asyncworker.limits import use_limits_url
 from asyncworker.loop import Watchdog, get_loop_thread, live_jobs
@@ -22,6 +23,7 @@ from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
 from asyncworker.worker import account
 from asyncworker.worker.deliveries import DeliveryGuard
+from asyncworker.worker.garbage import settle_garbage_collection
 from asyncworker.worker.health import BEAT_S, HealthFile
 from asyncworker.worker.job import Job
 from asyncworker.worker.leases import LeaseKeeper
@@ -34,6 +36,9 @@ from asyncworker.worker.tracing import adopt, check_locals, is_async
 __all__ = ["AsyncPool"]
 
 logger = logging.getLogger(__name__)
+
+#: What Celery's tracers take.
+_TRACER_ARGUMENTS = ("task", "uuid", "request", "body", "content_type", "content_encoding")
 
 
 class AsyncPool(BasePool):
@@ -84,6 +89,8 @@ class AsyncPool(BasePool):
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Have the hub poll the outbox; called again after every reconnect."""
+        if self._hub is None:
+            settle_garbage_collection(self._settings.gc_threshold)
         self._hub = hub
         hub.add_reader(self._outbox.fileno(), self._outbox.drain)
         if self._health is not None:
@@ -128,7 +135,7 @@ class AsyncPool(BasePool):
         """Take a task: start it where a slot is free, else let it wait its turn."""
         job = Job(
             target,
-            tuple(args),
+            _decoded(tuple(args), callback),
             on_accepted=accept_callback or _ignore,
             on_success=callback or _ignore,
             on_error=error_callback or _ignore,
@@ -361,6 +368,17 @@ class AsyncPool(BasePool):
             self._hub.remove_reader(self._outbox.fileno())
         self._outbox.close()
         self._ended = True
+
+
+def _decoded(args: tuple[Any, ...], callback: Callable[..., Any] | None) -> tuple[Any, ...]:
+    """Give the tracer the arguments as the request has decoded them: it takes a body that is decoded, too.
+
+    A tracer in another process has to decode them itself.
+    """
+    request = getattr(callback, "__self__", None)
+    if not isinstance(request, Request) or len(args) != len(_TRACER_ARGUMENTS) or not args[-2]:
+        return args
+    return (*args[:3], request._payload, None, None)  # type: ignore[attr-defined]
 
 
 def _needs_lease(task: Any) -> bool:

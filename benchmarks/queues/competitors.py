@@ -108,13 +108,14 @@ def _side(name: str, module: str, needs: str, **more: Any) -> Competitor:
 _TASKIQ = ("-m", "taskiq", "worker", "benchmarks.queues.taskiq_queue:broker", "--workers", "1")
 _TASKIQ += ("--log-level", "ERROR", "--max-prefetch", "100", "--max-async-tasks")
 
+_FAST = (("ASYNCWORKER_FAST_BROKER", "1"), ("ASYNCWORKER_FAST_RESULTS", "1"))
+
 COMPETITORS = [
-    _celery(OURS, pool="ours", slow=False, sleepers=(*_CELERY, *_QUIET, "-c", "10000")),
+    _celery(OURS, pool="ours", slow=False, sleepers=(*_CELERY, *_QUIET, "-c", "10000"), env=_FAST),
     _celery(
-        "asyncworker, fast",
+        f"{OURS}, kombu's transport, Celery's backend",
         pool="ours",
-        slow=False,
-        env=(("ASYNCWORKER_FAST_BROKER", "1"), ("ASYNCWORKER_FAST_RESULTS", "1")),
+        env=(("ASYNCWORKER_FAST_BROKER", "0"), ("ASYNCWORKER_FAST_RESULTS", "0")),
     ),
     _celery("celery prefork -c 2", "-P", "prefork", "-c", "2"),
     _celery("celery threads -c 20", "-P", "threads", "-c", "20"),
