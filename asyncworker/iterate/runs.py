@@ -20,7 +20,7 @@ from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.source import Source
-from asyncworker.store import OnChange, Progress, RunHold, RunRequest, Store
+from asyncworker.store import OnChange, Progress, RunHold, RunRequest, Store, wait_writable
 
 __all__ = ["Observe", "execute_run", "outcome_of", "request_for", "run_held", "take_run"]
 
@@ -234,8 +234,13 @@ async def _wait_for_holder(
         if progress.updated_at != seen:
             seen, seen_at_s = progress.updated_at, clock.monotonic()
         elif clock.monotonic() - seen_at_s >= lease_s:
-            logger.warning("run %s: its holder has been silent for %g s; taking it over", run_id, lease_s)
-            return seen
+            asked_at_s = clock.monotonic()
+            await wait_writable(store)
+            if clock.monotonic() - asked_at_s < lease_s / 3:
+                logger.warning("run %s: its holder has been silent for %g s; taking it over", run_id, lease_s)
+                return seen
+            # Nobody could write, and it neither: now it may.
+            seen_at_s = clock.monotonic()
         await clock.sleep(min(1.0, lease_s / 5))
 
 

@@ -27,7 +27,8 @@ class LiveJob:
         task: Its asyncio task; ``None`` for a job on a thread, or not yet started.
         coroutine: What is awaited inside its bridge; ``None`` before and after.
         thread_ident: The thread of a synchronous job.
-        on_drain: Called on the loop when the process is told to end: the job may stop early, and say so.
+        draining: The process was told to end: the job may stop early.
+        on_drain: Called on the loop when that happens.
         before_outcome: Awaited on asyncworker's loop when the job's code has ended, before anything of its outcome is
             stored or sent. Raises nothing.
     """
@@ -39,6 +40,7 @@ class LiveJob:
         self.task: asyncio.Task[Any] | None = None
         self.coroutine: Any = None
         self.thread_ident: int | None = None
+        self.draining = False
         self.on_drain: Callable[[], None] | None = None
         self.before_outcome: Callable[[], Coroutine[Any, Any, None]] | None = None
 

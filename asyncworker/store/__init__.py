@@ -8,6 +8,7 @@ from asyncworker.store.opening import open_store
 from asyncworker.store.partitions import Partitions
 from asyncworker.store.patience import patiently
 from asyncworker.store.payloads import Payload, Payloads
+from asyncworker.store.probe import wait_writable
 from asyncworker.store.records import (
     Batch,
     Counters,
@@ -54,4 +55,5 @@ __all__ = [
     "patiently",
     "payloads_of",
     "shared_store",
+    "wait_writable",
 ]

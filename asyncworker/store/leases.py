@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import delete, insert, select, update
 
 from asyncworker.store import schema
+from asyncworker.store.probe import wait_writable
 from asyncworker.store.sql import Store
 
 __all__ = ["Lease", "Leases"]
@@ -66,6 +67,10 @@ class Leases:
         async with self._store.reading() as connection:
             row = (await connection.execute(select(table).where(table.c.key == key))).one_or_none()
         return None if row is None else Lease(row.holder, row.renewed_at, row.ended)
+
+    async def wait_writable(self) -> None:
+        """Wait until somebody may write to the store; see `wait_writable`."""
+        await wait_writable(self._store)
 
     async def take(self, key: str, seen: Lease) -> bool:
         """Take a lease from its holder, if it still stands as it was seen; tells whether it was taken.

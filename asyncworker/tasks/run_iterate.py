@@ -145,6 +145,8 @@ def drain_of_this_job(settings: Settings) -> Drain:
     job = current_job.get()
     if job is not None:
         job.on_drain = drain.request
+        if job.draining:
+            drain.request()
     return drain
 
 

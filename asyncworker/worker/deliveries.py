@@ -7,7 +7,7 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from kombu.utils.json import dumps
 
 from asyncworker.counters import counter
@@ -47,12 +47,16 @@ class DeliveryGuard:
         """Wait while another process runs the same task, and count its beginning here.
 
         Returns:
-            What to report in the place of running it: ``Ignore`` where it is done, or that it was begun too often.
+            What to report in the place of running it: ``Ignore`` where it is done, ``Reject`` where this worker ends
+            before that, or that it was begun too often.
         """
         _redeliveries.add()
         if job.late and not await self._leases.wait_for_holder(job):
             logger.info("%s was finished by another delivery of it", job)
             return Ignore("finished by another delivery")
+        if job.draining:
+            logger.info("%s goes back to the queue: its holder is another process, and this one ends", job)
+            return Reject("this worker ends", requeue=True)
         return await self._begin(job) if self._settings.max_deliveries else None
 
     async def _begin(self, job: Job) -> TooManyDeliveries | None:

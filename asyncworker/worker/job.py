@@ -38,6 +38,7 @@ class Job(LiveJob):
         still_held: Asks the store whether it does.
         counted: Its beginning was counted, and is to be forgotten when it ends.
         succeeded: It came to its end, and that was no failure.
+        lost: Another process has taken it over; its delivery goes back to the queue, in case that one dies.
         started: Its code was given to the loop or to a thread.
         abandoned: Its outcome was already reported (hard limit, revoked); what it still returns is ignored.
         terminated: It was cancelled by revoke.
@@ -68,6 +69,7 @@ class Job(LiveJob):
         self.interrupt = Interrupt()
         self.started = False
         self.succeeded = False
+        self.lost = False
         self.counted = False
         self.late = False
         self.leased = False

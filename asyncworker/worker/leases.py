@@ -79,25 +79,32 @@ class LeaseKeeper:
     async def wait_for_holder(self, job: Job) -> bool:
         """Wait while another process runs the same task; returns whether it is still to be run.
 
-        A store that is away lets it run: late acks promise at least once.
+        A worker that is told to end waits no longer: see ``job.draining``. A store that is away lets it run: late acks
+        promise at least once.
         """
-        seen, seen_at_s = None, time.monotonic()
+        seen, seen_at_s, lease_s = None, time.monotonic(), self._settings.lease_s
         try:
             leases = await self._leases()
-            while not job.abandoned:
+            while not (job.abandoned or job.draining):
                 lease = await leases.look(key_of(job))
                 if lease is None:
                     return True
                 if lease.ended:
                     age_s = (datetime.now(UTC) - lease.renewed_at).total_seconds()
-                    return age_s > _ENDED_KEPT * self._settings.lease_s
+                    return age_s > _ENDED_KEPT * lease_s
                 if lease.renewed_at != seen:
                     seen, seen_at_s = lease.renewed_at, time.monotonic()
-                elif time.monotonic() - seen_at_s >= self._settings.lease_s and await leases.take(key_of(job), lease):
-                    logger.warning("%s: its holder was silent for %g s; taking it over", job, self._settings.lease_s)
-                    self._hold(job)
-                    return True
-                await asyncio.sleep(min(1.0, self._settings.lease_s / 5))
+                elif time.monotonic() - seen_at_s >= lease_s:
+                    asked_at_s = time.monotonic()
+                    await leases.wait_writable()
+                    if time.monotonic() - asked_at_s > lease_s / 3:
+                        # Nobody could write, and the holder neither: now it may.
+                        seen_at_s = time.monotonic()
+                    elif await leases.take(key_of(job), lease):
+                        logger.warning("%s: its holder was silent for %g s; taking it over", job, lease_s)
+                        self._hold(job)
+                        return True
+                await asyncio.sleep(min(1.0, lease_s / 5))
         except StoreError as exc:
             logger.warning("%s is delivered again, and its lease could not be looked at: %s", job, exc)
         return True

@@ -11,6 +11,7 @@ from typing import Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery.concurrency.base import BasePool
+from celery.exceptions import Reject
 from celery.platforms import EX_FAILURE
 from celery.utils.timer2 import Timer
 from celery.worker import state
@@ -270,6 +271,10 @@ class AsyncPool(BasePool):
         try:
             if job.terminated:
                 job.on_error(exception_info(Terminated(0)))
+            elif job.lost:
+                # Acknowledged, it could be the last delivery that the broker has: that of the holder may have been lost
+                # with its connection. Kept, it would hold up the worker. Delivered again, it waits for the holder.
+                job.on_error(exception_info(Reject("taken over by another process", requeue=True)))
             elif not job.abandoned:
                 report()
         finally:
@@ -299,7 +304,7 @@ class AsyncPool(BasePool):
 
     def _lost(self, job: Job) -> None:
         """Abandon a job that another process has taken over. On the loop thread: the main one may wait for a broker."""
-        job.abandoned = True
+        job.abandoned = job.lost = True
         self._cancel(job)
         self._outbox.put(lambda: self._watch_end(job))
 

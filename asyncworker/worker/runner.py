@@ -80,7 +80,7 @@ class Runner:
 
     def drain(self, job: Job) -> None:
         """Tell a job that can stop early to do so; others go on."""
-        self._loop.call_soon_threadsafe(lambda: job.on_drain and job.on_drain())
+        self._loop.call_soon_threadsafe(self._drain, job)
 
     def stop(self) -> None:
         """Start nothing that still waits for a thread."""
@@ -136,6 +136,12 @@ class Runner:
         if job.task is not None and job.coroutine is not None:
             self._outbox.put(functools.partial(job.on_timeout, True, limit_s))
             job.interrupt.throw(job.task, SoftTimeLimitReached())
+
+    def _drain(self, job: Job) -> None:
+        # For one that has not come to the point where it could be told, too.
+        job.draining = True
+        if job.on_drain is not None:
+            job.on_drain()
 
     def _cancel(self, job: Job) -> None:
         if job.task is not None and not job.task.done():

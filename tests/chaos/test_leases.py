@@ -6,6 +6,8 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
@@ -13,6 +15,8 @@ from celery import Celery
 
 from asyncworker.cli.embedded import EmbeddedServer
 from tests.integration import tasks
+from tests.servers.client import client_app
+from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.worker import Worker
 
 MODULE = tasks.__name__
@@ -78,6 +82,54 @@ def test_a_frozen_worker_is_taken_over_and_its_outcome_is_refused(
     assert first.stop() == 0
     assert log.read_text().count("linked") == 1
     assert f"t.logged_late[{result.id}] succeeded" not in first.log()
+
+
+def test_a_delivery_that_has_lost_its_lease_goes_back_to_rabbitmq(
+    worker: Callable[..., Worker], rabbitmq: RabbitMQ, valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    """The holder has lost its connection, and with it its delivery: the other one is all that the broker has."""
+    log, vhost = tmp_path / "log", rabbitmq.add_vhost()
+    env = ENV | {"ASYNCWORKER_BROKER_URL": rabbitmq.broker_url(vhost)}
+    first = worker(MODULE, "--without-mingle", env=env)
+    urls: Any = SimpleNamespace(broker_url=rabbitmq.broker_url(vhost), result_url=valkey.result_url)
+    with client_app(urls) as app:
+        result = app.tasks["t.logged_late"].delay(str(log), 20)
+        first.wait_for_log(f"[{result.id}] received")
+        second = worker(MODULE, "--without-mingle", env=env, name="second@test")
+        first.pause()
+        rabbitmq.drop_connections(vhost)
+        second.wait_for_log(f"[{result.id}] received")
+        first.resume()
+        assert result.get(timeout=60) == 20
+    assert "was taken over by another process" in first.log() + second.log()
+    until = time.monotonic() + 30
+    while rabbitmq.messages(vhost):
+        assert time.monotonic() < until, "a delivery was not settled"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("kind", ["task", "fan-out"])
+def test_a_delivery_that_waits_for_its_holder_does_not_hold_up_the_end_of_its_worker(
+    worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, tmp_path: Path, kind: str
+) -> None:
+    log = tmp_path / "log"
+    first = worker(MODULE, "--without-mingle", env=ENV)
+    if kind == "task":
+        result = client.tasks["t.logged_late"].delay(str(log), 600)
+    else:
+        result = client.tasks["t.sleep"].partial().iterate(seconds=[600]).delay()
+    first.wait_for_log(f"[{result.id}] received")
+    time.sleep(5)  # a task's lease is taken after three
+    first.pause()  # so that the other one gets it
+    redeliver(valkey)
+    second = worker(MODULE, "--without-mingle", env=ENV | {"ASYNCWORKER_LEASE_S": "600"}, name="second@test")
+    second.wait_for_log(f"[{result.id}] received")
+    first.resume()
+    assert second.stop(30) == 0
+    second.wait_for_log("goes back to the queue: its holder is another process")
+    with redis.Redis.from_url(valkey.redis_url) as broker:
+        assert broker.llen("celery") + broker.hlen("unacked") >= 1
+    first.kill()
 
 
 def test_a_task_that_was_cut_by_a_cold_shutdown_is_run_by_the_next_worker_at_once(

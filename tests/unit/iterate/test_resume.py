@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -355,6 +358,34 @@ async def test_of_deliveries_that_wait_for_a_silent_holder_only_one_takes_over(s
     )
     assert {(outcome.progress.attempt, outcome.progress.done) for outcome in outcomes} == {(2, 100)}
     assert sorted(executed) == list(range(100))
+
+
+async def test_a_holder_that_cannot_write_because_nobody_can_is_not_taken_over(tmp_path: Path) -> None:
+    """A process that is frozen within a transaction keeps SQLite's write lock: that is no silence of the holder."""
+    path = tmp_path / "store.sqlite"
+    store, other = [await open_store(f"sqlite+aiosqlite:///{path}") for _ in range(2)]
+    release = asyncio.Event()
+    executed: list[int] = []
+
+    async def call(row: dict[str, Any]) -> int:
+        executed.append(row["x"])
+        await release.wait()
+        return int(row["x"])
+
+    source = source_of({"x": range(5)})
+    first = asyncio.create_task(execute(call, source, store))
+    while len(executed) < 5:
+        await asyncio.sleep(0.01)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as frozen:
+        frozen.execute("BEGIN IMMEDIATE")
+        second = asyncio.create_task(execute(call, source, other, redelivered=True, lease_s=0.5))
+        await asyncio.sleep(2)
+        release.set()
+        frozen.execute("ROLLBACK")
+        assert (await first).progress == (await second).progress
+    assert executed == list(range(5))
+    await store.close()
+    await other.close()
 
 
 async def test_a_drained_run_finishes_what_is_in_flight_and_leaves_the_rest(store: Store) -> None:
