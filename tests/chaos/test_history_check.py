@@ -219,7 +219,7 @@ def test_a_fan_out_with_more_items_at_once_than_were_asked_for() -> None:
 
 def test_an_item_that_is_executed_again_for_nothing() -> None:
     report = fan_out(items(A, 2, range(ITEMS)), items(A, 30, [7], tag="again"))
-    assert "item 7 was executed again without a reason" in report.violations[0]
+    assert "items [7] were executed again without a reason" in report.violations[0]
     tokens = {index: str(index) if index < 58 else f"b{index}" for index in range(ITEMS)}
     others = items(B, 9, range(58, ITEMS), tag="b")
     killed = fan_out(items(A, 2, range(60)), [line("killed", 6)], others, tokens=tokens)

@@ -104,8 +104,7 @@ def _check_repeated(history: History, task_id: str, kind: str, report: Report) -
                 _check_at_once(history, earlier, later, report)
         if number:
             reason = _why_again(history, executions[number - 1], later)
-            # An early acknowledgement is confirmed by Redis. With RabbitMQ it may be on its way when its worker dies.
-            if reason is None or (kind == "early" and history.loses_on_its_way and reason != OUTAGE):
+            if reason is None or (kind == "early" and not _early_again(history, executions[number - 1], reason)):
                 report.violate(history, task_id, f"was executed again without a reason ({reason})")
             else:
                 report.count(kind, reason)
@@ -137,6 +136,16 @@ def _why_again(history: History, earlier: Execution, later: Execution) -> str | 
     if min(earlier.left_at_s, until_s) - since_s >= VISIBILITY_S and history.loses_on_its_way:
         return VISIBLE
     return None
+
+
+def _early_again(history: History, earlier: Execution, reason: str) -> bool:
+    """Tell whether that is a reason for a task that is acknowledged before it begins.
+
+    Redis confirms an acknowledgement, and gives back what had waited in a worker for too long before it was begun. With
+    RabbitMQ an acknowledgement may be on its way when its worker dies.
+    """
+    waited_s = earlier.begun_at_s - history.sent_at_s[earlier.task_id]
+    return not history.loses_on_its_way or reason == OUTAGE or waited_s >= VISIBILITY_S
 
 
 def _told(execution: Execution, history: History) -> str:

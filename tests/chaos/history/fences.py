@@ -79,6 +79,7 @@ def _check_repeated(history: History, run_id: str, items: list[Execution], repor
     by_index: dict[int, list[Execution]] = defaultdict(list)
     for item in items:
         by_index[item.index].append(item)
+    unexplained: list[int] = []
     for executions in by_index.values():
         for earlier, later in itertools.pairwise(executions):
             death_s = history.deaths.get(earlier.pid)
@@ -91,7 +92,9 @@ def _check_repeated(history: History, run_id: str, items: list[Execution], repor
             elif _silent_before(history, later, earlier):
                 report.count("fan_out", "items again: a silent holder back")
             else:
-                report.violate(history, run_id, f"item {later.index} was executed again without a reason")
+                unexplained.append(later.index)
+    if unexplained:
+        report.violate(history, run_id, f"items {unexplained} were executed again without a reason")
 
 
 def _silent_before(history: History, later: Execution, earlier: Execution) -> bool:

@@ -9,6 +9,8 @@ from tests.chaos.history.check import Report
 
 __all__ = ["show"]
 
+MOST_SHOWN = 20
+
 
 def show(report: Report, title: str) -> None:
     """Print a report."""
@@ -18,6 +20,6 @@ def show(report: Report, title: str) -> None:
         table.add_row(what, *(f"{report.rows[kind][what]:,}" if report.rows[kind][what] else "" for kind in kinds))
     console = Console(width=110)
     console.print(table)
-    for violation in report.violations:
+    for violation in report.violations[:MOST_SHOWN]:
         console.print(violation, style="red", markup=False, highlight=False)
     console.print(f"{len(report.violations)} violations")

@@ -1,0 +1,1 @@
+"""Several workers at once, as pytest-celery's nodes, each a process of this machine."""
