@@ -103,7 +103,7 @@ class Endurance:
 
 
 @contextlib.contextmanager
-def running_endurance(folder: Path) -> Iterator[Endurance]:
+def running_endurance(folder: Path, *, fast: bool = False) -> Iterator[Endurance]:
     """Run a server and a worker until the block ends."""
     with EmbeddedServer(folder / "valkey") as server:
         env = {
@@ -111,6 +111,7 @@ def running_endurance(folder: Path) -> Iterator[Endurance]:
             "ASYNCWORKER_RESULT_URL": server.result_url,
             "ASYNCWORKER_STATE_DIR": str(folder),
             "ASYNCWORKER_INCLUDE": light_tasks.__name__,
+            "ASYNCWORKER_FAST_BROKER": "1" if fast else "0",
         }
         with running_worker(folder, "--without-mingle", env=env) as worker:
             endurance = Endurance(server, worker)
@@ -124,13 +125,17 @@ def running_endurance(folder: Path) -> Iterator[Endurance]:
 @click.option("--tasks", type=click.IntRange(min=1), default=50_000, show_default=True, help="In each round.")
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--bursts", is_flag=True, help="A few tasks at a time.")
+@click.option("--fast", is_flag=True, help="With ASYNCWORKER_FAST_BROKER=1.")
 @click.option("--minutes", type=float, help="Begin no round after so long.")
-def main(tasks: int, rounds: int, bursts: bool, minutes: float | None) -> None:
+def main(tasks: int, rounds: int, bursts: bool, fast: bool, minutes: float | None) -> None:
     """Run the rounds, and print them. Exits with 1 on a stall."""
     console = Console()
     table = Table("round", "tasks", "seconds", "tasks/s", "longest wait s")
     began_at_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="endurance-") as folder, running_endurance(Path(folder)) as endurance:
+    with (
+        tempfile.TemporaryDirectory(prefix="endurance-") as folder,
+        running_endurance(Path(folder), fast=fast) as endurance,
+    ):
         try:
             for number in range(1, rounds + 1):
                 if minutes is not None and time.monotonic() - began_at_s > minutes * 60:

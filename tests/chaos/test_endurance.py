@@ -11,8 +11,9 @@ from tests.chaos.endurance import Stall, running_endurance
 
 
 @pytest.mark.timeout(300)
-def test_no_stall_over_preloaded_tasks_nor_over_bursts(tmp_path: Path) -> None:
-    with running_endurance(tmp_path) as running:
+@pytest.mark.parametrize("fast", [False, True])
+def test_no_stall_over_preloaded_tasks_nor_over_bursts(tmp_path: Path, fast: bool) -> None:
+    with running_endurance(tmp_path, fast=fast) as running:
         for _ in range(2):
             running.preloaded(4000)
         running.bursts(500, seed=1)

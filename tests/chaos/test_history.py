@@ -19,15 +19,15 @@ from tests.servers.valkey import running_valkey
 
 
 @pytest.mark.timeout(3600)  # of a long run; a short one that hangs ends by itself once nothing moves
-@pytest.mark.parametrize("name", ["redis", "rabbitmq"])
+@pytest.mark.parametrize("name", ["redis", "redis-fast", "rabbitmq"])
 def test_nothing_is_lost_and_nothing_is_run_by_two(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     seed, tasks = pytestconfig.getoption("chaos_seed"), pytestconfig.getoption("chaos_tasks")
     with running_valkey(tmp_path / "valkey") as valkey:
         broker: Broker
-        if name == "redis":
-            broker = RedisBroker(valkey)
+        if name != "rabbitmq":
+            broker = RedisBroker(valkey, fast=name == "redis-fast")
         else:
             rabbitmq: RabbitMQ = request.getfixturevalue("rabbitmq")
             broker = RabbitBroker(rabbitmq, valkey)

@@ -30,10 +30,15 @@ def ran(token: str, pid: int, begin_s: float, end_s: float | None, *, how: str =
 
 
 def checked(
-    *parts: Iterable[Line], kind: str = "late", stored: str | None = None, left: int = 0, on_its_way: bool = False
+    *parts: Iterable[Line],
+    kind: str = "late",
+    stored: str | None = None,
+    left: int = 0,
+    on_its_way: bool = False,
+    redis: bool = False,
 ) -> Report:
     """Check the history of one task, sent at 1; both workers live, where nothing else is told."""
-    history = History(loses_on_its_way=on_its_way)
+    history = History(loses_on_its_way=on_its_way, redis=redis)
     lines = [line("sent", 1, 0, kind=kind), *(each for part in parts for each in part)]
     for pid in (A, B):
         if not any(each.event == "pulse" and each.pid == pid for each in lines):
@@ -117,14 +122,14 @@ def test_a_repetition_needs_a_reason() -> None:
 
 def test_the_visibility_timeout_is_a_reason_only_while_a_task_is_not_acknowledged() -> None:
     outlasted = [*ran("x", A, 2, 9), *ran("y", B, 10, 11)]
-    assert checked(outlasted, stored="y", on_its_way=True).rows["late"]["again: visibility timeout"] == 1
+    assert checked(outlasted, stored="y", redis=True).rows["late"]["again: visibility timeout"] == 1
     acknowledged = [*ran("x", A, 2, 3), *ran("y", B, 10, 11)]
-    assert checked(acknowledged, stored="y", on_its_way=True).violations
+    assert checked(acknowledged, stored="y", redis=True).violations
 
 
 def test_an_early_task_is_not_run_again_because_its_worker_died() -> None:
     twice = [*ran("x", A, 2, None, kind="early"), *ran("y", B, 4, 5, kind="early")]
-    report = checked(twice, [line("killed", 3)], kind="early", stored="y", on_its_way=True)
+    report = checked(twice, [line("killed", 3)], kind="early", stored="y", redis=True)
     assert "again without a reason" in report.violations[0]
 
 

@@ -19,7 +19,7 @@ from tests.chaos.history.show import show
 @click.command()
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the plan of tasks and harm.")
 @click.option("--tasks", type=click.IntRange(min=8), default=2000, show_default=True, help="How many.")
-@click.option("--broker", type=click.Choice(["redis", "rabbitmq"]), default="redis", show_default=True)
+@click.option("--broker", type=click.Choice(["redis", "redis-fast", "rabbitmq"]), default="redis", show_default=True)
 @click.option("--workers", type=click.IntRange(min=2), default=4, show_default=True)
 @click.option("--rate", type=click.FloatRange(min=1), default=20.0, show_default=True, help="Tasks sent a second.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A folder for the history and the workers' logs.")

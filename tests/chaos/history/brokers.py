@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import redis
@@ -17,6 +18,8 @@ class Broker(Protocol):
     """One broker, and the Redis that has the results."""
 
     name: str
+    env: Mapping[str, str]
+    """For the workers."""
     broker_url: str
     result_url: str
     loses_on_its_way: bool
@@ -42,11 +45,12 @@ class RedisBroker:
     """Messages and results on the same Redis, which keeps them in its append-only file."""
 
     name = "redis"
-    #: kombu's BRPOP takes a message out of its queue before the worker has it.
-    loses_on_its_way = True
 
-    def __init__(self, server: RestartableValkey) -> None:
+    def __init__(self, server: RestartableValkey, *, fast: bool = False) -> None:
         self._server = server
+        self.env = {"ASYNCWORKER_FAST_BROKER": "1" if fast else "0"}
+        #: kombu's BRPOP takes a message out of its queue before the worker has it; our own transport does not.
+        self.loses_on_its_way = not fast
         self.broker_url, self.result_url = server.url(0), server.url(1)
 
     def down(self, *, crash: bool) -> None:
@@ -75,6 +79,7 @@ class RabbitBroker:
     """Messages on RabbitMQ, results on a Redis that nothing happens to."""
 
     name = "rabbitmq"
+    env: Mapping[str, str] = {}
     loses_on_its_way = False
 
     def __init__(self, server: RabbitMQ, results: RestartableValkey) -> None:

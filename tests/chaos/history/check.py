@@ -133,7 +133,7 @@ def _why_again(history: History, earlier: Execution, later: Execution) -> str | 
         return OUTAGE
     if history.silence_s(earlier.pid, since_s, until_s) >= VISIBILITY_S / 2:
         return FROZEN
-    if min(earlier.left_at_s, until_s) - since_s >= VISIBILITY_S and history.loses_on_its_way:
+    if min(earlier.left_at_s, until_s) - since_s >= VISIBILITY_S and history.redis:
         return VISIBLE
     return None
 
@@ -145,7 +145,7 @@ def _early_again(history: History, earlier: Execution, reason: str) -> bool:
     RabbitMQ an acknowledgement may be on its way when its worker dies.
     """
     waited_s = earlier.begun_at_s - history.sent_at_s[earlier.task_id]
-    return not history.loses_on_its_way or reason == OUTAGE or waited_s >= VISIBILITY_S
+    return not history.redis or reason == OUTAGE or waited_s >= VISIBILITY_S
 
 
 def _told(execution: Execution, history: History) -> str:

@@ -153,6 +153,7 @@ class Fleet:
             "ASYNCWORKER_MAX_DELIVERIES": "100",
             "ASYNCWORKER_BROKER_WAIT_S": "60",
             BROKER_VARIABLE: self._broker.name,
+            **self._broker.env,
             LOG_VARIABLE: str(self._log),
         }
         worker = running_worker(

@@ -68,9 +68,11 @@ class History:
         left: How many messages the broker holds in the end.
         told: What it says of them.
         loses_on_its_way: See ``Broker``.
+        redis: The broker confirms acknowledgements, and gives back what it waits too long for.
     """
 
     loses_on_its_way: bool = False
+    redis: bool = False
     sent_at_s: dict[str, float] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
     refused: int = 0

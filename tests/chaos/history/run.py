@@ -154,7 +154,7 @@ class ChaosRun:
                 return
 
     def _gather(self) -> History:
-        history = History(loses_on_its_way=self._broker.loses_on_its_way)
+        history = History(self._broker.loses_on_its_way, redis=self._broker.name == "redis")
         history.add_lines(read(self.log))
         history.left = self._broker.holds()
         history.told = self._broker.told() if history.left else ""

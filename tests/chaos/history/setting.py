@@ -15,10 +15,15 @@ __all__ = ["running_broker"]
 
 @contextlib.contextmanager
 def running_broker(name: str, folder: Path) -> Iterator[Broker]:
-    """Run the broker of that name, and a Redis for the results, until the block ends."""
+    """Run a broker until the block ends, and a Redis for its results.
+
+    Args:
+        name: ``redis``, ``redis-fast`` (with our own transport), or ``rabbitmq``.
+        folder: For their files.
+    """
     with running_valkey(folder / "valkey") as valkey:
-        if name == "redis":
-            yield RedisBroker(valkey)
+        if name.startswith("redis"):
+            yield RedisBroker(valkey, fast=name == "redis-fast")
             return
         with running_rabbitmq(folder / "rabbitmq") as rabbitmq:
             yield RabbitBroker(rabbitmq, valkey)
