@@ -85,6 +85,10 @@ def test_an_early_task_is_lost_with_its_worker_alone() -> None:
     report = checked(begun, [line("killed", 3)], kind="early")
     assert (report.violations, report.rows["early"]["lost with its worker"]) == ([], 1)
     assert "nothing had happened to its worker" in checked(begun, kind="early").violations[0]
+    ended = ran("x", A, 2, 3, kind="early")
+    unstored = checked(ended, [line("killed", 3.1)], kind="early")
+    assert (unstored.violations, unstored.rows["early"]["lost with its worker"]) == ([], 1)
+    assert checked(ended, [line("killed", 30)], kind="early").violations
 
 
 def test_a_failure_is_told() -> None:

@@ -58,6 +58,9 @@ def check(history: History) -> Report:
     return report
 
 
+#: How long an outcome may take to be stored, on a busy machine.
+STORED_S = 2.0
+
 #: Columns of the report.
 ON_ITS_WAY = "lost on its way"
 CUT_SHORT = "again: worker killed"
@@ -86,10 +89,18 @@ def _check_done(history: History, task_id: str, kind: str, report: Report) -> No
         report.violate(history, task_id, "was accepted and is lost")
     elif not executions and _harmed(history, sent_at_s):
         report.count(kind, "lost before it began")
-    elif executions and executions[-1].how == "killed":
+    elif executions and (executions[-1].how == "killed" or _killed_before_it_was_stored(history, executions[-1])):
         report.count(kind, "lost with its worker")
     else:
         report.violate(history, task_id, "is lost, and nothing had happened to its worker")
+
+
+def _killed_before_it_was_stored(history: History, execution: Execution) -> bool:
+    """Tell whether its worker was killed just after it had ended, or while the backend was away."""
+    death_s = history.deaths.get(execution.pid)
+    if death_s is None or execution.how != "end":
+        return False
+    return death_s - execution.left_at_s < STORED_S or history.harmed_between(execution.left_at_s, death_s)
 
 
 def _harmed(history: History, since_s: float) -> bool:
