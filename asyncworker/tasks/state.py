@@ -7,9 +7,11 @@ Inside of any task, an item of a fan-out included::
     await state.set("page", page + 1)
 
 Values are what JSON can hold. They belong to the task's id: its retries, a second delivery, a resumed fan-out find what
-was set. ``set`` returns at once; what was set is written within a quarter of a second, together with what other tasks
-have set, and in any case before the task's outcome is stored. Where a crash must not undo it, ``await state.flush()``.
-State is kept when the task has ended, whatever way; it is deleted a while after (``ASYNCWORKER_STATE_KEEP_S``).
+was set. The partitions of a fan-out have a state each.
+
+``set`` returns at once; what was set is written within a quarter of a second, together with what other tasks have set,
+and in any case before the task's outcome is stored. Where a crash must not undo it, ``await state.flush()``. State is
+kept when the task has ended, whatever way; it is deleted a while after (``ASYNCWORKER_STATE_KEEP_S``).
 
 In a task that is not ``async def`` use ``state.blocking``, which has the same functions.
 """
@@ -17,6 +19,7 @@ In a task that is not ``async def`` use ``state.blocking``, which has the same f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from collections.abc import Callable, Coroutine
@@ -26,10 +29,12 @@ from celery import _state
 from kombu.utils.json import dumps, loads
 
 from asyncworker.errors import StateError, StateTakenOver, StateTooLarge, StoreError
+from asyncworker.iterate import current_item
 from asyncworker.loop import LiveJob, current_job, get_loop_thread
 from asyncworker.resources import lifetimes
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import TaskState, TaskStates, patiently, shared_store
+from asyncworker.tasks.names import RUN_ITERATE, RUN_PARTITION
 
 __all__ = ["blocking", "clear", "delete", "flush", "get", "set"]
 
@@ -127,7 +132,19 @@ def _scope() -> _Scope:
     request = getattr(task, "request", None)
     if request is None or request.id is None:
         raise StateError("state belongs to a task, and none is running here: it is known only inside of a task's code")
-    return _Scope(str(request.id), task.name, load_settings(conf=task.app.conf), current_job.get())
+    return _Scope(_id_of(task.name, request), task.name, load_settings(conf=task.app.conf), current_job.get())
+
+
+def _id_of(name: str, request: Any) -> str:
+    """Whose state it is: a partition's messages may be several, of ids that nobody knows, wherever it is run."""
+    if name == RUN_PARTITION:
+        return f"{request.kwargs['run']}/{request.kwargs['number']}"
+    if name == RUN_ITERATE:
+        with contextlib.suppress(LookupError):
+            run_id = current_item().run_id
+            if run_id.startswith(f"{request.id}/"):
+                return run_id
+    return str(request.id)
 
 
 #: What is done with the open state of a task; returns a value, and whether the state was changed.

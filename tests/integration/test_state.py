@@ -12,6 +12,7 @@ from celery import Celery
 
 from asyncworker import AsyncTask, ItemErrors
 from asyncworker.cli.embedded import EmbeddedServer
+from asyncworker.tasks.forgetting import forget_outcome
 from tests.integration import state_tasks
 from tests.servers.postgres import Postgres
 from tests.servers.worker import Worker
@@ -43,7 +44,7 @@ def test_retries_and_items_and_threads(worker: Callable[..., Worker], client: Ce
     with pytest.raises(KeyError):
         failed.get(timeout=GET_S)
     assert tasks["s.said"].apply_async(task_id=failed.id + "x").get(timeout=GET_S) is None
-    failed.forget()
+    forget_outcome(failed)
     assert tasks["s.said"].apply_async(task_id=failed.id).get(timeout=GET_S) == "goodbye"
     # Many at once, each with its own.
     results = [tasks["s.busy"].delay(100) for _ in range(50)]
@@ -53,8 +54,16 @@ def test_retries_and_items_and_threads(worker: Callable[..., Worker], client: Ce
     result = run.iterate(number=range(20)).apply_async(task_id="fan-out")
     with pytest.raises(ItemErrors, match="10 of 20"):
         result.get(timeout=GET_S)
-    result.forget()
+    forget_outcome(result)
     again = run.iterate(number=range(20)).apply_async(task_id="fan-out")
+    assert again.get(timeout=GET_S) == [2] * 20
+    # Each partition has its own, wherever it is run.
+    run = run.options(partitions=3)
+    result = run.iterate(number=range(20)).apply_async(task_id="split")
+    with pytest.raises(ItemErrors, match="10 of 20"):
+        result.get(timeout=GET_S)
+    forget_outcome(result)
+    again = run.iterate(number=range(20)).apply_async(task_id="split")
     assert again.get(timeout=GET_S) == [2] * 20
 
 
