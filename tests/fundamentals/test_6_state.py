@@ -12,10 +12,8 @@ def test_a_retry_goes_on_where_the_task_stood(tasks):
 
 def test_state_belongs_to_the_task_id(tasks):
     assert [tasks.visits.delay().get(timeout=30) for _ in range(2)] == [1, 1]
-    first = tasks.visits.apply_async(task_id="visitor-1")
-    assert first.get(timeout=30) == 1
-    first.forget()
-    assert tasks.visits.apply_async(task_id="visitor-1").get(timeout=30) == 2
+    assert tasks.visits.apply_async(task_id="visitor-1").get(timeout=30) == 1
+    assert tasks.visits.apply(task_id="visitor-1").get() == 2  # here and now, on the same store
 
 
 async def test_outside_of_a_task_there_is_none():
