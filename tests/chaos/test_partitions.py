@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -125,9 +126,17 @@ def test_failures_of_all_workers_are_told_together(workers: list[Worker], client
     with pytest.raises(Exception, match="4 of 40 items failed; first: item 7"):
         result.get(timeout=GET_S)
     assert [failure.index for failure in result.errors()] == [7, 17, 27, 37]
+    with pytest.raises(Exception, match="4 of 40 items failed"):
+        result.retry_failed().get(timeout=GET_S)
+    assert result.progress().resumed == 36
+    assert sorted(asyncio.run(_streamed(result))) == list(result.iter_results())
     one = picky.iterate(number=range(10)).delay()
     with pytest.raises(ValueError, match="7 is not wanted"):
         one.get(timeout=GET_S)
+
+
+async def _streamed(result: IterateResult) -> list[tuple[int, Any]]:
+    return [pair async for pair in result.stream(order="completion")]
 
 
 def test_a_source_of_unknown_length_is_refused_before_it_is_sent(client: Celery[AsyncTask]) -> None:

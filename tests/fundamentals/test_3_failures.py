@@ -39,3 +39,12 @@ def test_an_item_may_skip_itself(tasks):
     result = tasks.only_even.iterate(number=range(4)).delay()
     assert result.get(timeout=30)["skipped"] == 2
     assert result.results() == [0, 2]
+
+
+def test_or_the_run_ends_once_too_many_have_failed(tasks):
+    skus = ["sku-3"] * 50
+    fan_out = tasks.count_shelf.partial(shop="Oslo").options(max_failures=2, concurrency=1).iterate(sku=skus)
+    result = fan_out.delay()
+    with pytest.raises(ItemErrors, match="3 of 50 items failed"):
+        result.get(timeout=30)
+    assert result.progress().error == "stopped: more than 2 items failed"

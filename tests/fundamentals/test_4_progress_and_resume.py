@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from celery.result import AsyncResult
 
 from asyncworker import IterateResult
 from asyncworker.errors import RunCancelled
@@ -14,6 +15,18 @@ def test_progress_can_be_read_by_anyone_who_knows_the_id(app, tasks):
     result.get(timeout=30)
     progress = result.progress()
     assert (progress.state, progress.done, progress.total, progress.fraction) == ("done", 50, 50, 1.0)
+
+
+def test_or_by_any_client_of_celery(app, tasks):
+    run_id = tasks.slowly.partial().options(concurrency=2).iterate(number=range(300)).delay().id
+    result = AsyncResult(run_id, app=app)
+    while result.state != "PROGRESS":
+        time.sleep(0.05)
+    info = result.info
+    assert info["total"] == 300
+    assert 0 < info["done"] < 300
+    assert info["rate"] > 0
+    assert result.get(timeout=30)["done"] == 300
 
 
 def test_cancelled_half_way_and_resumed(tasks):
