@@ -42,7 +42,7 @@ ON_PURPOSE: list[tuple[str, set[str]]] = [
     # asyncio starts a process on the loop's own thread; the file with the pinned key of a host goes with it.
     ("sftp/openssh.py", {"_start", "_remove"}),
     # The folders on the way to it are opened, and made, as it comes.
-    ("sftp/folders.py", {"folder", "__del__"}),
+    ("sftp/folders.py", {"folder", "close"}),
 ]
 
 #: How long a process that was just ended may take to be gone.

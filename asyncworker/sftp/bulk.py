@@ -13,11 +13,12 @@ from typing import Any
 from asyncworker.errors import SettingsError, SFTPConnectError, SFTPConnectionLost
 from asyncworker.loop import running_loop_thread
 from asyncworker.sftp.batch import Batch, FileResult, Order, Patience
+from asyncworker.sftp.listing import BadNames, Entry
 from asyncworker.sftp.pool import SFTPPool, pool
 from asyncworker.sftp.progress import Tracker
 from asyncworker.sftp.transfer import Transfer
 
-__all__ = ["LARGE_BYTES", "Large", "one_of", "the_pool", "transfer_all"]
+__all__ = ["LARGE_BYTES", "Large", "listed", "one_of", "the_pool", "transfer_all"]
 
 #: Larger files go into the lane of the large ones.
 LARGE_BYTES = 1024 * 1024
@@ -115,6 +116,33 @@ async def _tried(order: Large, patience: Patience) -> FileResult:
                 return FileResult(order.remote, order.local, error=error)
         except Exception as error:
             return FileResult(order.remote, order.local, error=error)
+        await asyncio.sleep(pause)
+        attempt += 1
+
+
+async def listed(pool: SFTPPool, folder: str, bad_names: BadNames) -> AsyncGenerator[Entry, None]:
+    """List a folder, from its beginning again if the connection is lost on the way; each name is given out once.
+
+    Raises:
+        SFTPError: As for :meth:`SFTPPool.list`.
+    """
+    patience = Patience(_TRIES)
+    seen: set[str] = set()
+    attempt = 1
+    while True:
+        entries = pool.list(folder, bad_names=bad_names)
+        try:
+            async for entry in entries:
+                if entry.name not in seen:
+                    seen.add(entry.name)
+                    yield entry
+            return
+        except (SFTPConnectionLost, SFTPConnectError):
+            pause = patience.pause_s(attempt)
+            if pause is None:
+                raise
+        finally:
+            await entries.aclose()
         await asyncio.sleep(pause)
         attempt += 1
 

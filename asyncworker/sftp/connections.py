@@ -57,6 +57,8 @@ class Connections:
         self._allowed = options.connections
         self._retreat_ends = 0.0
         self._in_flight = 0
+        self._used_at = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     @property
@@ -103,10 +105,17 @@ class Connections:
         self._in_flight -= 1
         if self._waiting:
             self._pump()
+        elif not self._in_flight:
+            self._used_at = self._clock.monotonic()
+            if self._idle_timer is None and not self._closed:
+                loop = asyncio.get_running_loop()
+                self._idle_timer = loop.call_later(self._options.idle_close_s, self._close_if_idle)
 
     async def close(self) -> None:
         """Fail what waits and what runs, and close every connection."""
         self._closed = True
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         where = self._options.address
         self._fail_waiting(SFTPError(f"{where}: the pool was closed", host=where))
         making = list(self._making)
@@ -180,6 +189,23 @@ class Connections:
             await self._clock.sleep(random.uniform(0.1, 0.4) * attempt)
             attempt += 1
 
+    def _close_if_idle(self) -> None:
+        self._idle_timer = None
+        if self._closed or self._in_flight or self._waiting:
+            return  # the last one that gives its place back begins anew
+        left = self._used_at + self._options.idle_close_s - self._clock.monotonic()
+        if left > 0:
+            self._idle_timer = asyncio.get_running_loop().call_later(left, self._close_if_idle)
+            return
+        sessions, self._sessions = self._sessions, []
+        for session in sessions:
+            self._end(session)
+
+    def _end(self, session: Session) -> None:
+        ending = asyncio.get_running_loop().create_task(session.close())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
     def _retreat(self, error: Exception) -> None:
         have = len(self._sessions) + len(self._making)
         if have:
@@ -190,9 +216,7 @@ class Connections:
             self._fail_waiting(error)
 
     def _lost(self, session: Session) -> None:
-        ending = asyncio.get_running_loop().create_task(session.close())
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+        self._end(session)
         if session in self._sessions:
             self._sessions.remove(session)
         if self._waiting:

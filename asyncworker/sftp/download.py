@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from asyncworker.errors import SFTPError, SFTPFileNotFound, SFTPNameError
 from asyncworker.sftp.batch import FileResult, Order
-from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, one_of, the_pool, transfer_all
+from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, listed, one_of, the_pool, transfer_all
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.folders import Destination, Found, folded
 from asyncworker.sftp.listing import Entry
@@ -121,10 +121,13 @@ async def download(
     tracker = Tracker(on_progress, on_file)
     async with the_pool(where, options) as pool:
         run = _Run(pool, selection, how, tracker, 0 if not recursive else max_depth)
-        await run.prepare(os.fspath(remote), os.fspath(local))
-        await transfer_all(pool, run.orders(), tracker, at_once)
-        if fsync and not dry_run:
-            await asyncio.to_thread(run.flush_folders)
+        try:
+            await run.prepare(os.fspath(remote), os.fspath(local))
+            await transfer_all(pool, run.orders(), tracker, at_once)
+            if fsync and not dry_run:
+                await asyncio.to_thread(run.flush_folders)
+        finally:
+            run.close()
     return tracker.report()
 
 
@@ -190,7 +193,7 @@ class _Run:
             return
         few = self._pool._connections.capacity < _FEW_PLACES
         walk = Walk(
-            lambda folder: self._pool.list(folder, bad_names=self._bad_name),
+            lambda folder: listed(self._pool, folder, self._bad_name),
             max_depth=self._max_depth,
             enter=self._enters,
             on_error=self._cannot_list,
@@ -363,6 +366,11 @@ class _Run:
             executor=self._pool._threads,
             on_released=self._pool._connections.release,
         )
+
+    def close(self) -> None:
+        """Close the local folders."""
+        if self._destination is not None:
+            self._destination.close()
 
     def flush_folders(self) -> None:
         """Make the names of what arrived as durable as their contents. Blocks: for a thread."""

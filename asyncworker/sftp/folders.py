@@ -9,6 +9,7 @@ import contextlib
 import os
 import stat
 import unicodedata
+import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,22 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class OpenFolder:
-    """An open folder; closed when nobody holds it any more."""
+    """An open folder; closed when nobody holds it any more, or when its destination is."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("__weakref__", "fd")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
+    def close(self) -> None:
+        """Close it; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
     def __del__(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self.fd)
+        self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class Destination:
         self.root = root
         self._top = OpenFolder(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         self._open: OrderedDict[str, OpenFolder] = OrderedDict()
+        self._all = weakref.WeakSet((self._top,))
         self._folds: bool | None = None
 
     def path(self, relative: str) -> str:
@@ -87,9 +95,15 @@ class Destination:
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.path(relative)) from None
         self._open[relative] = made
+        self._all.add(made)
         if len(self._open) > _KEPT:
             self._open.popitem(last=False)
         return made
+
+    def close(self) -> None:
+        """Close every folder, whoever still refers to it."""
+        for folder in list(self._all):
+            folder.close()
 
     def scan(self, relative: str) -> dict[str, Found]:
         """Return what a folder holds; nothing where it is not there. Blocks: for a thread."""

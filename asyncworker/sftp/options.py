@@ -42,6 +42,7 @@ class Options:
         in_flight: Files at once on one connection at most; the server's own limit lowers it.
         connect_timeout_s: Seconds for a connection to be ready.
         keepalive_s: Seconds between signs of life; three without an answer and the connection is given up.
+        idle_close_s: Seconds without any use, after which all connections are closed; the next call makes new ones.
     """
 
     host: str
@@ -60,6 +61,7 @@ class Options:
     in_flight: int = 256
     connect_timeout_s: float = 30.0
     keepalive_s: float = 15.0
+    idle_close_s: float = 300.0
 
     def __post_init__(self) -> None:
         if not self.host or self.host.startswith("-") or any(c.isspace() for c in self.host):
@@ -70,7 +72,7 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise SettingsError(f"SFTP {name} is {value!r}: a whole number of 1 or more is needed")
-        for name in ("connect_timeout_s", "keepalive_s"):
+        for name in ("connect_timeout_s", "keepalive_s", "idle_close_s"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"SFTP {name} is {getattr(self, name)!r}: more than 0 is needed")
 

@@ -45,6 +45,7 @@ class SFTPPool(Files):
         in_flight: Files at once on one connection at most; the server's own limit of open handles lowers it.
         connect_timeout_s: Seconds for a connection to be ready.
         keepalive_s: Seconds between signs of life; three without an answer and the connection is given up.
+        idle_close_s: Seconds without any use, after which all connections are closed; the next call makes new ones.
         host_key: The only host key that is taken: a public key (``ssh-ed25519 AAAA...``) or a fingerprint
             (``SHA256:...``); ``known_hosts`` plays no part then.
         jump: Hosts on the way, ``user@host:port``, separated by commas; with the same keys and known hosts.
@@ -74,6 +75,7 @@ class SFTPPool(Files):
         in_flight: int = 256,
         connect_timeout_s: float = 30.0,
         keepalive_s: float = 15.0,
+        idle_close_s: float = 300.0,
         host_key: str | None = None,
         jump: str | None = None,
         compress: bool = False,
@@ -95,6 +97,7 @@ class SFTPPool(Files):
             in_flight=in_flight,
             connect_timeout_s=connect_timeout_s,
             keepalive_s=keepalive_s,
+            idle_close_s=idle_close_s,
             host_key=host_key,
             jump=jump,
             compress=compress,

@@ -146,6 +146,8 @@ async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
     except asyncssh.PermissionDenied as error:
         raise SFTPAuthError(_auth_message(options, error), host=where) from error
     except asyncssh.ChannelOpenError as error:
+        if error.reason == "SSH connection closed":  # not refused: it went away before it could answer
+            raise ConnectionDropped(f"{where}: the server dropped the connection: {error}", host=where) from error
         raise SFTPConnectError(f"{where}: logged in, but no SFTP session opened: {error}", host=where) from error
     except (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError) as error:
         raise ConnectionDropped(f"{where}: the server dropped the connection: {error}", host=where) from error

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncworker.errors import SFTPConnectionLost, SFTPProtocolError
-from asyncworker.sftp.packets import Attributes, Limits, Name, Status
+from asyncworker.sftp.packets import Attributes, Limits, Name, OpenFlag, Status, attributes_bytes, open_tail
 from asyncworker.sftp.protocol import SFTPProtocol
 from tests.servers import sftp_wire as wire
 
@@ -301,3 +301,68 @@ def test_ids_are_not_given_twice_after_they_wrap() -> None:
     assert machine.pending == 3
     machine.feed(wire.handle(0, b"a") + wire.handle(0xFFFFFFFF, b"b") + wire.handle(1, b"c"))
     assert owner.events == [b"a", b"b", b"c"]
+
+
+# -- what changes something --------------------------------------------------------------------------------------------
+
+WRITES = wire.version(3, (b"posix-rename@openssh.com", b"1"), (b"fsync@openssh.com", b"1"))
+
+
+def test_requests_that_change_something_are_the_bytes_of_the_draft() -> None:
+    machine, owner = Machine(WRITES), Owner()
+    machine.open(b"/a", owner.answered, owner, open_tail(OpenFlag.WRITE | OpenFlag.CREATE, 0o640))
+    machine.write(b"h", 2**33, memoryview(b"data"), owner.answered, owner)
+    machine.set_attributes(b"h", attributes_bytes(mtime=7, size=3), owner.answered, owner)
+    machine.remove(b"/a", owner.answered, owner)
+    machine.mkdir(b"/d", None, owner.answered, owner)
+    machine.rmdir(b"/d", owner.answered, owner)
+    machine.rename(b"/a", b"/b", owner.answered, owner)
+    machine.rename_plain(b"/a", b"/b", owner.answered, owner)
+    machine.fsync(b"h", owner.answered, owner)
+    ids = [struct.pack(">I", number) for number in range(9)]
+    names = wire.string(b"/a") + wire.string(b"/b")
+    assert machine.take_outgoing() == b"".join(
+        (
+            wire.packet(3, ids[0] + wire.string(b"/a") + struct.pack(">III", 0x2 | 0x8, 4, 0o640)),
+            wire.packet(6, ids[1] + wire.string(b"h") + struct.pack(">Q", 2**33) + wire.string(b"data")),
+            wire.packet(10, ids[2] + wire.string(b"h") + struct.pack(">IQII", 1 | 8, 3, 7, 7)),
+            wire.packet(13, ids[3] + wire.string(b"/a")),
+            wire.packet(14, ids[4] + wire.string(b"/d") + struct.pack(">I", 0)),
+            wire.packet(15, ids[5] + wire.string(b"/d")),
+            wire.packet(200, ids[6] + wire.string(b"posix-rename@openssh.com") + names),
+            wire.packet(18, ids[7] + wire.string(b"/a") + wire.string(b"/b")),
+            wire.packet(200, ids[8] + wire.string(b"fsync@openssh.com") + wire.string(b"h")),
+        )
+    )
+
+
+@pytest.mark.parametrize("greeting", [wire.version(), wire.version(3, (b"posix-rename@openssh.com", b"2"))])
+def test_extensions_that_are_not_offered_are_not_used(greeting: bytes) -> None:
+    machine, owner = Machine(greeting), Owner()
+    assert not machine.renames_over
+    assert not machine.flushes
+    machine.rename(b"/a", b"/b", owner.answered, owner)
+    assert machine.take_outgoing()[4] == 18
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.data())
+def test_every_change_is_answered_or_failed_whatever_the_server_sends(kinds: list[int], data: st.DataObject) -> None:
+    machine, owner = Machine(WRITES), Owner()
+    for kind in kinds:
+        asks = (
+            lambda: machine.write(b"h", 0, b"x" * 100, owner.answered, owner),
+            lambda: machine.rename(b"/a", b"/b", owner.answered, owner),
+            lambda: machine.fsync(b"h", owner.answered, owner),
+            lambda: machine.mkdir(b"/d", 0o755, owner.answered, owner),
+        )
+        asks[kind]()
+    machine.take_outgoing()
+    for number in data.draw(st.permutations(range(len(kinds)))):
+        answer = data.draw(st.sampled_from([wire.status(number, 0), wire.status(number, 4), wire.handle(number, b"h")]))
+        try:
+            machine.feed(answer)
+        except SFTPProtocolError:
+            break
+    machine.end(SFTPConnectionLost("over"))
+    assert len(owner.events) + len(owner.errors) == len(kinds)
+    assert all(isinstance(event, Status) for event in owner.events)
