@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from asyncworker.errors import SFTPNameError
@@ -10,6 +11,7 @@ from asyncworker.errors import SFTPNameError
 __all__ = ["check_name", "local_path", "remote_bytes", "remote_text"]
 
 _NAME_BYTES_MAX = 255
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 def check_name(name: bytes | str, *, host: str = "", folder: str = "") -> str:
@@ -71,6 +73,6 @@ def _fault(raw: bytes) -> str:
         return f"{len(raw)} bytes; {_NAME_BYTES_MAX} are allowed"
     if b"/" in raw or b"\\" in raw:
         return "a path separator in it"
-    if any(byte < 0x20 or byte == 0x7F for byte in raw):
+    if _CONTROL.search(raw):
         return "a control character in it"
     return ""
