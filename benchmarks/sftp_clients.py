@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import asyncssh
@@ -13,7 +14,16 @@ from asyncworker import sftp
 from asyncworker.sftp import SFTPPool
 from benchmarks.sftp_job import Job
 
-__all__ = ["asyncssh_get", "asyncssh_read", "download", "paramiko_get", "pool_get", "pool_get_many"]
+__all__ = [
+    "asyncssh_get",
+    "asyncssh_read",
+    "download",
+    "download_openssh",
+    "paramiko_get",
+    "pool_get",
+    "pool_get_many",
+    "pool_get_openssh",
+]
 
 
 def paramiko_get(job: Job) -> None:
@@ -124,6 +134,16 @@ def pool_get(job: Job) -> None:
             await asyncio.gather(*(pool.get(f"{job.remote}/{name}", f"{job.local}/{name}") for name in names))
 
     asyncio.run(main())
+
+
+def download_openssh(job: Job) -> None:
+    """The same over the ``ssh`` program."""
+    download(replace(job, transport="openssh"))
+
+
+def pool_get_openssh(job: Job) -> None:
+    """The same over the ``ssh`` program."""
+    pool_get(replace(job, transport="openssh"))
 
 
 def pool_get_many(job: Job) -> None:

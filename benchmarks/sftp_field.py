@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,8 +92,24 @@ def _ours() -> list[Entry]:
     clients = "benchmarks.sftp_clients"
     return [
         Entry(OURS, partial(run_python, f"{clients}:download"), large=True),
+        *_openssh(clients),
         Entry("asyncworker, await pool.get", partial(run_python, f"{clients}:pool_get")),
         Entry("asyncworker, pool.get_many", partial(run_python, f"{clients}:pool_get_many"), quick=False),
+    ]
+
+
+def _openssh(clients: str) -> list[Entry]:
+    """Ours over the ``ssh`` program."""
+    missing = "" if shutil.which("ssh") else "ssh is not installed (Debian: openssh-client)"
+    return [
+        Entry(
+            f"asyncworker, {call}, openssh",
+            partial(run_python, f"{clients}:{function}_openssh"),
+            large=function == "download",
+            quick=function == "download",
+            missing=missing,
+        )
+        for call, function in (("sftp.download()", "download"), ("await pool.get", "pool_get"))
     ]
 
 
