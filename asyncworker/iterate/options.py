@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from asyncworker.errors import SettingsError
-from asyncworker.limits import LimitUse
+from asyncworker.limits import LimitUse, uses_of
 
 __all__ = ["IterateOptions", "exception_classes", "exception_names", "make_options"]
 
@@ -74,7 +74,8 @@ def make_options(**given: Any) -> IterateOptions:
         if name in ("retry_on", "fail_on"):
             value = exception_names(value)
         elif name == "limits":
-            value = [LimitUse(each) if isinstance(each, str) else each for each in value]
+            # Of a message they are mappings.
+            value = value if _came_in_a_message(value) else uses_of(value)
         try:
             checked[name] = msgspec.convert(value, known[name].type)
         except msgspec.ValidationError as exc:
@@ -86,6 +87,10 @@ def make_options(**given: Any) -> IterateOptions:
             "expected on_change 'error' or 'restart'"
         )
     return options
+
+
+def _came_in_a_message(limits: Any) -> bool:
+    return isinstance(limits, list) and all(isinstance(each, dict) for each in limits)
 
 
 def exception_names(classes: Any) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ Files: limit (what is declared, and its names), permit (one use), local (in this
 from asyncworker.limits.cluster import use_limits_url
 from asyncworker.limits.limit import Limit, RateLimit, Semaphore, find_limit, limits
 from asyncworker.limits.permit import Permit
-from asyncworker.limits.use import Held, LimitUse, holding, in_order, limit
+from asyncworker.limits.use import Held, LimitUse, holding, in_order, limit, uses_of
 
 __all__ = [
     "Held",
@@ -30,4 +30,5 @@ __all__ = [
     "limit",
     "limits",
     "use_limits_url",
+    "uses_of",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,7 +15,7 @@ from asyncworker.errors import LimitLost, SettingsError
 from asyncworker.limits.limit import Limit, find_limit
 from asyncworker.limits.permit import Permit
 
-__all__ = ["Held", "Holding", "LimitUse", "holding", "in_order", "limit"]
+__all__ = ["Held", "Holding", "LimitUse", "holding", "in_order", "limit", "uses_of"]
 
 
 class LimitUse(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -86,6 +86,20 @@ def limit(name: str, *, key: str = "", by: str = "", timeout_s: float | None = N
     if key and by:
         raise SettingsError(f"limit({name!r}): key={key!r} and by={by!r} at once; give one of them")
     return LimitUse(name, key, by, timeout_s)
+
+
+def uses_of(given: Iterable[LimitUse | str]) -> tuple[LimitUse, ...]:
+    """Take names for limits that are used without a key.
+
+    Raises:
+        SettingsError: Something that is neither a name nor what :func:`limit` returns.
+    """
+    uses = []
+    for each in [given] if isinstance(given, str | LimitUse) else given:
+        if not isinstance(each, str | LimitUse):
+            raise SettingsError(f"limits is {given!r}: {each!r} is no limit; expected limit(NAME, ...), or a name")
+        uses.append(LimitUse(each) if isinstance(each, str) else each)
+    return tuple(uses)
 
 
 class Holding:

@@ -10,7 +10,7 @@ from celery.canvas import group
 from celery.result import AsyncResult
 
 from asyncworker.iterate import SourceMode
-from asyncworker.limits import LimitUse
+from asyncworker.limits import LimitUse, uses_of
 from asyncworker.loop import off_loop_async
 from asyncworker.resources import inject, refuse_resources, resources_of
 from asyncworker.worker.tracing import bridge_method, bridge_run, is_async_function, share_stacks
@@ -40,6 +40,8 @@ class AsyncTask(_Task):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "limits" in cls.__dict__:
+            cls.limits = uses_of(cls.limits)
         declared = cls.__dict__.get("run")
         run = declared.__func__ if isinstance(declared, staticmethod) else declared
         if run is None:

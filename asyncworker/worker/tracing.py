@@ -12,7 +12,7 @@ import functools
 import inspect
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -21,11 +21,11 @@ from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]
 from celery.utils.threads import LocalStack, get_ident
 
 from asyncworker.errors import SettingsError, TaskCancelled
-from asyncworker.limits import LimitUse, holding
 from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, running_loop_thread
 from asyncworker.resources import in_task_scope, inject, refuse_resources
 from asyncworker.worker.backend import OffLoopBackend, in_backend
 from asyncworker.worker.job import Job, SoftTimeLimitReached
+from asyncworker.worker.limiting import limited, limited_on_thread
 from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.sending import send_from_bridge
 
@@ -159,7 +159,7 @@ def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Cal
         body = _collected(result) if inspect.isasyncgen(result) else result
         uses = getattr(_state.get_current_task(), "limits", ())
         if uses:
-            body = _limited(body, uses, run, args, kwargs)
+            body = limited(body, uses, run, args, kwargs)
         coroutine = in_task_scope(body)
         return _wait(coroutine) if entered else _run_beside(coroutine, request_stack())
 
@@ -236,20 +236,6 @@ def _run_beside(coroutine: Coroutine[Any, Any, Any], request_stack: Any) -> None
         job.errbacks.append(future)
 
 
-async def _limited(
-    body: Awaitable[Any], uses: Sequence[LimitUse], run: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
-) -> Any:
-    """Await a task's body with a permit of each of its limits."""
-    arguments = inspect.signature(run).bind_partial(*args, **kwargs).arguments
-    try:
-        async with holding(uses, arguments, holder=str(current_job.get() or "")):
-            return await body
-    finally:
-        close = getattr(body, "close", None)
-        if close is not None:  # where it was never begun
-            close()
-
-
 async def _collected(generator: AsyncIterator[Any]) -> list[Any]:
     return [value async for value in generator]
 
@@ -295,7 +281,8 @@ def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(job, Job):
             return run(*args, **kwargs)
         try:
-            value = run(*args, **kwargs)
+            with limited_on_thread(run, args, kwargs):
+                value = run(*args, **kwargs)
         except BaseException as exc:
             _before_outcome(job)
             _check_lease(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 
 from celery import shared_task
 
@@ -28,6 +29,14 @@ def note(line: str) -> None:
 async def task(number: int) -> int:
     note("+")
     await asyncio.sleep(0.02)
+    note("-")
+    return number
+
+
+@shared_task(name="l.sync", limits=["of_process"])
+def sync(number: int) -> int:
+    note("+")
+    time.sleep(0.02)
     note("-")
     return number
 

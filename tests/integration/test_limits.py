@@ -64,6 +64,20 @@ def test_a_task_holds_a_permit_of_each_of_its_limits(
     assert most_at_once(log) == 2
 
 
+def test_a_task_on_a_thread_holds_them_too(client: Celery[Any], worker: Callable[..., Worker], log: Path) -> None:
+    worker(MODULE, env={limit_tasks.LOG: str(log)})
+    task = client.tasks["l.sync"]
+    assert group(task.s(number) for number in range(10)).delay().get(timeout=GET_S) == list(range(10))
+    assert most_at_once(log) == 2
+
+
+def test_what_is_no_limit_is_refused_where_it_is_declared(client: Celery[Any]) -> None:
+    with pytest.raises(SettingsError, match="3 is no limit; expected limit"):
+
+        @client.task(name="wrong", lazy=False, shared=False, limits=[3])
+        async def wrong() -> None: ...
+
+
 def test_a_key_may_be_an_argument(
     client: Celery[Any], worker: Callable[..., Worker], log: Path, tmp_path: Path
 ) -> None:
@@ -107,6 +121,7 @@ def until_held(name: str, most: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.timeout(300)
 def test_limits_are_listed_and_changed_while_they_are_in_use(
     client: Celery[Any], worker: Callable[..., Worker], command: Command, tmp_path: Path, valkey: EmbeddedServer
 ) -> None:
