@@ -13,12 +13,13 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+from click.testing import CliRunner
 
+from asyncworker.cli import main
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.settings import load_settings
 from tests.deploy.tools import METRICS, chart
 from tests.integration import tasks
-from tests.servers.command import asyncworker
 from tests.servers.worker import Worker
 
 SCALED = {"scaling": {"enabled": True}, "queues": ["celery", "slow"]}
@@ -123,7 +124,7 @@ def test_the_pods_command_runs_and_its_probes_tell(
         assert node.returncode is None, node.log()
         time.sleep(0.02)
     for command in (ready, alive):
-        answer = asyncworker(*command[1:], env=env)
-        assert (answer.returncode, "is alive" in answer.stdout) == (0, True), answer.stderr
+        answer = CliRunner().invoke(main, command[1:], env=env)
+        assert (answer.exit_code, "is alive" in answer.output) == (0, True), answer.output
     assert node.stop(grace_s=60) == 0
-    assert asyncworker(*ready[1:], env=env).returncode == 1
+    assert CliRunner().invoke(main, ready[1:], env=env).exit_code == 1
