@@ -23,6 +23,7 @@ from asyncworker.iterate import (
 from asyncworker.limits import RateLimit, Semaphore, limit
 from asyncworker.resources import Resource, resource, use
 from asyncworker.tasks import state
+from asyncworker.tasks.publish import publish_many
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "app",
     "install",
+    "publish_many",
     "AsyncTask",
     "IterateOptions",
     "IterateResult",

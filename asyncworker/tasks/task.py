@@ -11,8 +11,8 @@ from celery.result import AsyncResult
 
 from asyncworker.iterate import SourceMode
 from asyncworker.limits import LimitUse, uses_of
-from asyncworker.loop import off_loop_async
 from asyncworker.resources import inject, refuse_resources, resources_of
+from asyncworker.tasks.publish import send
 from asyncworker.worker.tracing import bridge_method, bridge_run, is_async_function, share_stacks
 
 if TYPE_CHECKING:
@@ -92,4 +92,4 @@ class AsyncTask(_Task):
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[Any]:
         """Send the task without holding up the running loop: the awaitable twin of ``apply_async``."""
-        return await off_loop_async(super().apply_async, args, kwargs, **options)
+        return await send(self.app, super().apply_async, args, kwargs, options)

@@ -1,0 +1,156 @@
+"""Sending tasks from a coroutine: calls that come together leave the loop together, and go to the broker in one batch.
+
+A message is what ``apply_async`` makes of it, with Celery's routing, signals and retries. Where the transport has
+batches (kombu's ``Producer.batch``: Redis), the messages of a batch are one round trip; elsewhere each is sent, and
+confirmed, by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import kombu.exceptions
+from celery.canvas import Signature
+from celery.result import AsyncResult
+from celery.utils import uuid
+from kombu.exceptions import OperationalError
+
+from asyncworker.loop import off_loop_async
+
+__all__ = ["publish_many", "send"]
+
+#: kombu before 5.7 has no batches, and no error of theirs.
+_BatchPublishError: Any = getattr(kombu.exceptions, "BatchPublishError", ())
+
+#: So many messages are one batch: the thread that makes them holds the interpreter from the loop for a moment.
+BATCH = 200
+
+
+async def publish_many(signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
+    """Send many tasks without holding up the running loop, in as few round trips as the broker allows.
+
+    Args:
+        signatures: Of tasks; read as fast as they are sent. For a chain, group or chord use its own ``apply_async``.
+
+    Returns:
+        Their results, in the order of the signatures.
+
+    Raises:
+        TypeError: One is not the signature of a task.
+        ExceptionGroup: Some could not be sent; all others were.
+    """
+    results: list[Any] = []
+    chunk: list[asyncio.Future[AsyncResult[Any]]] = []
+    for signature in signatures:
+        if type(signature) is not Signature:
+            raise TypeError(f"publish_many() takes signatures of tasks, not {signature!r}")
+        task_id = signature.options.get("task_id") or uuid()
+        chunk.append(_outgoing(signature.app).put(functools.partial(signature.apply_async, task_id=task_id)))
+        if len(chunk) == 2 * BATCH:
+            results += await asyncio.gather(*chunk, return_exceptions=True)
+            chunk.clear()
+    results += await asyncio.gather(*chunk, return_exceptions=True)
+    if errors := [result for result in results if isinstance(result, Exception)]:
+        raise ExceptionGroup(f"{len(errors)} of {len(results)} tasks could not be sent", errors)
+    return results
+
+
+async def send(
+    app: Any, apply_async: Callable[..., AsyncResult[Any]], args: Any, kwargs: Any, options: dict[str, Any]
+) -> AsyncResult[Any]:
+    """Send one task, with whatever else is sent at this moment."""
+    if app.conf.task_always_eager or options.keys() & {"producer", "connection", "publisher"}:
+        return await off_loop_async(apply_async, args, kwargs, **options)
+    options = {"task_id": uuid(), **options}
+    return await _outgoing(app).put(functools.partial(apply_async, args, kwargs, **options))
+
+
+@dataclass(eq=False)
+class _Call:
+    apply_async: Callable[..., AsyncResult[Any]]
+    future: asyncio.Future[AsyncResult[Any]]
+    #: Who sends it: the task that becomes its parent is found by context.
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+
+
+class _Outgoing:
+    """What one loop sends by one app."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._calls: deque[_Call] = deque()
+        self._sending: asyncio.Task[None] | None = None
+
+    def put(self, apply_async: Callable[..., AsyncResult[Any]]) -> asyncio.Future[AsyncResult[Any]]:
+        loop = asyncio.get_running_loop()
+        call = _Call(apply_async, loop.create_future())
+        self._calls.append(call)
+        if self._sending is None:
+            self._sending = loop.create_task(self._send(), name="asyncworker-publish", context=contextvars.Context())
+        return call.future
+
+    async def _send(self) -> None:
+        try:
+            while self._calls:
+                calls = [self._calls.popleft() for _ in range(min(BATCH, len(self._calls)))]
+                try:
+                    outcomes = await off_loop_async(_send_batch, self._app, calls)
+                except Exception as exc:  # no connection at all
+                    outcomes = [exc] * len(calls)
+                for call, outcome in zip(calls, outcomes, strict=True):
+                    _settle(call.future, outcome)
+        finally:
+            self._sending = None
+
+
+_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _Outgoing]] = weakref.WeakKeyDictionary()
+
+
+def _outgoing(app: Any) -> _Outgoing:
+    of_loop = _by_loop.setdefault(asyncio.get_running_loop(), {})
+    return of_loop.get(id(app)) or of_loop.setdefault(id(app), _Outgoing(app))
+
+
+def _send_batch(app: Any, calls: list[_Call]) -> list[Any]:
+    """Send them, on an I/O thread; returns a result or an exception for each."""
+    with app.producer_pool.acquire(block=True) as producer:
+        batch = producer.batch(BATCH) if hasattr(producer, "batch") and len(calls) > 1 else contextlib.nullcontext()
+        try:
+            with batch:
+                return _attempts(calls, producer)
+        except _BatchPublishError:
+            # Nobody knows which of them have arrived. One by one, then, and retried: as with Celery's own retries, a
+            # message whose answer was lost can come twice, under the same task id.
+            return _attempts(calls, producer)
+
+
+def _attempts(calls: list[_Call], producer: Any) -> list[Any]:
+    outcomes: list[Any] = []
+    for call in calls:
+        try:
+            outcomes.append(call.context.run(call.apply_async, producer=producer))
+        except _BatchPublishError:
+            raise
+        except OperationalError as exc:
+            # The broker is away, after Celery's retries: the others need not find that out by theirs.
+            return [*outcomes, *[exc] * (len(calls) - len(outcomes))]
+        except Exception as exc:
+            outcomes.append(exc)
+    return outcomes
+
+
+def _settle(future: asyncio.Future[AsyncResult[Any]], outcome: Any) -> None:
+    if future.done():  # whoever waited has gone
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
