@@ -80,9 +80,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A file that a worker rewrites each second while it consumes and its loop answers; see `asyncworker health`."""
     max_zombies: Annotated[int, Meta(ge=0)] = 0
     """A worker with so many tasks that do not end after being cancelled shuts down, to be started anew; 0: never."""
-    fast_broker: bool = False
+    fast_broker: bool = True
     """A worker takes messages from Redis in batches, by a transport of its own; off: one by one, by kombu's."""
-    fast_results: bool = False
+    fast_results: bool = True
     """A worker stores successful results in Redis in batches, on one connection; off: one by one, as Celery does."""
     statsd: str = ""
     """Where metrics go once a second, as ``HOST`` or ``HOST:PORT``; empty: nowhere."""

@@ -35,6 +35,8 @@ SESSION_VARIABLE = "AW_TEST_SESSION"
 ON_PURPOSE: list[tuple[str, set[str]]] = [
     # Celery makes a result backend once a thread, the loop's among them.
     ("celery/app/base.py", {"_get_backend"}),
+    # redis looks up its own version, to tell the server, whenever it makes a connection.
+    ("redis/utils.py", {"get_lib_version"}),
     # asyncpg looks for a password file and certificates in the home folder, whenever it connects.
     ("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"}),
     # A small file is written by the loop's own thread: another one would cost more than the writing.

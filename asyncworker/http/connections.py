@@ -1,8 +1,8 @@
 """Connections, one request at a time on each: a pool below httpx that loses none to a cancelled request.
 
-httpcore's own pool keeps a connection for ever whose request is cancelled while it is being assigned or made (fifteen rounds
-of cancelled requests fill a pool of four). So each connection has a pool of its own, of one; a request that does not
-end well takes its pool with it.
+httpcore's own pool keeps a connection for ever whose request is cancelled while it is being assigned or made (fifteen
+rounds of cancelled requests fill a pool of four). So each connection has a pool of its own, of one; a request that does
+not end well takes its pool with it.
 """
 
 from __future__ import annotations

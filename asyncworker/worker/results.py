@@ -118,6 +118,7 @@ class ResultWriter:
         """Close the connection. Nobody waits for a result any more."""
         if self._client is not None:
             await self._client.aclose()
+            self._client = None
 
     # -- the document --------------------------------------------------------------------------------------------
 
@@ -253,7 +254,7 @@ class ResultWriter:
             "retry": Retry(NoBackoff(), 0),
         }
         parameters.pop("retry_on_timeout", None)
-        client = redis.Redis(connection_pool=redis.ConnectionPool(**parameters))
+        client = redis.Redis.from_pool(redis.ConnectionPool(**parameters))
         try:
             self._digest = await client.script_load(STORE)
         except BaseException:

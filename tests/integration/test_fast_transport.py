@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from kombu import Connection, Consumer, Queue
 
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.worker.fetch import FETCH, Fetch
+from asyncworker.worker.transport import SocketTransport
 from tests.integration import tasks
 from tests.servers.client import client_app
 from tests.servers.worker import Worker, running_worker
@@ -161,6 +165,41 @@ def test_a_queue_with_odd_characters_in_its_name(broker: redis.Redis) -> None:
     name = 'queue "with" \\ all'
     broker.lpush(name, '{"from": "odd"}')
     assert fetch(broker, [[name]], 5)[0] == [{"from": "odd"}]
+
+
+def test_a_batch_whose_answer_is_lost_returns_to_its_queue(valkey: EmbeddedServer, broker: redis.Redis) -> None:
+    """The server has carried it out, and the connection is gone: the next one finds it."""
+    queue = Queue("lost")
+    url = valkey.broker_url.removeprefix("redis+")
+    with Connection(url, transport=SocketTransport) as connection:
+        with connection.Producer() as producer:
+            for number in range(30):
+                producer.publish(number, routing_key="lost", declare=[queue])
+        with connection.channel() as channel, Consumer(channel, [queue], accept=["json"]):
+            channel.connection.cycle._register_BRPOP(channel)
+            until(lambda: broker.hlen("unacked") == 30, "the batch")
+            channel.client.connection._sock.shutdown(socket.SHUT_RDWR)
+            # What has arrived before the end counts as lost with it.
+            channel.client.connection.disconnect()
+            with pytest.raises(channel.connection_errors):
+                channel._brpop_read()
+    assert broker.hlen("unacked") == 30
+    found: list[int] = []
+    with Connection(url, transport=SocketTransport) as connection, connection.channel() as channel:
+
+        def take(body: int, message: Any) -> None:
+            found.append(body)
+            message.ack()
+
+        with Consumer(channel, [queue], accept=["json"], callbacks=[take]):
+            until(lambda: drained(connection) or len(found) == 30, "every message")
+    assert found == list(range(30))
+    assert not broker.hlen("unacked")
+
+
+def drained(connection: Connection) -> None:
+    with contextlib.suppress(TimeoutError):
+        connection.drain_events(timeout=0.5)
 
 
 def test_priorities_a_prefix_and_several_queues(

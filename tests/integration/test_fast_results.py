@@ -1,0 +1,146 @@
+"""Results that are stored in batches: what a stock client reads, what is never overwritten, what follows a result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery, chord, group
+from celery.backends.redis import RedisBackend
+
+from asyncworker.cli.embedded import EmbeddedServer
+from asyncworker.worker.results import ResultWriter
+from tests.integration import tasks
+from tests.servers.worker import Worker
+
+WAIT_S = 60.0
+
+
+class Request:
+    """As much of a request as a result tells of."""
+
+    _children = None
+    children: tuple[Any, ...] = ()
+    group = None
+    parent_id = None
+    chord = None
+    ignore_result = False
+
+
+@pytest.fixture
+def app(valkey: EmbeddedServer) -> Iterator[Celery[Any]]:
+    with Celery("results", broker=valkey.broker_url, backend=valkey.result_url, set_as_current=False) as app:
+        yield app
+        app.backend.client.close()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def store(valkey: EmbeddedServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey.redis_url.replace("db=0", "db=1")) as connection:
+        yield connection
+
+
+def writer_of(app: Celery[Any]) -> ResultWriter:
+    writer = ResultWriter.for_backend(app.backend)
+    assert writer is not None
+    return writer
+
+
+def keep(writer: ResultWriter, task_id: str, result: Any, request: Any) -> None:
+    async def main() -> None:
+        await writer.store(task_id, result, request)
+        await writer.close()
+
+    asyncio.run(main())
+
+
+def test_the_document_is_the_stock_one(app: Celery[Any], store: redis.Redis) -> None:
+    """The same keys in the same order, the same values but for the time, the same expiry."""
+    writer = writer_of(app)
+    request = Request()
+    request.group, request.parent_id = "the-group", "the-parent"  # type: ignore[assignment]
+    for result in (1, "text", None, [1, {"a": 2.5}], b"bytes", {"when": datetime(2024, 1, 2, tzinfo=UTC)}):
+        keep(writer, "ours", result, request)
+        app.backend.mark_as_done("stock", result, request)
+        ours, stock = (json.loads(store.get(f"celery-task-meta-{name}") or b"") for name in ("ours", "stock"))
+        assert list(ours) == list(stock)
+        dates = [document.pop("date_done") for document in (ours, stock)]
+        assert dates[0][-6:] == dates[1][-6:] == "+00:00"
+        assert ours | {"task_id": "stock"} == stock
+        assert abs(store.ttl("celery-task-meta-ours") - store.ttl("celery-task-meta-stock")) <= 60
+        assert app.AsyncResult("ours").get(timeout=WAIT_S) == app.AsyncResult("stock").get(timeout=WAIT_S)
+        store.flushdb()
+        app.backend._cache.clear()  # type: ignore[attr-defined]
+
+
+def test_a_success_stays_and_any_other_state_does_not(app: Celery[Any], store: redis.Redis) -> None:
+    writer = writer_of(app)
+    app.backend.store_result("started", {"pid": 1}, "STARTED")
+    app.backend.store_result("failed", ValueError("no"), "FAILURE")
+    keep(writer, "done", "first", Request())
+    heard = store.pubsub()
+    heard.subscribe("celery-task-meta-done", "celery-task-meta-started")
+    for task_id in ("started", "failed", "done"):
+        keep(writer, task_id, "second", Request())
+    read = {name: json.loads(store.get(f"celery-task-meta-{name}") or b"") for name in ("started", "failed", "done")}
+    assert [read[name]["result"] for name in read] == ["second", "second", "first"]
+    assert [read[name]["status"] for name in read] == ["SUCCESS"] * 3
+    messages = [
+        message for _ in range(6) if (message := heard.get_message(timeout=0.2)) and message["type"] == "message"
+    ]
+    assert [message["channel"] for message in messages] == [b"celery-task-meta-started"]
+    heard.close()
+
+
+def test_another_serializer(app: Celery[Any], store: redis.Redis) -> None:
+    app.conf.update(result_serializer="pickle", accept_content=["json", "pickle"], result_expires=None)
+    writer = writer_of(app)
+    keep(writer, "pickled", {1, 2}, Request())
+    document = pickle.loads(store.get("celery-task-meta-pickled") or b"")
+    assert document["result"] == {1, 2}
+    assert store.ttl("celery-task-meta-pickled") == -1
+    keep(writer, "pickled", {3}, Request())
+    assert app.AsyncResult("pickled").get(timeout=WAIT_S) == {1, 2}
+
+
+def test_a_backend_of_ones_own_is_left_alone(app: Celery[Any]) -> None:
+    class Own(RedisBackend):
+        pass
+
+    assert ResultWriter.for_backend(Own(app=app)) is None
+    assert ResultWriter.for_backend(Celery("none", set_as_current=False).backend) is None
+
+
+@pytest.mark.parametrize("fast", ["1", "0"])
+def test_what_follows_a_result(worker: Callable[..., Worker], client: Celery[Any], fast: str) -> None:
+    """Chords of tasks and of groups, groups, and results by the hundred."""
+    env = {"ASYNCWORKER_FAST_RESULTS": fast, "ASYNCWORKER_FAST_BROKER": fast}
+    worker(tasks.__name__, "-c", "50", env=env)
+    add, total = client.tasks["t.add"], client.tasks["t.total"]
+    counted = chord([add.s(number, 1) for number in range(100)], total.s(), app=client)()
+    together = group([add.s(number, 1) for number in range(100)], app=client)()
+    nested = chord([group([add.s(1, 1), add.s(2, 2)]), add.s(3, 3)], total.s(), app=client)()
+    assert counted.get(timeout=WAIT_S) == sum(range(1, 101))
+    assert together.get(timeout=WAIT_S) == list(range(1, 101))
+    assert nested.get(timeout=WAIT_S) == 12
+
+
+def test_an_acl_without_scripts_falls_back_and_says_so_once(
+    worker: Callable[..., Worker], client: Celery[Any], store: redis.Redis, valkey: EmbeddedServer
+) -> None:
+    allowed = {"keys": ["*"], "channels": ["*"], "commands": ["+@all", "-eval", "-evalsha", "-script"]}
+    store.acl_setuser("plain", enabled=True, passwords=["+word"], **allowed)
+    url = valkey.result_url.replace("redis+socket://", "redis+socket://plain:word@")
+    try:
+        node = worker(tasks.__name__, "-c", "5", env={"ASYNCWORKER_RESULT_URL": url, "ASYNCWORKER_FAST_RESULTS": "1"})
+        sent = [client.tasks["t.add"].delay(number, 2) for number in range(20)]
+        assert [result.get(timeout=WAIT_S) for result in sent] == list(range(2, 22))
+        assert node.log().count("Redis refuses results in batches") == 1
+    finally:
+        store.acl_deluser("plain")
