@@ -11,12 +11,16 @@ import click
 from kombu.exceptions import OperationalError
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from asyncworker.cli.apps import app_option, load_app
 from asyncworker.errors import AsyncWorkerError
 
 __all__ = ["top"]
+
+#: Of each fan-out.
+ITEMS_SHOWN = 5
 
 
 @click.command()
@@ -77,9 +81,23 @@ def _table(seen: dict[str, Any]) -> Table:
             table.add_row(node, f"[red]its event loop has been blocked for {lag_s:.1f} s[/red]")
         for job in answer["jobs"]:
             table.add_row(node, job["task"], job["id"], f"{job['age-s']:,.1f}", _last_line(job))
+            _add_items(table, job)
         if not answer["jobs"]:
             table.add_row(node, "[dim]idle[/dim]")
     return table
+
+
+def _add_items(table: Table, job: dict[str, Any]) -> None:
+    """Add rows for a fan-out's first items in flight."""
+    items = job.get("items", [])
+    for item in items[:ITEMS_SHOWN]:
+        key = "" if item["key"] is None else f" {item['key']}"
+        table.add_row(
+            "", f"[dim]  item {item['index']}{escape(key)}[/dim]", f"attempt {item['attempt']}", "", _last_line(item)
+        )
+    more = job.get("items-in-flight", 0) - len(items[:ITEMS_SHOWN])
+    if more > 0:
+        table.add_row("", f"[dim]  and {more:,} more items[/dim]")
 
 
 def _last_line(job: dict[str, Any]) -> str:

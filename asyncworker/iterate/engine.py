@@ -31,6 +31,8 @@ from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, failure_of, t
 from asyncworker.iterate.retry import RetryPolicy, Waiting, Work
 from asyncworker.iterate.source import Row, Source
 from asyncworker.iterate.turns import Turns
+from asyncworker.iterate.view import items_in_flight
+from asyncworker.loop import current_job
 from asyncworker.store import ItemFailure, RunState
 
 __all__ = ["Call", "run_items"]
@@ -157,6 +159,9 @@ class _Engine:
         count = self._options.concurrency if total is None else max(1, min(self._options.concurrency, total))
         self._alive = count
         self._pullers = [asyncio.create_task(self._pull(), name=f"iterate-{number}") for number in range(count)]
+        job = current_job.get()
+        if job is not None:
+            job.items = lambda: items_in_flight(self._pullers)
 
     async def _limit_total(self, limit_s: float) -> None:
         await self._clock.sleep(limit_s)

@@ -2,7 +2,7 @@
 
 from asyncworker.loop.bridge import await_, in_bridge, off_loop, off_loop_async, run_in_bridge
 from asyncworker.loop.cancel import Interrupt
-from asyncworker.loop.live import LiveJob, current_job, live_jobs
+from asyncworker.loop.live import LiveJob, current_job, live_jobs, stack_of
 from asyncworker.loop.thread import LoopThread, get_loop_thread, running_loop_thread
 from asyncworker.loop.watchdog import Watchdog
 
@@ -20,4 +20,5 @@ __all__ = [
     "off_loop_async",
     "run_in_bridge",
     "running_loop_thread",
+    "stack_of",
 ]

@@ -7,11 +7,11 @@ import contextvars
 import linecache
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-__all__ = ["LiveJob", "current_job", "live_jobs"]
+__all__ = ["LiveJob", "current_job", "live_jobs", "stack_of"]
 
 #: The job that the running code belongs to; child tasks and ``to_thread`` inherit it with the context.
 current_job: contextvars.ContextVar[LiveJob | None] = contextvars.ContextVar("asyncworker_job", default=None)
@@ -29,6 +29,7 @@ class LiveJob:
         thread_ident: The thread of a synchronous job.
         draining: The process was told to end: the job may stop early.
         on_drain: Called on the loop when that happens.
+        items: Tells what a fan-out has in flight: objects with ``item`` and ``coroutine``. From any thread.
         before_outcome: Awaited on asyncworker's loop when the job's code has ended, before anything of its outcome is
             stored or sent. Raises nothing.
     """
@@ -42,6 +43,7 @@ class LiveJob:
         self.thread_ident: int | None = None
         self.draining = False
         self.on_drain: Callable[[], None] | None = None
+        self.items: Callable[[], Sequence[Any]] | None = None
         self.before_outcome: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     def __str__(self) -> str:
@@ -56,7 +58,7 @@ class LiveJob:
         """Where it stands: lines ``file:line in function: code``, outermost first. From any thread, a snapshot."""
         if self.thread_ident is not None:
             return list(format_frames(reversed(list(_callers(sys._current_frames().get(self.thread_ident))))))
-        return list(format_frames(_await_chain(self.coroutine)))
+        return stack_of(self.coroutine)
 
 
 class _LiveJobs(dict[int, LiveJob]):
@@ -82,6 +84,11 @@ def format_frames(frames: Iterator[FrameType] | list[FrameType]) -> Iterator[str
         code = frame.f_code
         line = linecache.getline(code.co_filename, frame.f_lineno).strip()
         yield f"{code.co_filename}:{frame.f_lineno} in {code.co_name}: {line}"
+
+
+def stack_of(coroutine: Any) -> list[str]:
+    """Return the lines from a coroutine down to where it waits, outermost first."""
+    return list(format_frames(_await_chain(coroutine)))
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery.worker.control import control_command, inspect_command
@@ -9,18 +10,20 @@ from celery.worker.control import control_command, inspect_command
 from asyncworker.errors import SettingsError
 from asyncworker.limits import find_limit
 from asyncworker.limits import limits as declared_limits
-from asyncworker.loop import get_loop_thread, live_jobs
+from asyncworker.loop import get_loop_thread, live_jobs, stack_of
 from asyncworker.worker.job import Job
 
 __all__ = ["change_limit", "coroutines", "limits"]
 
 #: Innermost lines of a stack that are told.
 STACK_LINES = 8
+#: Items of a fan-out, those with the lowest index.
+ITEMS_TOLD = 20
 
 
 @inspect_command(args=[("limit", int)], signature="[LIMIT=100]")
 def coroutines(state: Any, limit: int = 100, **_: Any) -> dict[str, Any]:
-    """Every task in flight in the async pool, the oldest first: id, age, and the stack where it waits."""
+    """Every task in flight in the async pool, the oldest first: id, age, stack, and its items."""
     jobs = sorted(live_jobs.values(), key=lambda job: job.started_at_s)
     return {
         "in-flight": len(jobs),
@@ -74,4 +77,20 @@ def _described(job: Any) -> dict[str, Any]:
         "on": "thread" if job.thread_ident is not None else "loop",
         "abandoned": isinstance(job, Job) and job.abandoned,
         "stack": job.stack()[-STACK_LINES:],
+        **({} if job.items is None else _items(job.items())),
+    }
+
+
+def _items(running: Sequence[Any]) -> dict[str, Any]:
+    return {
+        "items-in-flight": len(running),
+        "items": [
+            {
+                "index": each.item.index,
+                "key": each.item.key if isinstance(each.item.key, str | int | None) else repr(each.item.key),
+                "attempt": each.item.attempt,
+                "stack": stack_of(each.coroutine)[-STACK_LINES:],
+            }
+            for each in running[:ITEMS_TOLD]
+        ],
     }

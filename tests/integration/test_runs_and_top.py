@@ -91,3 +91,14 @@ def test_top(
     seen = json.loads(asyncworker_command("top", "--once", "--json").stdout)
     assert seen[node.name]["jobs"][0]["id"] == waiting.id
     waiting.revoke(terminate=True)
+    items = client.tasks["t.sleep"].partial().options(concurrency=8, key="seconds").iterate(seconds=range(60, 100))
+    run = items.delay()
+    node.wait_for_log(f"asyncworker.iterate[{run.id}] received")
+    while "item 7 67" not in (shown := asyncworker_command("top", "--once", "--json")).stdout:
+        jobs = json.loads(shown.stdout)[node.name]["jobs"]
+        if [item["key"] for job in jobs for item in job.get("items", [])] == list(range(60, 68)):
+            break
+    shown = asyncworker_command("top", "--once")
+    assert "item 0 60" in shown.stdout
+    assert "and 3 more items" in shown.stdout
+    run.cancel()
