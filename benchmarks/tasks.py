@@ -105,6 +105,11 @@ def measure(case: Case, given: argparse.Namespace, server: EmbeddedServer) -> li
                 row.missing, row.turns = "failed, see above", []
             else:
                 row.turns.append(turn)
+                console.print(
+                    f"{row.competitor.name}: {turn.tasks_per_s:,.0f} tasks/s, {turn.tasks_per_cpu_s:,.0f} a CPU second",
+                    style="dim",
+                    highlight=False,
+                )
     return rows
 
 
