@@ -18,8 +18,10 @@ from click.testing import CliRunner
 from asyncworker.cli import main
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.settings import load_settings
-from tests.deploy.tools import METRICS, chart
+from tests.deploy.mapping import prometheus_names
+from tests.deploy.tools import chart
 from tests.integration import tasks
+from tests.servers.ports import free_port
 from tests.servers.worker import Worker
 
 SCALED = {"scaling": {"enabled": True}, "queues": ["celery", "slow"]}
@@ -82,8 +84,7 @@ def test_scaling_counts_what_waits_and_what_is_in_flight() -> None:
     triggers = {each["name"]: each for each in spec["triggers"]}
     assert {each["metadata"].get("listName") for each in triggers.values()} == {"celery", "slow", None}
     query = triggers["in_flight"]["metadata"]["query"]
-    known = {name.replace(".", "_") for name in METRICS}
-    assert set(re.findall(r"asyncworker_\w+", query)) <= known
+    assert set(re.findall(r"asyncworker_\w+", query)) <= set(prometheus_names().values())
     assert "asyncworker_executor_running_tasks" in query
     # One number of all of them: the length of a list alone decides nothing.
     formula = spec["advanced"]["scalingModifiers"]["formula"]
@@ -97,6 +98,13 @@ def test_a_pod_has_more_time_than_its_worker_needs_to_drain(drain_s: int) -> Non
     given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
     assert load_settings(given).drain_timeout_s == drain_s
     assert pod["terminationGracePeriodSeconds"] == drain_s + 30
+
+
+def test_a_pod_shows_the_metrics_of_each_of_its_processes() -> None:
+    _pod, container = pod_of(chart({"processes": 3}))
+    given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    first = load_settings(given).prometheus_port
+    assert [port["containerPort"] for port in container["ports"]] == [first, first + 1, first + 2]
 
 
 def pod_of(rendered: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -116,6 +124,7 @@ def test_the_pods_command_runs_and_its_probes_tell(
         for each in container["env"]
     }
     env["ASYNCWORKER_HEALTH_FILE"] = str(tmp_path / "health")
+    env |= {"ASYNCWORKER_PROMETHEUS_PORT": str(free_port()), "ASYNCWORKER_PROMETHEUS_ADDRESS": "127.0.0.1"}
     ready, alive = [container[f"{name}Probe"]["exec"]["command"] for name in ("readiness", "liveness")]
     assert container["startupProbe"]["exec"]["command"] == ready
     assert ready[0] == alive[0] == "asyncworker"

@@ -6,14 +6,16 @@ import json
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from tests.deploy.tools import DEPLOY, METRICS, loaded, run
+from asyncworker.metrics.names import full_names
+from asyncworker.settings import load_settings
+from tests.deploy.mapping import MAPPING, mapping, prometheus_names
+from tests.deploy.tools import DEPLOY, loaded, run
 
-NAMES = {name.replace(".", "_") for name in METRICS}
+NAMES = set(prometheus_names().values())
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/asyncworker.json").read_text())
 
 
@@ -50,8 +52,8 @@ def test_every_alert_has_a_test() -> None:
 def test_alerts_and_dashboard_use_metrics_that_are_exported() -> None:
     text = (DEPLOY / "prometheus/alerts.yaml").read_text() + "\n".join(queries())
     used = set(re.findall(r"\basyncworker_\w+", text))
+    assert used
     assert used <= NAMES
-    assert used == NAMES, "a metric that nobody looks at"
 
 
 def test_the_dashboards_queries_are_promql(tmp_path: Path) -> None:
@@ -80,18 +82,24 @@ def test_the_dashboard_is_whole() -> None:
     assert mounts["./grafana/dashboards"] == provider["options"]["path"]
 
 
-@pytest.mark.parametrize("metric", sorted(METRICS))
-def test_statsd_names_become_the_names_that_are_asked_for(metric: str) -> None:
-    """As the exporter does it: the first mapping whose parts match, ``$1`` is what the first asterisk took."""
-    mapping: dict[str, Any] = loaded("statsd/mapping.yaml")
-    parts = metric.split(".")
-    for each in mapping["mappings"]:
-        wanted = each["match"].split(".")
-        if len(wanted) == len(parts) and all(map(fnmatchcase, parts, wanted)):
-            taken = [part for part, pattern in zip(parts, wanted, strict=True) if pattern == "*"]
-            name = each["name"]
-            for number, part in enumerate(taken, 1):
-                name = name.replace(f"${{{number}}}", part)
-            assert name in NAMES
-            return
-    pytest.fail(f"nothing matches {metric}")
+def test_the_mapping_is_that_of_the_metrics() -> None:
+    assert MAPPING.read_text() == mapping(), "run: python -m tests.deploy.mapping"
+
+
+@pytest.mark.parametrize("name", full_names())
+def test_what_is_sent_to_statsd_becomes_what_is_asked_for(name: str) -> None:
+    """As the exporter does it: of the mappings whose parts match, ``$1`` is what the first asterisk took."""
+    worker = loaded("compose.yaml")["services"]["worker"]
+    prefix = load_settings(worker["environment"]).statsd_prefix.replace("{node}", "celery_host")
+    labels = full_names()[name].labels
+    parts = [*prefix.split("."), *name.split("."), *(f"a-{label}" for label in labels)]
+    found = [
+        each
+        for each in loaded("statsd/mapping.yaml")["mappings"]
+        if len(each["match"].split(".")) == len(parts) and all(map(fnmatchcase, parts, each["match"].split(".")))
+    ]
+    assert [each["name"] for each in found] == [prometheus_names()[name]]
+    (match,) = found
+    taken = [part for part, pattern in zip(parts, match["match"].split("."), strict=True) if pattern == "*"]
+    given = {label: taken[int(value[1:]) - 1] for label, value in match["labels"].items()}
+    assert given == {"worker": "celery_host"} | {label: f"a-{label}" for label in labels}

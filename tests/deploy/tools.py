@@ -15,20 +15,10 @@ import yaml
 
 from tests.servers import MissingServer
 
-__all__ = ["DEPLOY", "METRICS", "chart", "loaded", "run", "seconds"]
+__all__ = ["DEPLOY", "chart", "loaded", "run", "seconds"]
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-
-#: The metrics that deploy/ counts on, by their statsd names.
-METRICS = {
-    "asyncworker.executor.open_slots",
-    "asyncworker.executor.queued_tasks",
-    "asyncworker.executor.running_tasks",
-    "asyncworker.scheduler.tasks.executable",
-    "asyncworker.scheduler.tasks.starving",
-    "asyncworker.ti.scheduled",
-}
 
 _FROM = {
     "check-jsonschema": "pip: check-jsonschema",
