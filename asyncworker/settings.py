@@ -75,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_keep_s: PositiveSeconds = 7 * 86400.0
     """A task's state is deleted when no execution of the task has held it for so long."""
     drain_timeout_s: PositiveSeconds = 300.0
-    """With ``--processes``: how long a worker that was told to end may go on with its tasks before it is killed."""
+    """How long a worker that is to end may go on; then its tasks are cancelled, with --processes it is killed."""
     health_file: str = ""
     """A file that a worker rewrites each second while it consumes and its loop answers; see `asyncworker health`."""
     max_zombies: Annotated[int, Meta(ge=0)] = 0

@@ -10,10 +10,14 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.worker.request import Request
 
 from asyncworker.loop import Interrupt, LiveJob
 
-__all__ = ["Job", "SoftTimeLimitReached"]
+__all__ = ["Job", "SoftTimeLimitReached", "decoded"]
+
+#: Those with which a request calls the tracer.
+_TRACER_ARGUMENTS = ("task", "uuid", "request", "body", "content_type", "content_encoding")
 
 #: Pseudo process ids, above the kernel's highest (2**22), so that ``terminate_job`` hits one job and no process.
 _pids = itertools.count((1 << 22) + 1)
@@ -92,3 +96,14 @@ class Job(LiveJob):
         for timer in self.timers:
             timer.cancel()
         self.timers.clear()
+
+
+def decoded(args: tuple[Any, ...], callback: Callable[..., Any] | None) -> tuple[Any, ...]:
+    """Give the tracer the arguments as the request has decoded them: it takes a body that is decoded, too.
+
+    A tracer in another process has to decode them itself.
+    """
+    request = getattr(callback, "__self__", None)
+    if not isinstance(request, Request) or len(args) != len(_TRACER_ARGUMENTS) or not args[-2]:
+        return args
+    return (*args[:3], request._payload, None, None)  # type: ignore[attr-defined]

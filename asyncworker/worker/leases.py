@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from asyncworker.errors import StoreError
 from asyncworker.loop import live_jobs
@@ -22,7 +23,7 @@ from asyncworker.settings import Settings
 from asyncworker.store import Leases, shared_store
 from asyncworker.worker.job import Job
 
-__all__ = ["LeaseKeeper"]
+__all__ = ["LeaseKeeper", "needs_lease"]
 
 logger = logging.getLogger(__name__)
 
@@ -150,3 +151,8 @@ class LeaseKeeper:
 def key_of(job: Job) -> str:
     """Name a delivery of a task: a retry is another one, under the same task id."""
     return f"{job.id}/{job.args[2].get('retries') or 0}"
+
+
+def needs_lease(task: Any) -> bool:
+    """Tell whether a task could be run twice because it takes long; a fan-out sees to that by itself."""
+    return bool(task.acks_late) and not getattr(task, "holds_own_lease", False)

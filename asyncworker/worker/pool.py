@@ -15,7 +15,6 @@ from celery.exceptions import Reject
 from celery.platforms import EX_FAILURE
 from celery.utils.timer2 import Timer
 from celery.worker import state
-from celery.worker.request import Request
 
 from asyncworker.limits import use_limits_url
 from asyncworker.loop import Watchdog, get_loop_thread, live_jobs
@@ -26,8 +25,8 @@ from asyncworker.worker import account
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.garbage import settle_garbage_collection
 from asyncworker.worker.health import BEAT_S, HealthFile
-from asyncworker.worker.job import Job
-from asyncworker.worker.leases import LeaseKeeper
+from asyncworker.worker.job import Job, decoded
+from asyncworker.worker.leases import LeaseKeeper, needs_lease
 from asyncworker.worker.outbox import Outbox, OutboxThread
 from asyncworker.worker.persist import flush_settlements
 from asyncworker.worker.results import ResultWriter
@@ -38,8 +37,8 @@ __all__ = ["AsyncPool"]
 
 logger = logging.getLogger(__name__)
 
-#: What Celery's tracers take.
-_TRACER_ARGUMENTS = ("task", "uuid", "request", "body", "content_type", "content_encoding")
+#: How many tasks a line of the log names.
+TOLD = 10
 
 
 class AsyncPool(BasePool):
@@ -68,7 +67,7 @@ class AsyncPool(BasePool):
         self._outbox_thread: OutboxThread | None = None
         self._closing = False
         self._ended = False
-        self._late_names = frozenset(task.name for task in self.app.tasks.values() if _needs_lease(task))
+        self._late_names = frozenset(task.name for task in self.app.tasks.values() if needs_lease(task))
         self._timer = Timer()
         self._outbox = Outbox()
         self._loop_thread = get_loop_thread(threads=self._settings.sync_threads)
@@ -136,7 +135,7 @@ class AsyncPool(BasePool):
         """Take a task: start it where a slot is free, else let it wait its turn."""
         job = Job(
             target,
-            _decoded(tuple(args), callback),
+            decoded(tuple(args), callback),
             on_accepted=accept_callback or _ignore,
             on_success=callback or _ignore,
             on_error=error_callback or _ignore,
@@ -183,26 +182,44 @@ class AsyncPool(BasePool):
         self._closing = True
 
     def on_stop(self) -> None:
-        """Warm shutdown: finish what runs, or let it put itself back, settle it, then stop the loop."""
+        """Warm shutdown: finish what runs, or let it put itself back, settle it, then stop the loop.
+
+        What takes longer than ``drain_timeout_s`` is cancelled, as in a cold one.
+        """
         self._stop_taking()
         for job in self._jobs.values():
             self._runner.drain(job)
-        while len(self._jobs) > len(self._zombies):
+        give_up_at_s = time.monotonic() + self._settings.drain_timeout_s
+        while len(self._jobs) > len(self._zombies) and time.monotonic() < give_up_at_s:
             self._wait_for_events()
-        self._shut_down(timeout_s=self._settings.cancel_grace_s)
+        left = [job for pid, job in self._jobs.items() if pid not in self._zombies]
+        if left:
+            some = ", ".join(map(str, left[:TOLD]))
+            logger.error(
+                "%d tasks did not end within %g s and are cancelled: %s",
+                len(left),
+                self._settings.drain_timeout_s,
+                some,
+            )
+            self._cut_short()
+        self._shut_down(timeout_s=1 if left else self._settings.cancel_grace_s)
 
     def on_terminate(self) -> None:
         """Cold shutdown: settle what has ended, cancel what runs, give it the grace to clean up, stop the loop."""
         if self._ended:  # Celery's handler of SIGQUIT has stopped the pool before this
             return
         self._stop_taking()
+        self._cut_short()
+        self._shut_down(timeout_s=1)
+
+    def _cut_short(self) -> None:
+        """Settle what has ended, cancel the rest; late-ack tasks return to the queue."""
         self._settle()
         for job in list(self._jobs.values()):
             self._abandon(job)
         give_up_at_s = time.monotonic() + self._settings.cancel_grace_s
         while self._jobs and time.monotonic() < give_up_at_s:
             self._wait_for_events()
-        self._shut_down(timeout_s=1)
 
     def _get_info(self) -> dict[str, Any]:
         return {
@@ -373,22 +390,6 @@ class AsyncPool(BasePool):
             self._hub.remove_reader(self._outbox.fileno())
         self._outbox.close()
         self._ended = True
-
-
-def _decoded(args: tuple[Any, ...], callback: Callable[..., Any] | None) -> tuple[Any, ...]:
-    """Give the tracer the arguments as the request has decoded them: it takes a body that is decoded, too.
-
-    A tracer in another process has to decode them itself.
-    """
-    request = getattr(callback, "__self__", None)
-    if not isinstance(request, Request) or len(args) != len(_TRACER_ARGUMENTS) or not args[-2]:
-        return args
-    return (*args[:3], request._payload, None, None)  # type: ignore[attr-defined]
-
-
-def _needs_lease(task: Any) -> bool:
-    """Tell whether a task could be run twice because it takes long; a fan-out sees to that by itself."""
-    return bool(task.acks_late) and not getattr(task, "holds_own_lease", False)
 
 
 async def _close_resources() -> None:

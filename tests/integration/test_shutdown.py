@@ -67,6 +67,42 @@ def test_sigquit_cancels_what_runs_and_unacknowledged_tasks_return(
     assert broker.llen("celery") + broker.hlen("unacked") == 3
 
 
+@pytest.mark.parametrize(("name", "returns"), [("t.sleep_late", 1), ("t.burn_cpu", 0)])
+def test_a_drain_that_takes_too_long_is_cut_short(
+    worker: Callable[..., Worker], client: Celery, broker: redis.Redis, name: str, returns: int
+) -> None:
+    """Also where the loop itself is blocked; what was acknowledged late returns to the queue."""
+    node = worker(
+        MODULE, "--without-mingle", env={"ASYNCWORKER_DRAIN_TIMEOUT_S": "1", "ASYNCWORKER_CANCEL_GRACE_S": "1"}
+    )
+    result = client.tasks[name].delay(600)
+    node.wait_for_log(f"{name}[{result.id}] received")
+    node.signal(signal.SIGTERM)
+    assert node.wait(60) == 0
+    assert f"1 tasks did not end within 1 s and are cancelled: {name}[{result.id}]" in node.log()
+    assert broker.llen("celery") + broker.hlen("unacked") == returns
+    assert result.state == "PENDING"
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_second_signal_while_it_drains(
+    worker: Callable[..., Worker], client: Celery, broker: redis.Redis, second: signal.Signals
+) -> None:
+    """As with stock pools, another SIGTERM is no more than the first; SIGQUIT hurries it."""
+    node = worker(MODULE, "--without-mingle")
+    seconds = 3.0 if second == signal.SIGTERM else 600.0
+    result = client.tasks["t.sleep_late"].delay(seconds)
+    node.wait_for_log(f"t.sleep_late[{result.id}] received")
+    node.signal(signal.SIGTERM)
+    node.wait_for_log("Warm shutdown")
+    node.signal(second)
+    node.wait(60)
+    if second == signal.SIGTERM:
+        assert result.state == "SUCCESS"
+    assert broker.llen("celery") + broker.hlen("unacked") == (0 if second == signal.SIGTERM else 1)
+    assert "Traceback" not in node.log()
+
+
 def test_kill_loses_no_late_task(worker: Callable[..., Worker], client: Celery, broker: redis.Redis) -> None:
     node = worker(MODULE, "-c", "5", "--without-mingle")
     results = [client.tasks["t.sleep_late"].delay(0.5) for _ in range(5)]

@@ -61,6 +61,11 @@ MEANT = [
         ours="the coroutine is cancelled, whatever the signal",
     ),
     Meant(
+        what="A warm shutdown that takes long",
+        prefork="waits for ever",
+        ours="after `ASYNCWORKER_DRAIN_TIMEOUT_S` what still runs is cancelled; late-ack tasks return to the queue",
+    ),
+    Meant(
         what="Memory, globals, crashes",
         prefork="a process a task at a time",
         ours="shared by all tasks of the process; `worker_max_tasks_per_child` and `worker_max_memory_per_child` have "
