@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Measured", "print_table", "write_json"]
+__all__ = ["Measured", "print_table", "write_json", "write_markdown"]
 
 
 @dataclass
@@ -83,3 +83,19 @@ def write_json(path: Path, rows: Sequence[Measured]) -> None:
         for row in took_part
     ]
     path.write_text(json.dumps(objects, indent=2) + "\n")
+
+
+def write_markdown(path: Path, columns: Mapping[str, Sequence[Measured]]) -> None:
+    """Write one table of medians: a line a competitor, in the order of the first column, a column a list of rows."""
+    medians = {
+        heading: {row.name: f"{row.median:,.0f}" for row in sorted(rows, key=_by_median) if row.values}
+        for heading, rows in columns.items()
+    }
+    names = dict.fromkeys(name for rows in medians.values() for name in rows)
+    lines = [f"| | {' | '.join(medians)} |", "|---" + "|---:" * len(medians) + "|"]
+    lines += [f"| {name} | {' | '.join(rows.get(name, '') for rows in medians.values())} |" for name in names]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _by_median(row: Measured) -> float:
+    return -row.median if row.values else 0.0

@@ -26,7 +26,7 @@ from rich.console import Console
 from asyncworker.cli.demo_files import write_files
 from asyncworker.errors import EmbeddedServerError
 from benchmarks.delay_link import MissingLink, capacity, running_link
-from benchmarks.report import Measured, print_table, write_json
+from benchmarks.report import Measured, print_table, write_json, write_markdown
 from benchmarks.sftp_field import OURS, Entry, entries
 from benchmarks.sftp_job import Job, Login
 from benchmarks.sftp_plot import plot
@@ -71,6 +71,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="about a minute: fewer files and competitors")
     parser.add_argument("--only", metavar="TEXT", action="append", help="only competitors with that in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the medians as a table for a document")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them: .svg or .png (wants matplotlib)")
     parser.add_argument("--folder", type=Path, help="where the files are, for a disk of your choice")
     parser.add_argument(
@@ -224,6 +225,7 @@ def race(given: argparse.Namespace, folder: Path) -> dict[Scenario, list[Measure
                     job = Job(login, str(remote), str(local), files, scenario.distant)
                     take_turn(entry, scenario, row, job)
             results[scenario] = [row for _, row in field]
+            print_table(f"SFTP from OpenSSH, {scenario.title}", results[scenario], OURS, console)
     return results
 
 
@@ -242,11 +244,11 @@ def main() -> None:
             results = race(given, Path(folder))
         except MissingServer as error:
             raise SystemExit(f"this benchmark needs a server: {error}") from None
-    for scenario, rows in results.items():
-        print_table(f"SFTP from OpenSSH, {scenario.title}", rows, OURS, console)
     console.print(f"load of the machine over the last 15 minutes: {os.getloadavg()[2]:.1f} on {os.cpu_count()} cores")
     if given.json:
         write_json(given.json, [row for rows in results.values() for row in rows])
+    if given.markdown:
+        write_markdown(given.markdown, {f"{key.title}, {key.unit}": rows for key, rows in results.items()})
     if given.plot:
         plot(given.plot, {scenario.title: rows for scenario, rows in results.items()})
 

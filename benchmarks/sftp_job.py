@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shlex
 import signal
@@ -15,10 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 __all__ = ["Job", "Login", "Spent", "run_here", "run_program", "run_python"]
 
 #: A competitor that takes longer is given up.
 _LIMIT_S = 300.0
+#: How often memory is looked at.
+_LOOK_S = 0.1
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -98,16 +103,19 @@ def run_program(command: Sequence[str]) -> Spent:
     assert process.stderr is not None
     limit = threading.Timer(_LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))
     limit.start()
+    memory = _MemoryWatch(process.pid)
+    memory.start()
     try:
         said = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
     finally:
         limit.cancel()
+        memory.stop()
     wall_s = time.perf_counter() - began_at
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"{command[0]} exited with {process.returncode}: {said.decode(errors='replace')[-500:]}")
-    return Spent(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Spent(wall_s, usage.ru_utime + usage.ru_stime, memory.most_bytes)
 
 
 def run_python(fetch: str, job: Job, python: str = sys.executable) -> Spent:
@@ -136,7 +144,7 @@ def run_here() -> None:
     cpu_before = _cpu_s()
     began_at = time.perf_counter()
     fetch(job)
-    spent = Spent(time.perf_counter() - began_at, _cpu_s() - cpu_before, _memory_bytes())
+    spent = Spent(time.perf_counter() - began_at, _cpu_s() - cpu_before, _peak_bytes(os.getpid()))
     print(json.dumps(asdict(spent)))
 
 
@@ -145,5 +153,45 @@ def _cpu_s() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _memory_bytes() -> float:
-    return 1024.0 * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+class _MemoryWatch(threading.Thread):
+    """Looks at a program and its children every so often.
+
+    Not ``ru_maxrss``: that begins with the size of the process that the program was forked from.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._pid = pid
+        self._ended = threading.Event()
+        self.most_bytes = 0.0
+
+    def run(self) -> None:
+        while not self._ended.wait(_LOOK_S):
+            for pid in (self._pid, *_children(self._pid)):
+                self.most_bytes = max(self.most_bytes, _peak_bytes(pid))
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._ended.set()
+        self.join()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _peak_bytes(pid: int) -> float:
+    """The most memory that a process has had, where the system tells it, else what it has."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+        return float(found[1]) * 1024 if found else 0.0
+    except OSError:
+        pass
+    try:
+        return float(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0.0
