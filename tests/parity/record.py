@@ -8,7 +8,7 @@ those streams, processes race each other, and no order is promised by anyone.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 __all__ = ["lines_by_scenario"]
@@ -29,6 +29,10 @@ _CHANCE = [
     ("autoretry: jitter", r"eta=(True|False)", "eta=<by chance>"),
     ("autoretry: jitter", r"(OddError\(0, 'again'\)), [01]\)", r"\1, <by chance>)"),
 ]
+
+#: An attempt has one of each. They do not say which attempt it was, and the next one may begin before the main process
+#: has told how the one before has ended.
+_EACH_ATTEMPT = ("task-started", "task-retried")
 
 #: Events that several processes send about one task, each when it comes to it: a stream of its own, in no order.
 _ARRIVALS = {"task-sent", "task-received"}
@@ -74,6 +78,8 @@ def _flattened(streams: dict[tuple[str, str], list[str]]) -> list[str]:
     for (stream, task), texts in streams.items():
         if stream in _ARRIVALS:
             texts.sort()
+        elif stream == "events":
+            texts = _by_attempt(texts)
         if _UUID.match(task):
             by_chance[stream].append(texts)
         else:
@@ -82,6 +88,17 @@ def _flattened(streams: dict[tuple[str, str], list[str]]) -> list[str]:
         for count, texts in enumerate(sorted(blocks, key=lambda block: [_stable(text) for text in block])):
             lines += [f"{stream} <{count}> | {text}" for text in texts]
     return lines
+
+
+def _by_attempt(texts: list[str]) -> list[str]:
+    """Sort the events of one task by attempt, and only so."""
+    seen: Counter[str] = Counter()
+    attempts = []
+    for text in texts:
+        kind = text.partition(" ")[0]
+        seen[kind] += 1
+        attempts.append(seen[kind] if kind in _EACH_ATTEMPT else len(texts))
+    return [text for _, text in sorted(zip(attempts, texts, strict=True), key=lambda pair: pair[0])]
 
 
 def _told(record: dict[str, Any]) -> str:
