@@ -19,7 +19,7 @@ from asyncworker.default_app import POOL, check_environment
 from asyncworker.errors import AsyncWorkerError, SettingsError
 from asyncworker.settings import ENV_PREFIX, Settings
 from asyncworker.store.probe import probe_store
-from asyncworker.tasks.names import RUN_ITERATE
+from asyncworker.tasks.names import OUR_TASKS
 from asyncworker.worker.tracing import is_async
 
 __all__ = ["check_folder", "check_packages", "check_pool", "check_process", "check_store", "check_tasks", "check_time"]
@@ -143,7 +143,7 @@ def check_tasks(app: Any) -> Iterator[Finding]:
 
 
 def _own_tasks(app: Any) -> list[Any]:
-    return [task for name, task in app.tasks.items() if not name.startswith("celery.") and name != RUN_ITERATE]
+    return [task for name, task in app.tasks.items() if not name.startswith("celery.") and name not in OUR_TASKS]
 
 
 def check_time(app: Any) -> Iterator[Finding]:

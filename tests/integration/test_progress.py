@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
+from celery.states import READY_STATES
 
 from asyncworker import AsyncTask
 from tests.integration import tasks
@@ -30,7 +31,7 @@ def watched(app: Celery[AsyncTask], result: Any, end: Callable[[], None]) -> lis
             seen.append(now)
             if sum(state == "PROGRESS" for state, _ in seen) == 3:
                 end()
-        if plain.ready():
+        if meta["status"] in READY_STATES:
             return seen
         time.sleep(0.05)
 

@@ -18,8 +18,7 @@ for _theme in ("canvas", "tasks", "acks", "control"):
 
 README = Path(__file__).parents[2] / "README.md"
 
-# All in one process: the scenarios are run once for all of them.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("parity")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
