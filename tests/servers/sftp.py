@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -158,8 +159,8 @@ def running_sftp_server(
         await asyncio.gather(*left, return_exceptions=True)
         while TidyFiles.opened:
             TidyFiles.opened.pop().close()
-        for _ in range(5):  # asyncio closes the socket of a cut connection a turn later
-            await asyncio.sleep(0)
+        # asyncio closes the socket of a cut connection some turns later, and one that was accepted just now after more.
+        await asyncio.sleep(0.05)
 
     acceptor = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
     server.port = acceptor.get_port()
@@ -171,8 +172,16 @@ def running_sftp_server(
         asyncio.run_coroutine_threadsafe(stop(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(30)
+        loop.close()
+        _collect()
+
+
+def _collect() -> None:
+    """Close what was accepted in the loop's last turns; the collector is early enough for that here."""
+    told, sys.unraisablehook = sys.unraisablehook, lambda _: None  # in Python 3.13 asyncio stumbles over it
+    try:
         with warnings.catch_warnings():
-            # What was accepted in the loop's last turns is closed by the collector, which is early enough here.
             warnings.simplefilter("ignore", ResourceWarning)
-            loop.close()
             gc.collect()
+    finally:
+        sys.unraisablehook = told
