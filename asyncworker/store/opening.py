@@ -10,7 +10,7 @@ from sqlalchemy import Connection, event, insert, inspect, make_url, select, tex
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random
 
 from asyncworker.errors import SettingsError, StoreError, StoreVersionError
 from asyncworker.store import schema
@@ -46,7 +46,7 @@ async def open_store(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Sto
     except OSError as exc:
         raise StoreError(f"store {shown}: its folder cannot be made: {exc}") from exc
     try:
-        found = await _prepared(engine)
+        found = await _prepared(engine, busy_timeout_s)
     except (SQLAlchemyError, OSError) as exc:
         await engine.dispose()
         raise StoreError(f"store {shown}: {type(exc).__name__}: {exc}") from exc
@@ -62,16 +62,15 @@ async def open_store(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Sto
     return Store(engine)
 
 
-@retry(
+async def _prepared(engine: AsyncEngine, busy_timeout_s: float) -> int:
     # Two that switch a new file to WAL at once: SQLite sees a deadlock, and refuses one without waiting.
-    retry=retry_if_exception(lambda exc: isinstance(exc, OperationalError) and "database is locked" in str(exc)),
-    wait=wait_random(0.01, 0.1),
-    stop=stop_after_delay(BUSY_TIMEOUT_S),
-    reraise=True,
-)
-async def _prepared(engine: AsyncEngine) -> int:
-    async with engine.execution_options(**{WRITES: True}).begin() as connection:
-        return await connection.run_sync(_prepare)
+    locked = retry_if_exception(lambda exc: isinstance(exc, OperationalError) and "database is locked" in str(exc))
+    stop, wait = stop_after_delay(busy_timeout_s), wait_random(0.01, 0.1)
+    async for attempt in AsyncRetrying(retry=locked, wait=wait, stop=stop, reraise=True):
+        with attempt:
+            async with engine.execution_options(**{WRITES: True}).begin() as connection:
+                return await connection.run_sync(_prepare)
+    raise AssertionError("not reached")
 
 
 def _parsed(url: str) -> URL:
