@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.store import open_store, schema
 from tests.servers.postgres import Postgres
-from tests.unit.iterate.test_resume import killed_and_resumed, killings
+from tests.unit.iterate.killing import killed_and_resumed, killings
 
 
 @pytest.fixture(scope="module")
 def url(postgres: Postgres) -> str:
     return postgres.url(postgres.add_database())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def frequent_writes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StoreRecorder, "HEARTBEAT_S", 0.01)
-        yield
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

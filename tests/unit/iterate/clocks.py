@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
@@ -54,6 +58,63 @@ class ManualClock:
                 future.set_result(None)
         self._sleepers = [each for each in self._sleepers if not each[1].done()]
         await passes()
+
+
+class IdleClock:
+    """Time moves on, to when the next sleeper is due, once the loop has nothing else to do; see `running`."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+        self._may_move = asyncio.Event()
+        self._may_move.set()
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.seconds)
+
+    async def sleep(self, delay_s: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.seconds + delay_s, next(self._numbers), future))
+        await future
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Time stands still: something is under way that the loop does not see, and that takes no time."""
+        self._may_move.clear()
+        try:
+            yield
+        finally:
+            self._may_move.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Time moves."""
+        driver = asyncio.create_task(self._move_for_ever())
+        try:
+            yield
+        finally:
+            driver.cancel()
+
+    async def _move_for_ever(self) -> None:
+        while True:
+            await passes()
+            if not self._may_move.is_set():
+                await self._may_move.wait()
+            elif self._sleepers:
+                self._wake_next()
+            else:
+                await asyncio.sleep(0.001)
+
+    def _wake_next(self) -> None:
+        self.seconds = max(self.seconds, self._sleepers[0][0])
+        while self._sleepers and self._sleepers[0][0] <= self.seconds:
+            _, _, future = heapq.heappop(self._sleepers)
+            if not future.done():
+                future.set_result(None)
 
 
 async def passes(count: int = 20) -> None:

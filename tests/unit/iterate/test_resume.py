@@ -1,46 +1,22 @@
-"""Runs that are killed, cancelled or changed, and gone on with: the end is that of an undisturbed run."""
+"""Runs that are cancelled, taken over, drained or changed, and gone on with."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import sqlite3
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sqlalchemy import select
 
-from asyncworker.errors import (
-    RunCancelled,
-    RunChanged,
-    RunDrained,
-    RunTakenOver,
-    SettingsError,
-    SourceError,
-    StoreError,
-)
-from asyncworker.iterate import (
-    Drain,
-    RunOutcome,
-    SkipItem,
-    Source,
-    TaskSource,
-    execute_run,
-    make_options,
-    source_from_wire,
-    source_of,
-    source_of_rows,
-)
-from asyncworker.iterate.keys import digest_of
+from asyncworker.errors import RunCancelled, RunChanged, RunDrained, RunTakenOver, SettingsError, SourceError
+from asyncworker.iterate import Drain, source_of
 from asyncworker.iterate.recorder import StoreRecorder
-from asyncworker.store import Batch, Bitmap, RunHold, RunRequest, Store, open_store, schema
-from asyncworker.store.chunks import keys_from_row
+from asyncworker.store import RunRequest, Store, open_store, schema
+from tests.unit.iterate.clocks import IdleClock
+from tests.unit.iterate.running import Process, execute, results_of, undisturbed
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,187 +26,11 @@ def frequent_writes() -> Iterator[None]:
         yield
 
 
-async def execute(call: Any, source: Source, store: Store, **options: Any) -> RunOutcome:
-    given = {"run_id": "run", "redelivered": False, "resume": False, "on_change": "error", "drain": None, "lease_s": 30}
-    given |= {name: options.pop(name) for name in list(options) if name in given}
-    fingerprint = source.fingerprint(b"fixed")
-    chosen = make_options(**{"checkpoint_every_s": 0.005, **options})
-    return await execute_run(call, source, chosen, store=store, task="task", fingerprint=fingerprint, **given)
-
-
-async def results_of(store: Store) -> list[tuple[int, Any]]:
-    return [pair async for pair in store.results("run")]
-
-
-class Process:
-    """A process that dies at its n-th item: nothing that it does afterwards counts, and its writes do not arrive.
-
-    Half-way to that it sees a checkpoint written.
-    """
-
-    def __init__(self, store: Store, dies_after: int | None) -> None:
-        self.left = dies_after
-        self.half = -1 if dies_after is None else dies_after // 2
-        self.wrote = asyncio.Event()
-        self.wrote.set()
-        self.dead = False
-        self.executed: list[Any] = []
-        self.at_once = self.most_at_once = 0
-        self.store = Store(store._engine)
-        self.store.write = self.write  # type: ignore[method-assign]
-        self._real = store
-
-    async def write(self, hold: RunHold, batch: Batch, first_chunk: int) -> bool:
-        if self.dead:
-            raise RunTakenOver("this process is dead")
-        cancel_requested = await self._real.write(hold, batch, first_chunk)
-        self.wrote.set()
-        return cancel_requested
-
-    async def call(self, row: dict[str, Any]) -> Any:
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        try:
-            return await self.work(row["x"])
-        finally:
-            self.at_once -= 1
-
-    async def work(self, value: int) -> Any:
-        for _ in range(value % 3):
-            await asyncio.sleep(0)
-        if self.left is not None:
-            self.dead = self.dead or self.left == 0
-            self.left -= 1
-            if self.left == self.half:
-                self.wrote.clear()
-            await self.wrote.wait()
-        if self.dead:
-            await asyncio.Event().wait()
-        self.executed.append(value)
-        if value % 11 == 7:
-            raise SkipItem
-        if value % 13 == 5:
-            raise ValueError(value)
-        return [value]
-
-
-def undisturbed(values: list[int]) -> tuple[list[tuple[int, Any]], int, list[int]]:
-    """What `Process.call` comes to: the results, how many are skipped, the indexes that fail."""
-    skipped = {value for value in values if value % 11 == 7}
-    failing = {value for value in values if value % 13 == 5} - skipped
-    results = [(index, [value]) for index, value in enumerate(values) if value not in skipped | failing]
-    return results, len(skipped), [index for index, value in enumerate(values) if value in failing]
-
-
-async def recorded(store: Store, values: list[int]) -> set[int]:
-    """The values that the checkpoint holds as finished."""
-    async with store.reading() as connection:
-        row = (await connection.execute(select(schema.run))).one()
-        chunks = [keys_from_row(each) for each in await connection.execute(select(schema.key_chunk))]
-    keys = {chunk.keys[at : at + 16] for chunk in chunks for at in range(0, len(chunk.keys), 16)}
-    finished = Bitmap(row.finished_map)
-    if row.keyed:
-        return {value for value in range(1000) if digest_of(value) in keys}
-    return {value for index, value in enumerate(values) if index in finished}
-
-
-async def rows_of(values: list[int]) -> AsyncIterator[int]:
-    for value in values:
-        yield value
-        if value % 5 == 0:
-            await asyncio.sleep(0)
-
-
-async def row_dicts_of(values: list[int]) -> AsyncIterator[dict[str, int]]:
-    async for value in rows_of(values):
-        yield {"x": value}
-
-
-def travelled(source: Source) -> Source:
-    """As it is in another process; a task is opened there."""
-    return source_from_wire(source.to_wire(), lambda name, args, kwargs: rows_of(*args))
-
-
-#: Every way to give the same values.
-KINDS: dict[str, Callable[[list[int]], Source]] = {
-    "list": lambda values: source_of({"x": list(values)}),
-    "list that travelled": lambda values: travelled(source_of({"x": values})),
-    "iterator": lambda values: source_of({"x": iter(values)}),
-    "generator": lambda values: source_of({"x": (value for value in values)}),
-    "dict": lambda values: source_of({"x": dict.fromkeys(values).keys()}),
-    "async": lambda values: source_of({"x": rows_of(values)}),
-    "task": lambda values: travelled(source_of({"x": TaskSource("numbers", (values,))})),
-    "rows": lambda values: source_of_rows([{"x": value} for value in values]),
-    "async rows": lambda values: source_of_rows(row_dicts_of(values)),
-    "product": lambda values: source_of({"x": values, "y": [None]}),
-    "zip": lambda values: source_of({"x": values, "y": iter(values)}, mode="zip"),
-}
-
-#: Long ones are as likely as short ones, which lists() would not give.
-SOURCES = st.builds(
-    lambda seed, count: random.Random(seed).sample(range(200), count), st.integers(0, 1000), st.integers(0, 100)
-)
-
-
-async def killed_and_resumed(
-    store: Store, values: list[int], kills: list[int], concurrency: int, kind: str, keyed: bool, data: st.DataObject
-) -> None:
-    """Run, die, and go on, as often as there are kills; then hold what came of it against an undisturbed run."""
-    now = values
-    held: set[int] = set()
-    for dies_after in [*kills, None]:
-        process = Process(store, dies_after)
-        try:
-            outcome = await execute(
-                process.call, KINDS[kind](now), process.store, concurrency=concurrency, key="x" if keyed else None
-            )
-            ended = True
-        except RunTakenOver:
-            ended = False
-        assert process.most_at_once <= concurrency
-        # What the checkpoint holds is not run again, nor is anything run twice by one process.
-        assert not held & set(process.executed)
-        assert len(process.executed) == len(set(process.executed))
-        if ended:
-            break
-        held = await recorded(store, now)
-        if keyed:
-            # Re-ordered, with some gone and some new: what is known by its key does not mind.
-            now = data.draw(SOURCES)
-    results, skipped, failing = undisturbed(now)
-    assert await results_of(store) == results
-    assert [failure.index for failure in await store.errors("run")] == failing
-    progress = outcome.progress
-    assert (progress.done, progress.skipped, progress.failed) == (len(results), skipped, len(failing))
-    assert (progress.total, progress.complete) == (len(now), True)
-    assert progress.settled == len(now)
-    stored = await store.progress("run")
-    assert stored == progress
-
-
-#: What decides a run, for any database.
-killings = given(
-    values=SOURCES,
-    kills=st.lists(st.integers(0, 40), max_size=4),
-    concurrency=st.integers(1, 20),
-    kind=st.sampled_from(sorted(KINDS)),
-    keyed=st.booleans(),
-    data=st.data(),
-)
-
-
-@settings(deadline=None, max_examples=60)
-@killings
-def test_a_run_killed_and_resumed_equals_an_undisturbed_one(**example: Any) -> None:
-    async def scenario(folder: str) -> None:
-        store = await open_store(f"sqlite+aiosqlite:///{folder}/store.sqlite")
-        try:
-            await killed_and_resumed(store, **example)
-        finally:
-            await store.close()
-
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(scenario(folder))
+@pytest.fixture
+async def clock() -> AsyncIterator[IdleClock]:
+    clock = IdleClock()
+    async with clock.running():
+        yield clock
 
 
 async def test_a_cancelled_run_records_all_that_was_done(store: Store) -> None:
@@ -433,17 +233,16 @@ async def test_only_what_failed_is_run_when_a_complete_run_is_resumed(store: Sto
     assert executed == list(range(8))
 
 
-async def test_inline_results_include_those_of_earlier_attempts(store: Store) -> None:
-    first = Process(store, 20)
+async def test_inline_results_include_those_of_earlier_attempts(store: Store, clock: IdleClock) -> None:
     with pytest.raises(RunTakenOver):
-        await execute(first.call, source_of({"x": range(50)}), first.store, results="inline", concurrency=3)
-    outcome = await execute(Process(store, None).call, source_of({"x": range(50)}), store, results="inline")
+        await Process(store, clock, 20).run(source_of({"x": range(50)}), results="inline", concurrency=3)
+    outcome = await Process(store, clock, None).run(source_of({"x": range(50)}), results="inline")
     assert outcome.results == undisturbed(list(range(50)))[0]
 
 
-async def test_a_redelivered_run_that_has_ended_tells_its_outcome(store: Store) -> None:
+async def test_a_redelivered_run_that_has_ended_tells_its_outcome(store: Store, clock: IdleClock) -> None:
     source = source_of({"x": range(30)})
-    ended = await execute(Process(store, None).call, source, store, results="inline")
+    ended = await Process(store, clock, None).run(source, results="inline")
 
     async def never(row: dict[str, Any]) -> None:
         raise AssertionError("run again")
@@ -494,20 +293,19 @@ async def test_a_source_that_raises_is_gone_on_with(store: Store) -> None:
     assert (outcome.progress.total, outcome.progress.resumed) == (10, 6)
 
 
-async def test_a_changed_source_is_noticed(store: Store) -> None:
-    process = Process(store, 3)
+async def test_a_changed_source_is_noticed(store: Store, clock: IdleClock) -> None:
     with pytest.raises(RunTakenOver):
-        await execute(process.call, source_of({"x": range(20)}), process.store)
+        await Process(store, clock, 3).run(source_of({"x": range(20)}))
     with pytest.raises(RunChanged, match="the source was"):
-        await execute(process.call, source_of({"x": range(21)}), store)
-    outcome = await execute(Process(store, None).call, source_of({"x": range(1)}), store, on_change="restart")
+        await Process(store, clock, None).run(source_of({"x": range(21)}))
+    outcome = await Process(store, clock, None).run(source_of({"x": range(1)}), on_change="restart")
     assert (outcome.progress.attempt, outcome.progress.done) == (1, 1)
 
 
-async def test_options_that_cannot_work_do_not_leave_a_run_open(store: Store) -> None:
-    for options, error in (({"key": "y"}, SourceError), ({"retry_on": ["no.such:Error"]}, SettingsError)):
+async def test_options_that_cannot_work_do_not_leave_a_run_open(store: Store, clock: IdleClock) -> None:
+    for options, error in ({"key": "y"}, SourceError), ({"retry_on": ["no.such:Error"]}, SettingsError):
         with pytest.raises(error):
-            await execute(Process(store, None).call, source_of({"x": [1]}), store, **options)
+            await Process(store, clock, None).run(source_of({"x": [1]}), **options)
         progress = await store.progress("run")
         assert (progress.state, progress.complete) == ("failed", False)
         await store.begin_run(RunRequest(run_id="other", task="t", fingerprint="f"))
@@ -517,100 +315,3 @@ async def test_options_that_cannot_work_do_not_leave_a_run_open(store: Store) ->
 async def _forget(store: Store) -> None:
     async with store._writer.begin() as connection:
         await connection.execute(schema.run.delete())
-
-
-# -- the recorder ------------------------------------------------------------------------------------------------------
-
-
-class Lagging:
-    """A store whose writes wait until they may, or fail so many times."""
-
-    def __init__(self, store: Store, failures: int = 0) -> None:
-        self.may_write = asyncio.Event()
-        self.failures = failures
-        self.batches: list[Batch] = []
-        self.under_way = 0
-        self._real = store.write
-        store.write = self.write  # type: ignore[method-assign]
-
-    async def write(self, hold: RunHold, batch: Batch, first_chunk: int) -> bool:
-        assert not self.under_way
-        self.under_way += 1
-        try:
-            await self.may_write.wait()
-            if self.failures:
-                self.failures -= 1
-                raise StoreError("the disk is full")
-            self.batches.append(batch)
-            return await self._real(hold, batch, first_chunk)
-        finally:
-            self.under_way -= 1
-
-
-async def test_a_store_that_lags_holds_the_pullers_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StoreRecorder, "ITEMS_HELD", 50)
-    lagging = Lagging(store)
-    executed = 0
-
-    async def call(row: dict[str, Any]) -> None:
-        nonlocal executed
-        executed += 1
-
-    task = asyncio.create_task(execute(call, source_of({"x": range(1000)}), store, concurrency=4))
-    while not lagging.under_way:
-        await asyncio.sleep(0.001)
-    for _ in range(100):
-        await asyncio.sleep(0)
-    assert executed < 200
-    lagging.may_write.set()
-    outcome = await task
-    assert outcome.progress.done == executed == 1000
-
-
-async def test_a_store_that_fails_for_a_while_is_tried_again(store: Store) -> None:
-    lagging = Lagging(store, failures=2)
-    lagging.may_write.set()
-
-    async def call(row: dict[str, Any]) -> int:
-        await asyncio.sleep(0)
-        return int(row["x"])
-
-    outcome = await execute(call, source_of({"x": range(500)}), store)
-    assert lagging.failures == 0
-    assert outcome.progress.done == 500
-    assert await results_of(store) == [(index, index) for index in range(500)]
-
-
-async def test_a_store_that_fails_for_good_ends_the_run(store: Store) -> None:
-    store.patience_s = 0.0
-    lagging = Lagging(store, failures=10**9)
-    lagging.may_write.set()
-
-    async def call(row: dict[str, Any]) -> None:
-        await asyncio.Event().wait() if row["x"] == 3 else None
-
-    with pytest.raises(StoreError, match="the disk is full"):
-        await execute(call, source_of({"x": range(10)}), store)
-
-
-async def test_transactions_go_with_time_and_not_with_items(store: Store) -> None:
-    lagging = Lagging(store)
-    lagging.may_write.set()
-
-    async def call(row: dict[str, Any]) -> int:
-        return int(row["x"])
-
-    outcome = await execute(call, source_of({"x": range(17_000)}), store, checkpoint_every_s=0.25)
-    elapsed_s = (outcome.progress.updated_at - outcome.progress.started_at).total_seconds()
-    assert len(lagging.batches) <= elapsed_s * 4 + 5
-    assert all(len(chunk.indexes) <= 1000 for batch in lagging.batches for chunk in batch.results)
-
-
-async def test_two_items_of_one_key_are_told_apart(store: Store) -> None:
-    async def call(row: dict[str, Any]) -> str:
-        return str(row["x"])
-
-    outcome = await execute(call, source_of({"x": ["a", "b", "a"]}), store, key="x")
-    assert [(failure.index, failure.key) for failure in outcome.failures] == [(2, "a")]
-    assert "the same key as item 0" in outcome.failures[0].message
-    assert await results_of(store) == [(0, "a"), (1, "b")]

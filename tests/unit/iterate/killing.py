@@ -1,0 +1,134 @@
+"""The law of runs that are killed and gone on with: the end is that of an undisturbed run, for any database."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from asyncworker.errors import RunTakenOver
+from asyncworker.iterate import Source, TaskSource, source_from_wire, source_of, source_of_rows
+from asyncworker.iterate.keys import digest_of
+from asyncworker.store import Bitmap, Store, schema
+from asyncworker.store.chunks import keys_from_row
+from tests.unit.iterate.clocks import IdleClock
+from tests.unit.iterate.running import Process, results_of, undisturbed
+
+#: The flush window of the runs that are killed.
+FLUSH_S = 0.1
+
+
+async def rows_of(values: list[int]) -> AsyncIterator[int]:
+    for value in values:
+        yield value
+        if value % 5 == 0:
+            await asyncio.sleep(0)
+
+
+async def row_dicts_of(values: list[int]) -> AsyncIterator[dict[str, int]]:
+    async for value in rows_of(values):
+        yield {"x": value}
+
+
+def travelled(source: Source) -> Source:
+    """As it is in another process; a task is opened there."""
+    return source_from_wire(source.to_wire(), lambda name, args, kwargs: rows_of(*args))
+
+
+#: Every way to give the same values.
+KINDS: dict[str, Callable[[list[int]], Source]] = {
+    "list": lambda values: source_of({"x": list(values)}),
+    "list that travelled": lambda values: travelled(source_of({"x": values})),
+    "iterator": lambda values: source_of({"x": iter(values)}),
+    "generator": lambda values: source_of({"x": (value for value in values)}),
+    "dict": lambda values: source_of({"x": dict.fromkeys(values).keys()}),
+    "async": lambda values: source_of({"x": rows_of(values)}),
+    "task": lambda values: travelled(source_of({"x": TaskSource("numbers", (values,))})),
+    "rows": lambda values: source_of_rows([{"x": value} for value in values]),
+    "async rows": lambda values: source_of_rows(row_dicts_of(values)),
+    "product": lambda values: source_of({"x": values, "y": [None]}),
+    "zip": lambda values: source_of({"x": values, "y": iter(values)}, mode="zip"),
+}
+
+#: Long ones are as likely as short ones, which lists() would not give.
+SOURCES = st.builds(
+    lambda seed, count: random.Random(seed).sample(range(200), count), st.integers(0, 1000), st.integers(0, 100)
+)
+
+
+async def recorded(store: Store, values: list[int]) -> set[int]:
+    """The values that the checkpoint holds as finished."""
+    async with store.reading() as connection:
+        row = (await connection.execute(select(schema.run))).one()
+        chunks = [keys_from_row(each) for each in await connection.execute(select(schema.key_chunk))]
+    keys = {chunk.keys[at : at + 16] for chunk in chunks for at in range(0, len(chunk.keys), 16)}
+    finished = Bitmap(row.finished_map)
+    if row.keyed:
+        return {value for value in range(1000) if digest_of(value) in keys}
+    return {value for index, value in enumerate(values) if index in finished}
+
+
+def safe(process: Process) -> set[int]:
+    """What a process that died had finished longer ago than the flush window; what failed is tried again."""
+    assert process.died_at is not None
+    before = process.died_at - FLUSH_S - 1e-6
+    failing = {value for value in process.executed if value % 13 == 5 and value % 11 != 7}
+    return {value for value, at in process.executed.items() if at < before} - failing
+
+
+async def killed_and_resumed(
+    store: Store, values: list[int], kills: list[int], concurrency: int, kind: str, keyed: bool, data: st.DataObject
+) -> None:
+    """Run, die, and go on, as often as there are kills; then hold what came of it against an undisturbed run."""
+    clock = IdleClock()
+    now = values
+    held: set[int] = set()
+    async with clock.running():
+        for dies_after in [*kills, None]:
+            process = Process(store, clock, dies_after)
+            try:
+                outcome = await process.run(
+                    KINDS[kind](now),
+                    concurrency=concurrency,
+                    key="x" if keyed else None,
+                    backoff_s=FLUSH_S,
+                    checkpoint_every_s=FLUSH_S,
+                )
+                ended = True
+            except RunTakenOver:
+                ended = False
+            assert process.most_at_once <= concurrency
+            # What the checkpoint holds is not run again.
+            assert not held & set(process.executed)
+            if ended:
+                break
+            held = await recorded(store, now)
+            # Nor is what was done longer ago than the flush window, for the checkpoint holds it.
+            assert safe(process) <= held
+            if keyed:
+                # Re-ordered, with some gone and some new: what is known by its key does not mind.
+                now = data.draw(SOURCES)
+    results, skipped, failing = undisturbed(now)
+    assert await results_of(store) == results
+    assert [failure.index for failure in await store.errors("run")] == failing
+    progress = outcome.progress
+    assert (progress.done, progress.skipped, progress.failed) == (len(results), skipped, len(failing))
+    assert (progress.total, progress.complete) == (len(now), True)
+    assert progress.settled == len(now)
+    stored = await store.progress("run")
+    assert stored == progress
+
+
+#: What decides a run, for any database.
+killings = given(
+    values=SOURCES,
+    kills=st.lists(st.integers(0, 40), max_size=4),
+    concurrency=st.integers(1, 20),
+    kind=st.sampled_from(sorted(KINDS)),
+    keyed=st.booleans(),
+    data=st.data(),
+)

@@ -1,0 +1,108 @@
+"""The recorder: batched writes, and a store that lags, fails for a while, or for good."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from asyncworker.errors import StoreError
+from asyncworker.iterate import source_of
+from asyncworker.iterate.recorder import StoreRecorder
+from asyncworker.store import Batch, RunHold, Store
+from tests.unit.iterate.running import execute, results_of
+
+
+class Lagging:
+    """A store whose writes wait until they may, or fail so many times."""
+
+    def __init__(self, store: Store, failures: int = 0) -> None:
+        self.may_write = asyncio.Event()
+        self.failures = failures
+        self.batches: list[Batch] = []
+        self.under_way = 0
+        self._real = store.write
+        store.write = self.write  # type: ignore[method-assign]
+
+    async def write(self, hold: RunHold, batch: Batch, first_chunk: int) -> bool:
+        assert not self.under_way
+        self.under_way += 1
+        try:
+            await self.may_write.wait()
+            if self.failures:
+                self.failures -= 1
+                raise StoreError("the disk is full")
+            self.batches.append(batch)
+            return await self._real(hold, batch, first_chunk)
+        finally:
+            self.under_way -= 1
+
+
+async def test_a_store_that_lags_holds_the_pullers_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StoreRecorder, "ITEMS_HELD", 50)
+    lagging = Lagging(store)
+    executed = 0
+
+    async def call(row: dict[str, Any]) -> None:
+        nonlocal executed
+        executed += 1
+
+    task = asyncio.create_task(execute(call, source_of({"x": range(1000)}), store, concurrency=4))
+    while not lagging.under_way:
+        await asyncio.sleep(0.001)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert executed < 200
+    lagging.may_write.set()
+    outcome = await task
+    assert outcome.progress.done == executed == 1000
+
+
+async def test_a_store_that_fails_for_a_while_is_tried_again(store: Store) -> None:
+    lagging = Lagging(store, failures=2)
+    lagging.may_write.set()
+
+    async def call(row: dict[str, Any]) -> int:
+        await asyncio.sleep(0)
+        return int(row["x"])
+
+    outcome = await execute(call, source_of({"x": range(500)}), store)
+    assert lagging.failures == 0
+    assert outcome.progress.done == 500
+    assert await results_of(store) == [(index, index) for index in range(500)]
+
+
+async def test_a_store_that_fails_for_good_ends_the_run(store: Store) -> None:
+    store.patience_s = 0.0
+    lagging = Lagging(store, failures=10**9)
+    lagging.may_write.set()
+
+    async def call(row: dict[str, Any]) -> None:
+        await asyncio.Event().wait() if row["x"] == 3 else None
+
+    with pytest.raises(StoreError, match="the disk is full"):
+        await execute(call, source_of({"x": range(10)}), store)
+
+
+async def test_transactions_go_with_time_and_not_with_items(store: Store) -> None:
+    lagging = Lagging(store)
+    lagging.may_write.set()
+
+    async def call(row: dict[str, Any]) -> int:
+        return int(row["x"])
+
+    outcome = await execute(call, source_of({"x": range(17_000)}), store, checkpoint_every_s=0.25)
+    elapsed_s = (outcome.progress.updated_at - outcome.progress.started_at).total_seconds()
+    assert len(lagging.batches) <= elapsed_s * 4 + 5
+    assert all(len(chunk.indexes) <= 1000 for batch in lagging.batches for chunk in batch.results)
+
+
+async def test_two_items_of_one_key_are_told_apart(store: Store) -> None:
+    async def call(row: dict[str, Any]) -> str:
+        return str(row["x"])
+
+    outcome = await execute(call, source_of({"x": ["a", "b", "a"]}), store, key="x")
+    assert [(failure.index, failure.key) for failure in outcome.failures] == [(2, "a")]
+    assert "the same key as item 0" in outcome.failures[0].message
+    assert await results_of(store) == [(0, "a"), (1, "b")]
