@@ -67,6 +67,7 @@ class IdleClock:
         self.seconds = 0.0
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
+        self._holds = 0
         self._may_move = asyncio.Event()
         self._may_move.set()
 
@@ -84,11 +85,14 @@ class IdleClock:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Time stands still: something is under way that the loop does not see, and that takes no time."""
+        self._holds += 1
         self._may_move.clear()
         try:
             yield
         finally:
-            self._may_move.set()
+            self._holds -= 1
+            if not self._holds:
+                self._may_move.set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select
 
-from asyncworker.errors import ItemErrors, RunCancelled, RunDrained, RunTakenOver, RunTimeout, SourceError
+from asyncworker.errors import ItemErrors, RunCancelled, RunDrained, RunTimeout, SourceError
 from asyncworker.iterate import (
     Drain,
-    RunOutcome,
-    SplitRun,
-    current_item,
     execute_partition,
     execute_split,
-    make_options,
     partitions,
     source_of,
     source_of_rows,
 )
 from asyncworker.iterate.ranges import check_known_length, part_of, ranges_of
 from asyncworker.iterate.recorder import StoreRecorder
-from asyncworker.store import Batch, Bitmap, Partitions, Progress, RunHold, RunRequest, Store, open_store, schema
+from asyncworker.store import Partitions, RunRequest, Store
+from tests.unit.iterate.cluster import Cluster
 
 
 @pytest.fixture(autouse=True)
@@ -91,61 +84,6 @@ def test_a_length_that_is_not_known_is_told() -> None:
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
-
-
-class Cluster:
-    """Workers in one loop: what is sent is begun at once, until they are told to lose messages or to hang."""
-
-    def __init__(self, store: Store, count: int = 300, **options: Any) -> None:
-        self.store = store
-        self.ran: Counter[int] = Counter()
-        self.sent: list[int] = []
-        self.loses_messages = False
-        self.tasks: list[asyncio.Task[Any]] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.source = source_of({"x": range(count)})
-        self.options = make_options(**{"concurrency": 5, "checkpoint_every_s": 0.005, "partitions": 4, **options})
-
-    async def call(self, row: dict[str, Any]) -> Any:
-        await self.gate.wait()
-        await asyncio.sleep(0)
-        number = row["x"]
-        assert current_item().index == number
-        self.ran[number] += 1
-        if number in self.failing:
-            raise ValueError(number)
-        return [number]
-
-    failing: frozenset[int] = frozenset()
-    lease_s = 3.0
-
-    def run_of(self, **changes: Any) -> SplitRun:
-        given: dict[str, Any] = {"call": self.call, "lease_s": self.lease_s, **changes}
-        return SplitRun(
-            source=self.source,
-            options=self.options,
-            store=self.store,
-            run_id="run",
-            task="task",
-            fingerprint=self.source.fingerprint(b"fixed"),
-            **given,
-        )
-
-    async def send(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            self.sent.append(number)
-            if not self.loses_messages:
-                self.tasks.append(asyncio.create_task(execute_partition(self.run_of(), number)))
-
-    async def execute(self, **options: Any) -> RunOutcome:
-        try:
-            return await execute_split(self.run_of(), self.send, **options)
-        finally:
-            await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    async def results(self) -> list[Any]:
-        return [pair async for pair in self.store.results("run")]
 
 
 async def test_one_run_one_progress_one_result(store: Store) -> None:
@@ -315,112 +253,3 @@ async def test_a_run_that_starts_afresh_forgets_its_partitions(store: Store) -> 
     assert (outcome.progress.done, outcome.progress.attempt) == (40, 1)
     assert len(await Partitions(store).look("run")) == 2
     assert await cluster.results() == [(index, [index]) for index in range(40)]
-
-
-# -- killed, and gone on with ------------------------------------------------------------------------------------------
-
-
-class DyingStore(Store):
-    """What a process sees of the store: once it is dead, nothing that it does arrives."""
-
-    def __init__(self, real: Store) -> None:
-        super().__init__(real._engine)
-        self.dead = False
-
-    def _check(self) -> None:
-        if self.dead:
-            raise RunTakenOver("this process is dead")
-
-    async def begin_run(self, *args: Any, **kwargs: Any) -> RunHold:
-        self._check()
-        return await super().begin_run(*args, **kwargs)
-
-    async def write(self, hold: RunHold, batch: Batch, first_chunk: int) -> bool:
-        self._check()
-        return await super().write(hold, batch, first_chunk)
-
-    async def progress(self, run_id: str, *, merge: bool = True) -> Progress:
-        self._check()
-        return await super().progress(run_id, merge=merge)
-
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[Any]:
-        self._check()
-        async with super().writing() as connection:
-            yield connection
-
-
-class Dying(Cluster):
-    """All workers of the run die together, at their n-th item."""
-
-    def __init__(self, store: Store, dies_after: int | None, **options: Any) -> None:
-        self.seen = DyingStore(store)
-        super().__init__(self.seen, **options)
-        self.left = dies_after
-
-    async def call(self, row: dict[str, Any]) -> Any:
-        if self.left is not None:
-            self.seen.dead = self.seen.dead or self.left <= 0
-            self.left -= 1
-        if self.seen.dead:
-            await asyncio.Event().wait()
-        return await super().call(row)
-
-
-async def finished_in(store: Store, count: int, partitions: int) -> set[int]:
-    async with store.reading() as connection:
-        rows = (await connection.execute(select(schema.run).where(schema.run.c.part_of == "run"))).all()
-    starts = [start for start, _ in ranges_of(count, partitions)]
-    return {
-        starts[row.part_number] + place
-        for row in rows
-        for place in range(len(row.finished_map) * 8)
-        if place in Bitmap(row.finished_map)
-    }
-
-
-@settings(deadline=None, max_examples=8)
-@given(
-    count=st.integers(2, 120),
-    split=st.integers(2, 5),
-    kills=st.lists(st.integers(0, 60), max_size=3),
-    failing=st.sets(st.integers(0, 119), max_size=3),
-)
-def test_a_split_run_killed_and_resumed_equals_an_undisturbed_one(
-    count: int, split: int, kills: list[int], failing: set[int]
-) -> None:
-    async def scenario(folder: str) -> None:
-        store = await open_store(f"sqlite+aiosqlite:///{folder}/store.sqlite")
-        try:
-            await attempts(store)
-        finally:
-            await store.close()
-
-    async def attempts(store: Store) -> None:
-        held: set[int] = set()
-        for dies_after in [*kills, None]:
-            cluster = Dying(store, dies_after, count=count, partitions=split)
-            cluster.failing = frozenset(failing)
-            ended = None
-            with contextlib.suppress(RunTakenOver):
-                ended = await cluster.execute()
-            assert not held & set(cluster.ran)
-            assert not cluster.ran or max(cluster.ran.values()) == 1
-            if ended is not None:
-                break
-            held = await finished_in(store, count, split)
-            for part in await Partitions(store).look("run"):
-                # As if the dead had been silent for long enough.
-                await Partitions(store).release(part)
-        failed = sorted(number for number in failing if number < count)
-        assert await cluster.results() == [(index, [index]) for index in range(count) if index not in failing]
-        assert [failure.index for failure in await store.errors("run")] == failed
-        assert ended is not None
-        progress = ended.progress
-        assert (progress.done, progress.failed, progress.total) == (count - len(failed), len(failed), count)
-        assert (progress.complete, progress.state) == (True, "failed" if failed else "done")
-
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(StoreRecorder, "HEARTBEAT_S", 0.01)
-        patch.setattr(partitions, "WATCH_S", 0.01)
-        asyncio.run(scenario(folder))
