@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,6 +177,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A setting in the developer's shell must not decide what a test sees.
     for name in [name for name in os.environ if name.startswith(("ASYNCWORKER_", "CELERY_"))]:
         if name not in (REQUIRE_SERVERS, FAST, "ASYNCWORKER_REDIS_SERVER"):

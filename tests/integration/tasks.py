@@ -72,6 +72,13 @@ def thread_sleep(seconds: float) -> float:
     return seconds
 
 
+@shared_task(name="t.thread_until")
+def thread_until(path: str) -> None:
+    """Keep a thread until a file exists."""
+    while not Path(path).exists():
+        time.sleep(0.05)
+
+
 @shared_task(name="t.burn_cpu")
 async def burn_cpu(seconds: float, until: str = "") -> str:
     """Keep the loop for so long, or until a file exists."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from celery import Celery
 
@@ -16,12 +17,13 @@ from tests.servers.worker import ROOT, Worker
 
 
 def test_inspect_coroutines_shows_where_each_task_waits(
-    worker: Callable[..., Worker], client: Celery, worker_env: dict[str, str]
+    worker: Callable[..., Worker], client: Celery, worker_env: dict[str, str], tmp_path: Path
 ) -> None:
     node = worker(tasks.__name__, "--without-mingle")
     waiting = client.tasks["t.sleep"].delay(60)
-    threaded = client.tasks["t.thread_sleep"].delay(3)
-    node.wait_for_log(f"t.thread_sleep[{threaded.id}] received")
+    enough = tmp_path / "enough"
+    threaded = client.tasks["t.thread_until"].delay(str(enough))
+    node.wait_for_log(f"t.thread_until[{threaded.id}] received")
     command = ["-A", "asyncworker", "inspect", "--json", "coroutines"]
     while True:
         ended = subprocess.run(
@@ -42,5 +44,6 @@ def test_inspect_coroutines_shows_where_each_task_waits(
     assert jobs[waiting.id]["on"] == "loop"
     assert any("in sleep: await asyncio.sleep(seconds)" in line for line in jobs[waiting.id]["stack"])
     assert jobs[threaded.id]["on"] == "thread"
-    assert any("in thread_sleep: time.sleep(seconds)" in line for line in jobs[threaded.id]["stack"])
+    assert any("in thread_until: " in line for line in jobs[threaded.id]["stack"])
+    enough.touch()
     waiting.revoke(terminate=True)
