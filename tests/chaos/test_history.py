@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.history.aof import OPTIONS
 from tests.chaos.history.brokers import Broker, RabbitBroker, RedisBroker
 from tests.chaos.history.check import check
 from tests.chaos.history.run import ChaosRun
@@ -24,7 +25,7 @@ def test_nothing_is_lost_and_nothing_is_run_by_two(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     seed, tasks = pytestconfig.getoption("chaos_seed"), pytestconfig.getoption("chaos_tasks")
-    with running_valkey(tmp_path / "valkey") as valkey:
+    with running_valkey(tmp_path / "valkey", OPTIONS) as valkey:
         broker: Broker
         if name != "rabbitmq":
             broker = RedisBroker(valkey, fast=name == "redis-fast")

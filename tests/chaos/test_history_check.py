@@ -35,10 +35,13 @@ def checked(
     stored: str | None = None,
     left: int = 0,
     on_its_way: bool = False,
+    given_away_at_s: float | None = None,
     redis: bool = False,
 ) -> Report:
     """Check the history of one task, sent at 1; both workers live, where nothing else is told."""
     history = History(loses_on_its_way=on_its_way, redis=redis)
+    if given_away_at_s is not None:
+        history.given_away_at_s["t"] = given_away_at_s
     lines = [line("sent", 1, 0, kind=kind), *(each for part in parts for each in part)]
     for pid in (A, B):
         if not any(each.event == "pulse" and each.pid == pid for each in lines):
@@ -68,16 +71,26 @@ def test_a_late_task_that_began_and_is_lost() -> None:
     assert "was accepted and is lost" in checked(ran("x", A, 2, None), killed, on_its_way=True).violations[0]
 
 
-def test_a_message_lost_on_its_way_is_documented_for_one_broker_alone() -> None:
-    report = checked([line("killed", 2.5)], on_its_way=True)
+@pytest.mark.parametrize("before", [[], ran("x", A, 2, None)])
+def test_a_message_lost_on_its_way_is_documented_for_one_broker_alone(before: list[Line]) -> None:
+    """Also one that had come before, and was given back."""
+    killed = [*before, line("killed", 5.5), line("killed", 5.5, B)]
+    report = checked(killed, on_its_way=True, given_away_at_s=5)
     assert (report.violations, report.rows["late"]["lost on its way"]) == ([], 1)
-    assert checked([line("killed", 2.5)]).violations
+    assert "is lost" in checked(killed, given_away_at_s=5).violations[0]
+
+
+def test_a_loss_on_its_way_needs_the_brokers_log_and_a_connection_that_ended_then() -> None:
+    killed = [line("killed", 2.5)]
+    assert "is lost" in checked(killed, on_its_way=True).violations[0]
+    assert "is lost" in checked(killed, on_its_way=True, given_away_at_s=7).violations[0]
+    assert "is lost" in checked([line("killed", 40)], on_its_way=True, given_away_at_s=2).violations[0]
 
 
 def test_no_more_are_lost_on_their_way_than_connections_ended() -> None:
-    sent = [line("sent", 1, 0, task_id=f"t{n}") for n in range(2)]
-    assert checked(sent[:0], [line("killed", 2)], on_its_way=True).violations == []
-    assert "were lost on their way" in checked(sent, [line("killed", 2)], on_its_way=True).violations[0]
+    history = History(loses_on_its_way=True, given_away_at_s=dict.fromkeys(("t", "u"), 2.0))
+    history.add_lines([line("sent", 1, 0), line("sent", 1, 0, task_id="u"), line("killed", 2)])
+    assert check(history).violations == ["2 were lost on their way, by 1 connections"]
 
 
 def test_an_early_task_is_lost_with_its_worker_alone() -> None:

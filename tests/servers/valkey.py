@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import redis
@@ -22,15 +22,21 @@ START_S = 10.0
 
 
 class RestartableValkey:
-    """One server, always on the same port and the same data."""
+    """One server, always on the same port and the same data.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: For its data and its log.
+        options: Settings of its own, by name.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, str] | None = None) -> None:
         try:
             self._program = find_server()
         except EmbeddedServerError as exc:
             raise MissingServer(str(exc)) from exc
         self.port = free_port()
-        self._folder = folder
+        self.folder = folder
+        self._options = dict(options or {})
         self._child: Child | None = None
 
     def url(self, database: int = 0, port: int | None = None) -> str:
@@ -46,13 +52,14 @@ class RestartableValkey:
         options = {
             "bind": "127.0.0.1",
             "port": str(self.port),
-            "dir": str(self._folder),
+            "dir": str(self.folder),
             "save": "",
             "appendonly": "yes",
             "appendfsync": "everysec",
+            **self._options,
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self._child = Child([str(self._program), *arguments], log=self._folder / "valkey.log")
+        self._child = Child([str(self._program), *arguments], log=self.folder / "valkey.log")
         give_up_at_s = time.monotonic() + START_S
         while not self._answers():
             assert self._child.returncode is None, self._child.log()
@@ -94,10 +101,10 @@ class RestartableValkey:
 
 
 @contextlib.contextmanager
-def running_valkey(folder: Path) -> Iterator[RestartableValkey]:
+def running_valkey(folder: Path, options: Mapping[str, str] | None = None) -> Iterator[RestartableValkey]:
     """Run a server until the block ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = RestartableValkey(folder)
+    server = RestartableValkey(folder, options)
     try:
         server.start()
         yield server

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import redis
 
+from tests.chaos.history.aof import taken_and_gone
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.valkey import RestartableValkey
 
@@ -23,7 +24,7 @@ class Broker(Protocol):
     broker_url: str
     result_url: str
     loses_on_its_way: bool
-    """Whether a message may be lost while it is on its way to a worker whose connection ends: one a connection."""
+    """Whether it is documented that a message on its way to a worker is lost when the connection ends."""
 
     def down(self, *, crash: bool) -> None:
         """Stop it, or kill it."""
@@ -39,6 +40,9 @@ class Broker(Protocol):
 
     def told(self) -> str:
         """What it says of them, to look into."""
+
+    def lost_on_their_way(self) -> dict[str, float]:
+        """Tasks whose message it gave away, and nobody has had: by id, when that was, of ``time.time()``."""
 
 
 class RedisBroker:
@@ -74,6 +78,9 @@ class RedisBroker:
             queued: Any = connection.lrange("celery", 0, 9)
             return f"queued {queued}, not acknowledged {connection.hgetall('unacked')}"
 
+    def lost_on_their_way(self) -> dict[str, float]:
+        return taken_and_gone(self._server.folder)
+
 
 class RabbitBroker:
     """Messages on RabbitMQ, results on a Redis that nothing happens to."""
@@ -107,6 +114,9 @@ class RabbitBroker:
         queues = self._server.ctl("list_queues", *where, "name", "messages_ready", "messages_unacknowledged")
         columns = ("connection", "prefetch_count", "messages_unacknowledged", "consumer_count")
         return queues + self._server.ctl("list_channels", *columns)
+
+    def lost_on_their_way(self) -> dict[str, float]:
+        return {}
 
 
 def stored(broker: Broker, task_ids: list[str]) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.chaos.history.fences import check_fan_out
 from tests.chaos.history.history import Execution, History
-from tests.chaos.history.settings import FENCED_AFTER_S, SILENT_S, VISIBILITY_S
+from tests.chaos.history.settings import FENCED_AFTER_S, LEASE_S, SILENT_S, VISIBILITY_S
 
 __all__ = ["LATE_KINDS", "Report", "check"]
 
@@ -61,6 +61,9 @@ def check(history: History) -> Report:
 #: How long an outcome may take to be stored, on a busy machine.
 STORED_S = 2.0
 
+#: How long a worker may be frozen, and be killed then.
+LONGEST_FREEZE_S = 3 * LEASE_S
+
 #: Columns of the report.
 ON_ITS_WAY = "lost on its way"
 CUT_SHORT = "again: worker killed"
@@ -83,7 +86,7 @@ def _check_done(history: History, task_id: str, kind: str, report: Report) -> No
         report.violate(history, task_id, f"ended as {outcome.status}: {outcome.text}")
         return
     sent_at_s = history.sent_at_s[task_id]
-    if not executions and history.loses_on_its_way and _harmed(history, sent_at_s):
+    if history.loses_on_its_way and _lost_on_its_way(history, task_id):
         report.count(kind, ON_ITS_WAY)
     elif kind in LATE_KINDS:
         report.violate(history, task_id, "was accepted and is lost")
@@ -101,6 +104,18 @@ def _killed_before_it_was_stored(history: History, execution: Execution) -> bool
     if death_s is None or execution.how != "end":
         return False
     return death_s - execution.left_at_s < STORED_S or history.harmed_between(execution.left_at_s, death_s)
+
+
+def _lost_on_its_way(history: History, task_id: str) -> bool:
+    """Tell whether the broker's log shows that it gave the message away to a worker, whose connection then ended.
+
+    The worker may have been frozen when it came, and killed in the end.
+    """
+    at_s = history.given_away_at_s.get(task_id)
+    if at_s is None:
+        return False
+    ends_s = [*history.deaths.values(), *history.broker_harms]
+    return any(at_s - 1 <= end_s <= at_s + 1 + LONGEST_FREEZE_S for end_s in ends_s)
 
 
 def _harmed(history: History, since_s: float) -> bool:

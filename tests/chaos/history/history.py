@@ -68,6 +68,8 @@ class History:
         left: How many messages the broker holds in the end.
         told: What it says of them.
         loses_on_its_way: See ``Broker``.
+        given_away_at_s: Tasks whose message the broker gave away for the last time, and nobody has had, as its own log
+            shows: by id, when that was, to the second.
         redis: The broker confirms acknowledgements, and gives back what it waits too long for.
     """
 
@@ -86,6 +88,7 @@ class History:
     items: dict[str, dict[int, str]] = field(default_factory=dict)
     left: int = 0
     told: str = ""
+    given_away_at_s: dict[str, float] = field(default_factory=dict)
 
     def harmed_between(self, start_s: float, end_s: float) -> bool:
         """Tell whether something was done to the broker in that time."""

@@ -158,6 +158,9 @@ class ChaosRun:
         history.add_lines(read(self.log))
         history.left = self._broker.holds()
         history.told = self._broker.told() if history.left else ""
+        ahead_s = time.time() - time.monotonic()
+        given_away = self._broker.lost_on_their_way()
+        history.given_away_at_s = {task_id: at_s - ahead_s for task_id, at_s in given_away.items()}
         found = stored(self._broker, self._sent)
         history.outcomes = {task_id: _outcome(body) for task_id, body in found.items()}
         runs = [task_id for task_id, kind in history.kinds.items() if kind == "fan_out"]

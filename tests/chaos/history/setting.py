@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.chaos.history.aof import OPTIONS
 from tests.chaos.history.brokers import Broker, RabbitBroker, RedisBroker
 from tests.servers.rabbitmq import running_rabbitmq
 from tests.servers.valkey import running_valkey
@@ -21,7 +22,7 @@ def running_broker(name: str, folder: Path) -> Iterator[Broker]:
         name: ``redis``, ``redis-fast`` (with our own transport), or ``rabbitmq``.
         folder: For their files.
     """
-    with running_valkey(folder / "valkey") as valkey:
+    with running_valkey(folder / "valkey", OPTIONS) as valkey:
         if name.startswith("redis"):
             yield RedisBroker(valkey, fast=name == "redis-fast")
             return
