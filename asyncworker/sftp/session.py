@@ -101,8 +101,8 @@ class Session:
     # -- what is written ---------------------------------------------------------------------------------------------
 
     def may_write(self, writer: Writer) -> bool:
-        """Whether there is room; if not, that writer is told when there is."""
-        if self._unanswered < _UNANSWERED_BYTES:
+        """Whether there is room; if not, that writer is told when there is, or when the session is over."""
+        if self._unanswered < _UNANSWERED_BYTES or not self.alive:
             return True
         self._writers.append(writer)
         return False
@@ -114,7 +114,7 @@ class Session:
     def wrote(self, size: int) -> None:
         """Count bytes whose answer has come, or never will."""
         self._unanswered -= size
-        while self._writers and self._unanswered < _UNANSWERED_BYTES and self.alive:
+        while self._writers and (self._unanswered < _UNANSWERED_BYTES or not self.alive):
             self._writers.popleft().go_on()
 
     # -- called by the transport -------------------------------------------------------------------------------------

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from asyncworker.errors import SFTPError, SFTPFileChanged, SFTPFileNotFound
+from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileChanged, SFTPFileNotFound
 from asyncworker.sftp import SFTPPool, Transfer
 from asyncworker.sftp.localsource import LocalSource
+from asyncworker.sftp.sending import Upload
 from tests.integration.sftp.conftest import Folders, pool_of
 from tests.integration.sftp.test_get import SIZES, settled
+from tests.servers import sftp_wire as wire
 from tests.servers.sftp import SFTPServer, running_sftp_server
+from tests.servers.sftp_scripted import OPEN, Request, Scripted
 from tests.servers.sshd import Sshd
 
 Server = Sshd | SFTPServer
+WRITE = 6
 
 
 def local_file(folders: Folders, name: str, content: bytes) -> Path:
@@ -157,6 +162,38 @@ async def test_connections_cut_in_mid_run_leave_no_temporary_files(tmp_path: Pat
             assert await settled(pool)
     for name, path in paths.items():
         assert (folders.remote / name).read_bytes() == path.read_bytes()
+
+
+async def test_one_that_waits_for_room_hears_that_the_connection_is_lost(tmp_path: Path, folders: Folders) -> None:
+    """Two files fill what a session may leave unanswered; the third has asked for nothing that could fail."""
+    path = local_file(folders, "a", b"x" * 5_000_000)
+    written = 0
+
+    def bend(request: Request, answer: bytes) -> bytes:
+        nonlocal written
+        if request.kind == OPEN:
+            return wire.handle(request.id, request.text)
+        written += request.kind == WRITE
+        return b"" if request.kind == WRITE else wire.status(request.id, 0)
+
+    with running_sftp_server(tmp_path / "server", raw=Scripted(bend=bend)) as server:
+        async with pool_of(server, connections=1) as pool:
+            jobs = [asyncio.create_task(pool._run(upload_of(pool, path, f"/{n}"))) for n in range(2)]
+            async with asyncio.timeout(30):
+                while written < 8 * 1024 * 1024 // 32768:
+                    await asyncio.sleep(0.001)
+                jobs.append(asyncio.create_task(pool._run(upload_of(pool, path, "/3"))))
+                while not pool._connections._sessions[0]._writers:
+                    await asyncio.sleep(0.001)
+                await asyncio.to_thread(server.drop_connections)
+                results = await asyncio.gather(*jobs, return_exceptions=True)
+    assert all(isinstance(result, SFTPConnectionLost) for result in results)
+
+
+def upload_of(pool: SFTPPool, local: Path, remote: str) -> Upload:
+    """One try of an upload."""
+    opens = partial(LocalSource, str(local))
+    return pool._upload(str(local), remote, remote.encode(), opens, mode=None, mtime=True, fsync=False)
 
 
 async def test_many_with_a_result_each(server: Server, folders: Folders, sftp_pool: SFTPPool) -> None:
