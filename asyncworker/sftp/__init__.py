@@ -6,8 +6,9 @@
     transfer = await pool.get("/in/a.xml", "/data/a.xml")
 
 Files: packets (bytes and values), protocol (the state machine), transports (SSH), session (the two together);
-transfer, sending, streams, listing and request (what runs on a session); connections (who runs where); calls,
-namespace, files and pool (what a task calls), batch and walking (many of those).
+transfer, sending, streams, remotefile, listing and request (what runs on a session); connections (who runs where);
+calls, namespace, files and pool (what a task calls), batch and walking (many of those); download and striped, upload
+and stripedput (whole folders, and their large files).
 """
 
 from asyncworker.sftp.batch import FileResult

@@ -7,7 +7,20 @@ import os
 import stat
 from dataclasses import dataclass
 
-__all__ = ["Block", "LocalSource"]
+__all__ = ["Block", "ChangedWhileRead", "LocalSource"]
+
+
+class ChangedWhileRead(Exception):
+    """A local file is not what it was when it was opened.
+
+    Args:
+        path: Its path.
+        size: What its size was.
+        now: What it is.
+    """
+
+    def __init__(self, path: str, size: int, now: int) -> None:
+        super().__init__(f"{path} was {size} bytes long, is {now}: it changed while it was read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +49,7 @@ class LocalSource:
         OSError: It cannot be opened, or is no regular file; names ``path``.
     """
 
-    __slots__ = ("_fd", "_mtime_ns", "mode", "mtime", "path", "size")
+    __slots__ = ("_fd", "mode", "mtime", "mtime_ns", "path", "size")
 
     def __init__(self, path: str, follow: bool = True) -> None:
         self.path = path
@@ -53,7 +66,7 @@ class LocalSource:
         self.size = found.st_size
         self.mode = stat.S_IMODE(found.st_mode) & 0o777
         self.mtime = int(found.st_mtime)
-        self._mtime_ns = found.st_mtime_ns
+        self.mtime_ns = found.st_mtime_ns
 
     def read(self, offset: int, length: int) -> Block:
         """Read; the file is closed with its last block."""
@@ -67,8 +80,23 @@ class LocalSource:
             self.close()
             raise OSError(error.errno, error.strerror, self.path) from None
         self.close()
-        same = end == self.size == now.st_size and now.st_mtime_ns == self._mtime_ns
+        same = end == self.size == now.st_size and now.st_mtime_ns == self.mtime_ns
         return Block(data, last=True, changed=None if same else now.st_size)
+
+    def read_exactly(self, offset: int, length: int) -> bytes:
+        """Read bytes anywhere; the file stays open.
+
+        Raises:
+            ChangedWhileRead: Its size or its time of change is not any more what it was.
+        """
+        try:
+            data = os.pread(self._fd, length, offset)
+            now = os.fstat(self._fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.path) from None
+        if len(data) < length or now.st_size != self.size or now.st_mtime_ns != self.mtime_ns:
+            raise ChangedWhileRead(self.path, self.size, now.st_size)
+        return data
 
     def close(self) -> None:
         """Close it; a second call does nothing."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -20,10 +21,14 @@ from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.pool import SFTPPool
 from asyncworker.sftp.progress import BulkReport, OnFile, OnProgress, Tracker
 from asyncworker.sftp.selection import SKIPS, Selection, Skip, is_there
+from asyncworker.sftp.stripedput import StripedUpload
 from asyncworker.sftp.transfer import Transfer
 from asyncworker.sftp.walking import Walk
 
 __all__ = ["upload"]
+
+#: From this size on, a file is sent over several connections.
+_STRIPED_BYTES = 8 * 1024 * 1024
 
 
 async def upload(
@@ -39,6 +44,7 @@ async def upload(
     max_size_bytes: int | None = None,
     skip: Skip = "same",
     links: Literal["skip", "follow"] = "skip",
+    resume: bool = True,
     fsync: bool = False,
     at_once: int | None = None,
     dry_run: bool = False,
@@ -48,8 +54,10 @@ async def upload(
 ) -> BulkReport:
     """Upload a folder or one file.
 
-    Each file appears on the server whole, with its time of change and its permissions (never set-user-id), or not at
-    all. What fails is in the report, and does not end the rest.
+    Small files travel together, large ones over several connections. Each file appears on the server whole, with its
+    time of change and its permissions (never set-user-id), or not at all; a part of a large one, whose connection was
+    lost or whose upload was stopped, is kept there under a name of its own, and another run goes on with it if the
+    local file's size and time of change are still the same. What fails is in the report, and does not end the rest.
 
     Args:
         where: A host, or a pool, as for :func:`~asyncworker.sftp.download`.
@@ -64,6 +72,7 @@ async def upload(
         skip: Leave out a file that is there already: ``same`` size and time of change, same ``size``, as new or
             ``newer``, or ``never``.
         links: ``follow`` sends the file that a link leads to; links to folders are never gone into.
+        resume: Whether to keep and use parts of large files.
         fsync: Have the server flush each file to its disk before it appears, where it offers that.
         at_once: Small files at once; ``None``: as many as the connections take.
         dry_run: Send nothing; ``on_file`` gets what would be sent.
@@ -81,33 +90,32 @@ async def upload(
     selection = Selection(include, exclude, min_size_bytes, max_size_bytes)
     tracker = Tracker(on_progress, on_file)
     async with the_pool(where, options) as pool:
-        run = _Run(pool, selection, tracker, skip=skip, follow=links == "follow", fsync=fsync, dry_run=dry_run)
+        how = _How(skip=skip, follow=links == "follow", resume=resume, fsync=fsync, dry_run=dry_run)
+        run = _Run(pool, selection, how, tracker)
         orders = await run.prepare(os.fspath(local), os.fspath(remote), 0 if not recursive else max_depth)
         await transfer_all(pool, orders, tracker, at_once)
     return tracker.report()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _How:
+    """The caller's wishes that concern each file."""
+
+    skip: Skip
+    follow: bool
+    resume: bool
+    fsync: bool
+    dry_run: bool
+
+
 class _Run:
     """One upload."""
 
-    def __init__(
-        self,
-        pool: SFTPPool,
-        selection: Selection,
-        tracker: Tracker,
-        *,
-        skip: Skip,
-        follow: bool,
-        fsync: bool,
-        dry_run: bool,
-    ) -> None:
+    def __init__(self, pool: SFTPPool, selection: Selection, how: _How, tracker: Tracker) -> None:
         self._pool = pool
         self._selection = selection
+        self._how = how
         self._tracker = tracker
-        self._skip = skip
-        self._follow = follow
-        self._fsync = fsync
-        self._dry_run = dry_run
         self._local = ""
         self._remote = ""
         self._bad: list[FileResult] = []
@@ -117,12 +125,12 @@ class _Run:
         found = await asyncio.to_thread(os.stat, local)
         if stat.S_ISDIR(found.st_mode):
             self._local, self._remote = local.rstrip("/") or "/", remote.rstrip("/") or "/"
-            if not self._dry_run:
+            if not self._how.dry_run:
                 await self._pool.mkdir(self._remote, parents=True, exist_ok=True)
             return self._tree(max_depth)
         if remote.endswith("/") or await self._pool._is_folder(remote):
             remote = f"{remote.rstrip('/')}/{os.path.basename(local)}"  # noqa: PTH119
-        there = await self._attributes(remote) if self._skip != "never" else None
+        there = await self._attributes(remote) if self._how.skip != "never" else None
         return self._one(local, remote, _attributes(found), there)
 
     async def _attributes(self, remote: str) -> Attributes | None:
@@ -169,10 +177,10 @@ class _Run:
         relative = self._relative(folder)
         remote = self._remote_of(relative)
         try:
-            found = await asyncio.to_thread(_scan, folder, self._follow)
-            if relative and not self._dry_run and not self._selection.only_some:
+            found = await asyncio.to_thread(_scan, folder, self._how.follow)
+            if relative and not self._how.dry_run and not self._selection.only_some:
                 await self._pool.mkdir(remote, exist_ok=True)
-            elif relative and not self._dry_run and any(not entry.is_dir for entry in found):
+            elif relative and not self._how.dry_run and any(not entry.is_dir for entry in found):
                 await self._pool.mkdir(remote, parents=True, exist_ok=True)
             there = await self._there(remote)
         except (SFTPError, OSError) as error:
@@ -192,7 +200,7 @@ class _Run:
             yield entry
 
     async def _there(self, remote: str) -> dict[str, Attributes]:
-        if self._skip == "never":
+        if self._how.skip == "never":
             return {}
         try:
             entries = self._pool.list(remote, bad_names="skip")
@@ -201,7 +209,7 @@ class _Run:
             return {}
 
     def _is_there(self, mine: Attributes, there: Attributes) -> bool:
-        return is_there(self._skip, mine.size_bytes, mine.mtime, there.size_bytes, there.mtime)
+        return is_there(self._how.skip, mine.size_bytes, mine.mtime, there.size_bytes, there.mtime)
 
     def _order(
         self, local: str, remote: str, attributes: Attributes, there: Attributes | None
@@ -211,22 +219,42 @@ class _Run:
             return None
         size = attributes.size_bytes or 0
         self._tracker.find(size)
-        if self._dry_run:
+        if self._how.dry_run:
             self._tracker.would(FileResult(remote, local))
             return None
         try:
             raw = remote_bytes(remote)
         except SFTPError as error:
             return FileResult(remote, local, error=error)
-        opens = partial(LocalSource, local, self._follow)
-        make = partial(self._pool._upload, local, remote, raw, opens, mode=None, mtime=True, fsync=self._fsync)
+        opens = partial(LocalSource, local, self._how.follow)
+        make = partial(self._pool._upload, local, remote, raw, opens, mode=None, mtime=True, fsync=self._how.fsync)
         if size <= LARGE_BYTES:
             return Order(remote, local, make)
+        if size >= _STRIPED_BYTES:
+            return self._striped(local, remote, size, opens)
 
         async def run() -> Transfer:
             return await self._pool._run(make())
 
         return Large(remote, local, run)
+
+    def _striped(self, local: str, remote: str, size: int, opens: partial[LocalSource]) -> Large:
+        seen = 0
+
+        def counted(count: int) -> None:
+            nonlocal seen
+            count = min(count, size - seen)  # another try begins with what the one before had sent
+            seen += count
+            self._tracker.bytes_done += count
+
+        async def run() -> Transfer:
+            how = self._how
+            striped = StripedUpload(
+                self._pool, remote, open_source=opens, fsync=how.fsync, resume=how.resume, on_bytes=counted
+            )
+            return await striped.run()
+
+        return Large(remote, local, run, counts_itself=True)
 
 
 def _scan(folder: str, follow: bool) -> list[Entry]:

@@ -11,10 +11,17 @@ __all__ = ["Proxy", "running_proxy"]
 
 
 class Proxy:
-    """Passes bytes between its port and a server's, as long as it is told to."""
+    """Passes bytes between its port and a server's, as long as it is told to.
+
+    Attributes:
+        port: Where it listens.
+        to_server: Bytes that it has passed on to the server.
+        from_server: Bytes that it has passed back.
+    """
 
     def __init__(self, target_port: int) -> None:
         self.port = 0
+        self.to_server = self.from_server = 0
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -24,8 +31,12 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
 
     def partition(self) -> None:
-        """Fall silent: no byte and no end of a connection passes, new connections get no answer."""
-        self._loop.call_soon_threadsafe(self._open.clear)
+        """Fall silent at once: no byte and no end of a connection passes, new connections get no answer."""
+
+        async def close() -> None:
+            self._open.clear()
+
+        asyncio.run_coroutine_threadsafe(close(), self._loop).result(10)
 
     def heal(self) -> None:
         """Go on; what was held up is passed on, as TCP would send it again."""
@@ -40,9 +51,15 @@ class Proxy:
 
         self._loop.call_soon_threadsafe(renew)
 
-    def cut(self) -> None:
-        """Reset every connection; new ones are welcome."""
-        self._loop.call_soon_threadsafe(self._abort_all)
+    def cut(self) -> int:
+        """Reset every connection; new ones are welcome. Returns how many there were."""
+
+        async def cut() -> int:
+            count = len(self._connections)
+            self._abort_all()
+            return count
+
+        return asyncio.run_coroutine_threadsafe(cut(), self._loop).result(10)
 
     def start(self) -> None:
         """Listen on a free port."""
@@ -72,7 +89,10 @@ class Proxy:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             self._writers.add(far_writer)
             try:
-                await asyncio.gather(self._pass(reader, far_writer, is_open), self._pass(far_reader, writer, is_open))
+                await asyncio.gather(
+                    self._pass(reader, far_writer, is_open, there=True),
+                    self._pass(far_reader, writer, is_open, there=False),
+                )
             finally:
                 self._writers.discard(far_writer)
                 far_writer.transport.abort()
@@ -83,9 +103,15 @@ class Proxy:
             self._connections.discard(task)
             writer.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_open: asyncio.Event) -> None:
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_open: asyncio.Event, *, there: bool
+    ) -> None:
         while data := await reader.read(65536):
             await is_open.wait()
+            if there:
+                self.to_server += len(data)
+            else:
+                self.from_server += len(data)
             writer.write(data)
             await writer.drain()
         await is_open.wait()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from asyncworker.sftp import SFTPPool
+from tests.servers.proxy import Proxy
 from tests.servers.sftp import SFTPServer, running_sftp_server
 from tests.servers.sftp_paramiko import running_paramiko_server
 from tests.servers.sshd import Sshd, running_sshd
@@ -99,6 +100,11 @@ def pool_of(server: Sshd | SFTPServer, **options: Any) -> SFTPPool:
     if isinstance(server, ThroughSsh):
         login |= {"transport": "openssh", "ssh_config": "/dev/null"}
     return SFTPPool(server.host, **(login | options))
+
+
+def behind(proxy: Proxy, server: Sshd | SFTPServer) -> dict[str, Any]:
+    """Options that lead to the server by way of the proxy."""
+    return {"port": proxy.port, "host_key": server.known_hosts.read_text().partition(" ")[2].strip()}
 
 
 @dataclass(frozen=True)
