@@ -54,6 +54,7 @@
         ├── SFTPProtocolError    the server sent what the protocol does not allow
         ├── SFTPFileNotFound     no such file
         ├── SFTPPermissionDenied the server refuses access
+        ├── SFTPNoSpace          the server's disk cannot hold what is to be sent
         ├── SFTPFileChanged      the bytes received do not match the size that was announced
         └── SFTPNameError        a file name that is not safe to write locally
 """
@@ -103,6 +104,7 @@ __all__ = [
     "SFTPFileNotFound",
     "SFTPHostKeyError",
     "SFTPNameError",
+    "SFTPNoSpace",
     "SFTPPermissionDenied",
     "SFTPProtocolError",
     "SQLConflict",
@@ -389,6 +391,10 @@ class SFTPFileNotFound(SFTPError):
 
 class SFTPPermissionDenied(SFTPError):
     """The server refuses access."""
+
+
+class SFTPNoSpace(SFTPError):
+    """The server's disk cannot hold what is to be sent."""
 
 
 class SFTPFileChanged(SFTPError):

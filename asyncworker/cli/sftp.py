@@ -95,15 +95,22 @@ def get(url: str, destination: str, **given: Any) -> None:
 @sftp.command()
 @click.argument("source")
 @click.argument("url")
+@click.option(
+    "--no-space-check",
+    "check_space",
+    flag_value=False,
+    default=True,
+    help="Send, even if the disk there seems too small.",
+)
 @_transfer_options
 @_connection_options
-def put(source: str, url: str, **given: Any) -> None:
+def put(source: str, url: str, check_space: bool, **given: Any) -> None:
     """Send a folder or a file: put ./out sftp://host/out
 
     What is there already is left out. Exits with 1 if a file failed.
     """
     host, path, login = _parsed(url)
-    _move(host, login, given, lambda pool, options: upload(pool, source, path, **options))
+    _move(host, login, given, lambda pool, options: upload(pool, source, path, check_space=check_space, **options))
 
 
 @sftp.command("ls")

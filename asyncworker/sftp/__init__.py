@@ -7,15 +7,15 @@
 
 Files: packets (bytes and values), protocol (the state machine), transports (SSH), session (the two together);
 transfer, sending, streams, remotefile, listing and request (what runs on a session); connections (who runs where);
-calls, namespace, files and pool (what a task calls), batch and walking (many of those); download and striped, upload
-and stripedput (whole folders, and their large files).
+calls, namespace, files and pool (what a task calls), batch and walking (many of those); download and striped, upload,
+stripedput and space (whole folders, and their large files).
 """
 
 from asyncworker.sftp.batch import FileResult
 from asyncworker.sftp.download import download
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.names import check_name, local_path
-from asyncworker.sftp.packets import Attributes
+from asyncworker.sftp.packets import Attributes, FileSystem
 from asyncworker.sftp.pool import SFTPPool, pool
 from asyncworker.sftp.progress import BulkProgress, BulkReport
 from asyncworker.sftp.streams import ReadStream, WriteStream
@@ -28,6 +28,7 @@ __all__ = [
     "BulkReport",
     "Entry",
     "FileResult",
+    "FileSystem",
     "ReadStream",
     "SFTPPool",
     "Transfer",

@@ -1,15 +1,17 @@
-"""What a pool does to names on the server: stat, list, walk, rename, remove, mkdir."""
+"""What a pool does to names on the server: stat, statvfs, list, walk, rename, remove, mkdir."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 
 from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPPermissionDenied
+from asyncworker.sftp import packets
 from asyncworker.sftp.calls import Calls, PathLike, pause
 from asyncworker.sftp.listing import BadNames, Entry, Listing
 from asyncworker.sftp.names import remote_bytes
-from asyncworker.sftp.packets import Attributes
+from asyncworker.sftp.packets import Attributes, FileSystem, Status
 from asyncworker.sftp.request import Command, Request
 from asyncworker.sftp.session import Session
 from asyncworker.sftp.walking import Walk
@@ -38,6 +40,24 @@ class Namespace(Calls):
             send(raw, request.answered, request)
 
         return await self._twice(lambda: Request(ask, "stat", os.fspath(path), self._connections.release))
+
+    async def statvfs(self, path: PathLike) -> FileSystem:
+        """Return what the server says of the file system that a path is on: how large it is, and how much is free.
+
+        Raises:
+            SFTPFileNotFound: There is no such path.
+            SFTPError: The server does not offer ``statvfs@openssh.com``, any other refusal, or no connection.
+        """
+        raw = remote_bytes(path)
+
+        def ask(session: Session, request: Request[FileSystem]) -> None:
+            if session.protocol.tells_space:
+                session.protocol.statvfs(raw, request.answered, request)
+            else:
+                not_offered = Status(packets.UNSUPPORTED, "statvfs@openssh.com is not offered")
+                asyncio.get_running_loop().call_soon(request.answered, not_offered)
+
+        return await self._twice(lambda: Request(ask, "statvfs", os.fspath(path), self._connections.release))
 
     async def list(self, path: PathLike, *, bad_names: BadNames = "raise") -> AsyncGenerator[Entry, None]:
         """Give out the entries of a folder while they arrive, without ``.`` and ``..``, in the server's order.

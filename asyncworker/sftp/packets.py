@@ -1,6 +1,7 @@
 """The packets of SFTP version 3 as bytes and as values.
 
-Source: draft-ietf-secsh-filexfer-02, section numbers beside each part; ``limits@openssh.com`` from OpenSSH's PROTOCOL.
+Source: draft-ietf-secsh-filexfer-02, section numbers beside each part; ``limits@openssh.com``
+and ``statvfs@openssh.com`` from OpenSSH's PROTOCOL.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ __all__ = [
     "PERMISSION_DENIED",
     "UNSUPPORTED",
     "Attributes",
+    "FileSystem",
     "Kind",
     "Limits",
     "Malformed",
@@ -99,6 +101,8 @@ _u32 = struct.Struct(">I")
 _u64 = struct.Struct(">Q")
 _two_u32 = struct.Struct(">II")
 _limits = struct.Struct(">QQQQ")
+_file_system = struct.Struct(">11Q")
+_READ_ONLY = 0x1
 _head = struct.Struct(">IBI")  # length, type, request id
 _range = struct.Struct(">QI")  # offset, length
 
@@ -165,6 +169,31 @@ class Limits:
     read_bytes: int = 0
     write_bytes: int = 0
     open_handles: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystem:
+    """The file system that a path is on, as the server's ``statvfs`` describes it.
+
+    Attributes:
+        size_bytes: How large it is.
+        free_bytes: What is free, that which only its administrator may use included.
+        available_bytes: What others may use.
+        files: How many files it may hold; 0 where there is no such limit.
+        files_free: How many more.
+        id: Tells file systems apart, where the server says it.
+        read_only: Whether nothing can be written.
+        name_bytes: The longest name.
+    """
+
+    size_bytes: int
+    free_bytes: int
+    available_bytes: int
+    files: int
+    files_free: int
+    id: int
+    read_only: bool
+    name_bytes: int
 
 
 _STATUS_OK = Status(OK)
@@ -300,11 +329,25 @@ def parse_names(data: bytes, start: int, stop: int) -> tuple[Name, ...]:
     return tuple(names)
 
 
-def parse_limits(data: bytes, start: int, stop: int) -> Limits:
-    """EXTENDED_REPLY to ``limits@openssh.com``: later versions may add fields."""
-    if stop - start < _limits.size:
+def parse_reply(data: bytes, start: int, stop: int) -> bytes:
+    """EXTENDED_REPLY (section 8): what it means depends on the request."""
+    return data[start:stop]
+
+
+def parse_limits(reply: bytes) -> Limits:
+    """Answer to ``limits@openssh.com``: later versions may add fields."""
+    if len(reply) < _limits.size:
         raise Malformed("the limits are cut off")
-    return Limits(*_limits.unpack_from(data, start))
+    return Limits(*_limits.unpack_from(reply))
+
+
+def parse_file_system(reply: bytes) -> FileSystem:
+    """Answer to ``statvfs@openssh.com``; counts of bytes are in blocks of the second field."""
+    if len(reply) < _file_system.size:
+        raise Malformed("the description of a file system is cut off")
+    _, block, size, free, available, files, files_free, _, fsid, flags, name = _file_system.unpack_from(reply)
+    read_only = bool(flags & _READ_ONLY)
+    return FileSystem(size * block, free * block, available * block, files, files_free, fsid, read_only, name)
 
 
 def parse_version(data: bytes, start: int, stop: int) -> tuple[int, dict[bytes, bytes]]:

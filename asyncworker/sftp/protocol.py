@@ -29,6 +29,7 @@ _LIMITS_EXTENSION = b"limits@openssh.com"
 #: A rename over a file that exists, and a flush to the disk: draft version 3 has neither.
 _POSIX_RENAME_EXTENSION = b"posix-rename@openssh.com"
 _FSYNC_EXTENSION = b"fsync@openssh.com"
+_STATVFS_EXTENSION = b"statvfs@openssh.com"
 
 #: The longest packet that is taken before the server has named its limits; OpenSSH's own bound.
 _PACKET_BYTES = 256 * 1024
@@ -46,7 +47,7 @@ _PARSERS: dict[int, Callable[[bytes, int, int], Answer]] = {
     Kind.DATA: packets.parse_data,
     Kind.NAME: packets.parse_names,
     Kind.ATTRS: packets.parse_attributes,
-    Kind.EXTENDED_REPLY: packets.parse_limits,
+    Kind.EXTENDED_REPLY: packets.parse_reply,
 }
 
 
@@ -198,6 +199,20 @@ class SFTPProtocol:
         """READDIR; the answer is a tuple of Name, or Status EOF."""
         self._request_text(Kind.READDIR, handle, Kind.NAME, callback, owner)
 
+    @property
+    def tells_space(self) -> bool:
+        """Whether :meth:`statvfs` may be called."""
+        return self._extensions.get(_STATVFS_EXTENSION) == b"2"
+
+    def statvfs(self, path: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
+        """Ask for the file system of a path; only where :attr:`tells_space`. The answer is FileSystem."""
+
+        def take(answer: bytes | Status) -> None:
+            callback(answer if isinstance(answer, Status) else packets.parse_file_system(answer))
+
+        tail = packets.string_bytes(path)
+        self._request_text(Kind.EXTENDED, _STATVFS_EXTENSION, Kind.EXTENDED_REPLY, take, owner, tail)
+
     # -- requests that change something; the answer is a Status, OK among them ---------------------------------------
 
     @property
@@ -301,6 +316,9 @@ class SFTPProtocol:
             raise
         try:
             callback(answer)
+        except Malformed:
+            self._pending[request_id] = expected
+            raise
         except Exception as error:
             self._fail(owner, error)
 
@@ -318,13 +336,13 @@ class SFTPProtocol:
         else:
             self._become_ready()
 
-    def _limits(self, answer: Limits | Status) -> None:
-        if isinstance(answer, Limits):
-            self.limits = answer
-            if answer.read_bytes:
-                self.read_bytes = min(answer.read_bytes, _READ_BYTES_MAX)
-            if answer.write_bytes:
-                self.write_bytes = min(answer.write_bytes, _WRITE_BYTES_MAX)
+    def _limits(self, answer: bytes | Status) -> None:
+        if not isinstance(answer, Status):
+            self.limits = packets.parse_limits(answer)
+            if self.limits.read_bytes:
+                self.read_bytes = min(self.limits.read_bytes, _READ_BYTES_MAX)
+            if self.limits.write_bytes:
+                self.write_bytes = min(self.limits.write_bytes, _WRITE_BYTES_MAX)
             self._packet_bytes = max(_PACKET_BYTES, self.read_bytes + _ROOM_BYTES)
         self._become_ready()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from asyncworker.errors import SFTPError, SFTPFileNotFound
+from asyncworker.errors import SFTPError, SFTPFileNotFound, SFTPNoSpace
 from asyncworker.sftp.batch import FileResult, Order
 from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, one_of, the_pool, transfer_all
 from asyncworker.sftp.calls import PathLike
@@ -21,6 +21,7 @@ from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.pool import SFTPPool
 from asyncworker.sftp.progress import BulkReport, OnFile, OnProgress, Tracker
 from asyncworker.sftp.selection import SKIPS, Selection, Skip, is_there
+from asyncworker.sftp.space import Space, bytes_to_come
 from asyncworker.sftp.stripedput import StripedUpload
 from asyncworker.sftp.transfer import Transfer
 from asyncworker.sftp.walking import Walk
@@ -46,6 +47,7 @@ async def upload(
     links: Literal["skip", "follow"] = "skip",
     resume: bool = True,
     fsync: bool = False,
+    check_space: bool = True,
     at_once: int | None = None,
     dry_run: bool = False,
     on_progress: OnProgress | None = None,
@@ -74,6 +76,8 @@ async def upload(
         links: ``follow`` sends the file that a link leads to; links to folders are never gone into.
         resume: Whether to keep and use parts of large files.
         fsync: Have the server flush each file to its disk before it appears, where it offers that.
+        check_space: End with an error as soon as it is known that the server's disk cannot hold it all, where the
+            server tells: before anything is sent if it is one file, or one folder without others in it.
         at_once: Small files at once; ``None``: as many as the connections take.
         dry_run: Send nothing; ``on_file`` gets what would be sent.
         on_progress: Called five times a second, and at the end; awaited if it is async.
@@ -81,6 +85,7 @@ async def upload(
         options: Of the pool that is made for a host, as for :class:`SFTPPool`.
 
     Raises:
+        SFTPNoSpace: The server's disk cannot hold it.
         SFTPError: The server cannot be reached, or refuses the folder.
         SettingsError: An argument that is not allowed.
         OSError: ``local`` cannot be read.
@@ -90,7 +95,9 @@ async def upload(
     selection = Selection(include, exclude, min_size_bytes, max_size_bytes)
     tracker = Tracker(on_progress, on_file)
     async with the_pool(where, options) as pool:
-        how = _How(skip=skip, follow=links == "follow", resume=resume, fsync=fsync, dry_run=dry_run)
+        how = _How(
+            skip=skip, follow=links == "follow", resume=resume, fsync=fsync, check_space=check_space, dry_run=dry_run
+        )
         run = _Run(pool, selection, how, tracker)
         orders = await run.prepare(os.fspath(local), os.fspath(remote), 0 if not recursive else max_depth)
         await transfer_all(pool, orders, tracker, at_once)
@@ -105,6 +112,7 @@ class _How:
     follow: bool
     resume: bool
     fsync: bool
+    check_space: bool
     dry_run: bool
 
 
@@ -119,6 +127,7 @@ class _Run:
         self._local = ""
         self._remote = ""
         self._bad: list[FileResult] = []
+        self._space: Space | None = None
 
     async def prepare(self, local: str, remote: str, max_depth: int | None) -> Orders:
         """Find out what is meant."""
@@ -127,11 +136,25 @@ class _Run:
             self._local, self._remote = local.rstrip("/") or "/", remote.rstrip("/") or "/"
             if not self._how.dry_run:
                 await self._pool.mkdir(self._remote, parents=True, exist_ok=True)
+            await self._look_at_space(self._remote)
             return self._tree(max_depth)
         if remote.endswith("/") or await self._pool._is_folder(remote):
             remote = f"{remote.rstrip('/')}/{os.path.basename(local)}"  # noqa: PTH119
         there = await self._attributes(remote) if self._how.skip != "never" else None
+        folder, slash, name = remote.rpartition("/")
+        folder = folder or slash or "."
+        sizes = [(name, found.st_size)]
+        try:
+            await self._look_at_space(folder, bytes_to_come(sizes, {} if there is None else {name: there}))
+        except SFTPNoSpace:  # unless a part of it is there, or an old one that nobody has asked for yet
+            await self._look_at_space(folder, bytes_to_come(sizes, await self._there(folder)))
         return self._one(local, remote, _attributes(found), there)
+
+    async def _look_at_space(self, folder: str, needed: int = 0) -> None:
+        if self._how.check_space and not self._how.dry_run:
+            self._space = Space(self._pool, folder)
+            await self._space.look()
+            await self._space.need(folder, needed, 0)
 
     async def _attributes(self, remote: str) -> Attributes | None:
         try:
@@ -155,10 +178,9 @@ class _Run:
             async for entry in entries:
                 while self._bad:
                     yield self._bad.pop()
-                relative = self._relative(entry.path)
-                if entry.is_dir or not self._selection.wants(relative, entry.size_bytes):
+                if not self._is_chosen(entry):
                     continue
-                order = self._order(entry.path, self._remote_of(relative), entry.attributes, None)
+                order = self._order(entry.path, self._remote_of(self._relative(entry.path)), entry.attributes, None)
                 if order is not None:
                     yield order
             while self._bad:
@@ -188,19 +210,30 @@ class _Run:
                 raise
             self._bad.append(FileResult(remote, folder, error=error))
             return
-        for entry in found:
-            if not (entry.is_dir or entry.is_file):
-                self._tracker.skipped += 1  # a link or a special file
-                continue
-            known = there.get(entry.name)
-            if known is not None and entry.is_file and known.is_file and self._is_there(entry.attributes, known):
-                if self._selection.wants(self._relative(entry.path), entry.size_bytes):
-                    self._tracker.skipped += 1
-                continue
+        wanted = [entry for entry in found if self._is_wanted(entry, there)]
+        if self._space is not None:
+            sizes = [(entry.name, entry.size_bytes or 0) for entry in wanted if self._is_chosen(entry)]
+            await self._space.need(remote, bytes_to_come(sizes, there), self._tracker.bytes_done)
+        for entry in wanted:
             yield entry
 
+    def _is_wanted(self, entry: Entry, there: dict[str, Attributes]) -> bool:
+        """Whether it is a folder, or a file that is not there yet."""
+        if not (entry.is_dir or entry.is_file):
+            self._tracker.skipped += 1  # a link or a special file
+            return False
+        known = there.get(entry.name)
+        if known is not None and entry.is_file and known.is_file and self._is_there(entry.attributes, known):
+            self._tracker.skipped += self._is_chosen(entry)
+            return False
+        return True
+
+    def _is_chosen(self, entry: Entry) -> bool:
+        """Whether it is a file that meets the caller's choice."""
+        return entry.is_file and self._selection.wants(self._relative(entry.path), entry.size_bytes)
+
     async def _there(self, remote: str) -> dict[str, Attributes]:
-        if self._how.skip == "never":
+        if self._how.skip == "never" and self._space is None:
             return {}
         try:
             entries = self._pool.list(remote, bad_names="skip")

@@ -52,3 +52,7 @@ def names(request_id: int, *entries: tuple[bytes, bytes]) -> bytes:
 
 def limits(request_id: int, packet_bytes: int, read_bytes: int, write_bytes: int, handles: int) -> bytes:
     return packet(201, struct.pack(">IQQQQ", request_id, packet_bytes, read_bytes, write_bytes, handles))
+
+
+def statvfs(request_id: int, *fields: int) -> bytes:
+    return packet(201, struct.pack(f">I{len(fields)}Q", request_id, *fields))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileChanged
+from asyncworker.errors import SFTPError, SFTPFileChanged
 from asyncworker.sftp import BulkReport, upload
 from tests.integration.sftp.conftest import Folders, behind, pool_of
 from tests.integration.sftp.test_download import MEGABYTE, make_tree, tree
@@ -215,32 +213,3 @@ async def test_stopped_on_its_way_without_resuming_leaves_nothing(sshd: Sshd, fo
         assert job.cancelled()
         assert tree(folders.remote) == {}
         assert await settled(pool)
-
-
-@pytest.fixture
-def tiny_server(any_server: Server, tmp_path: Path) -> Iterator[tuple[Server, Path]]:
-    """A server, and a folder of it that takes four megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
-    if mount.returncode != 0:
-        pytest.skip("nobody may mount a file system here: no server's disk can be filled")
-    yield any_server, folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-async def test_a_server_whose_disk_is_full(tiny_server: tuple[Server, Path], folders: Folders) -> None:
-    server, disk = tiny_server
-    make_tree(folders.local, {"large": bytes(9 * MEGABYTE), "medium": bytes(5 * MEGABYTE), "small": b"x" * 100})
-    async with pool_of(server) as pool:
-        report = await upload(pool, folders.local, disk)
-        assert await settled(pool)
-        failed = {Path(result.remote).name: result.error for result in report.errors}
-        assert {"large", "medium"} <= failed.keys()
-        assert all(isinstance(error, SFTPError) for error in failed.values())
-        assert not any(isinstance(error, SFTPConnectionLost) for error in failed.values())
-        async with asyncio.timeout(10):
-            while any(path.name.endswith(".part") for path in disk.iterdir()):
-                await asyncio.sleep(0.01)
-        (await upload(pool, folders.local / "small", disk)).raise_for_errors()  # the pool and the disk go on
-    assert set(tree(disk)) == {"small"}

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncworker.errors import SFTPConnectionLost, SFTPProtocolError
-from asyncworker.sftp.packets import Attributes, Limits, Name, OpenFlag, Status, attributes_bytes, open_tail
+from asyncworker.sftp.packets import (
+    Attributes,
+    FileSystem,
+    Limits,
+    Name,
+    OpenFlag,
+    Status,
+    attributes_bytes,
+    open_tail,
+)
 from asyncworker.sftp.protocol import SFTPProtocol
 from tests.servers import sftp_wire as wire
 
@@ -128,6 +137,48 @@ def test_goes_on_where_limits_are_offered_and_refused() -> None:
     machine.feed(wire.status(0, 8))
     assert machine.ready == 1
     assert machine.read_bytes == 32768
+
+
+OFFERS_STATVFS = wire.version(3, (b"statvfs@openssh.com", b"2"))
+
+
+def test_the_space_on_a_disk() -> None:
+    machine = Machine(OFFERS_STATVFS)
+    owner = Owner()
+    assert machine.tells_space
+    machine.statvfs(b"/a", owner.answered, owner)
+    text = wire.string(b"statvfs@openssh.com") + wire.string(b"/a")
+    assert machine.take_outgoing() == wire.packet(200, struct.pack(">I", 0) + text)
+    # Blocks of 4096 bytes for reading, of 1024 for counting.
+    machine.feed(wire.statvfs(0, 4096, 1024, 100, 50, 40, 7, 6, 5, 99, 1, 255))
+    assert owner.events == [FileSystem(102_400, 51_200, 40_960, 7, 6, 99, read_only=True, name_bytes=255)]
+    machine.statvfs(b"/gone", owner.answered, owner)
+    machine.feed(wire.status(1, 2))
+    assert owner.events[1:] == [Status(2)]
+
+
+def test_space_that_is_not_told() -> None:
+    assert not Machine(wire.version(3, (b"statvfs@openssh.com", b"1"))).tells_space
+    assert not Machine(OFFERS_LIMITS).tells_space
+
+
+def test_a_description_of_a_disk_that_is_cut_off_ends_the_session() -> None:
+    machine = Machine(OFFERS_STATVFS)
+    owner = Owner()
+    machine.statvfs(b"/a", owner.answered, owner)
+    machine.stat(b"/a", owner.answered, owner)
+    with pytest.raises(SFTPProtocolError, match="cut off"):
+        machine.feed(wire.statvfs(0, 4096, 1024, 100))
+    assert len(owner.errors) == 2
+    assert machine.ended is not None
+    assert owner.events == []
+
+
+def test_limits_that_are_cut_off_end_the_session() -> None:
+    machine = Machine(OFFERS_LIMITS)
+    with pytest.raises(SFTPProtocolError, match="cut off"):
+        machine.feed(wire.statvfs(0, 4096))
+    assert machine.ready == 0
 
 
 @given(cuts=st.lists(st.integers(0, 10_000)), order=st.permutations(range(len(ANSWERS))))
