@@ -27,6 +27,8 @@ T = TypeVar("T")
 class _Bridge(greenlet.greenlet):  # type: ignore[misc]
     """A greenlet that the pump below started."""
 
+    __slots__ = ("depth", "interrupt")
+
     interrupt: Interrupt
     depth: int
 
@@ -66,31 +68,40 @@ async def _wrap(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-async def run_in_bridge(interrupt: Interrupt, fn: Callable[..., T], /, *args: Any) -> T:
+@types.coroutine
+def run_in_bridge(interrupt: Interrupt, fn: Callable[..., T], /, args: tuple[Any, ...] = ()) -> Generator[Any, Any, T]:
     """Run a synchronous function in a bridge; inside it, and inside it only, :func:`await_` works.
+
+    To be awaited. A generator, since one more coroutine would be one more for each of ten thousand that wait.
 
     Args:
         interrupt: Where exceptions for the function's coroutine are left.
-        fn: Called with ``args`` in a copy of the caller's context.
+        fn: Called with ``args`` in the caller's own context.
     """
     bridge = _Bridge(fn)
     bridge.interrupt = interrupt
     bridge.depth = 0
-    bridge.gr_context = contextvars.copy_context()
-    return cast(T, await _pump(bridge, args))
-
-
-@types.coroutine
-def _pump(bridge: _Bridge, args: tuple[Any, ...]) -> Generator[Any, Any, Any]:
-    result = bridge.switch(*args)
+    bridge.gr_context = greenlet.getcurrent().gr_context
+    result = _switch(bridge, args)
     while not bridge.dead:
         try:
             value = yield result
         except BaseException as exc:
-            result = bridge.throw(exc)
+            result = _throw(bridge, exc)
         else:
-            result = bridge.switch(value)
-    return result
+            result = _switch(bridge, (value,))
+    return cast(T, result)
+
+
+# A switch makes an object of the frame that calls it, which lives as long as the frame does.
+
+
+def _switch(bridge: _Bridge, args: tuple[Any, ...]) -> Any:
+    return bridge.switch(*args)
+
+
+def _throw(bridge: _Bridge, exc: BaseException) -> Any:
+    return bridge.throw(exc)
 
 
 def off_loop(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

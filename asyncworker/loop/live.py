@@ -34,6 +34,20 @@ class LiveJob:
             stored or sent. Raises nothing.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "before_outcome",
+        "coroutine",
+        "draining",
+        "id",
+        "items",
+        "name",
+        "on_drain",
+        "started_at_s",
+        "task",
+        "thread_ident",
+    )
+
     def __init__(self, id: str, name: str) -> None:
         self.id = id
         self.name = name

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from contextvars import ContextVar
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from asyncworker.errors import ResourceError
 from asyncworker.resources.lifetimes import Lifetimes, lifetimes
@@ -91,9 +91,9 @@ def hide_narrower(scope: ScopeName) -> None:
             variable.set(None)
 
 
-async def in_task_scope(awaitable: Awaitable[T]) -> T:
+def in_task_scope(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
     """Await a task's body; what is made for the task is closed when it ends, before its outcome is known."""
-    return await _in_scope(_task_scope, awaitable)
+    return _in_scope(_task_scope, awaitable)
 
 
 async def in_item_scope(awaitable: Awaitable[T]) -> T:

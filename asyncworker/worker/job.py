@@ -46,7 +46,34 @@ class Job(LiveJob):
         started: Its code was given to the loop or to a thread.
         abandoned: Its outcome was already reported (hard limit, revoked); what it still returns is ignored.
         terminated: It was cancelled by revoke.
+        timers: Its time limits.
+        errbacks: What its failure has called.
     """
+
+    __slots__ = (
+        "abandoned",
+        "args",
+        "counted",
+        "errbacks",
+        "interrupt",
+        "late",
+        "leased",
+        "lost",
+        "on_accepted",
+        "on_error",
+        "on_success",
+        "on_timeout",
+        "pid",
+        "settled",
+        "soft_timeout_s",
+        "started",
+        "still_held",
+        "succeeded",
+        "target",
+        "terminated",
+        "timeout_s",
+        "timers",
+    )
 
     def __init__(
         self,
@@ -81,8 +108,8 @@ class Job(LiveJob):
         self.still_held: Callable[[], Coroutine[Any, Any, bool]] | None = None
         self.abandoned = False
         self.terminated = False
-        self.timers: list[Any] = []
-        self.errbacks: list[Future[Any]] = []
+        self.timers: tuple[Any, ...] = ()
+        self.errbacks: tuple[Future[Any], ...] = ()
 
     async def wait_for_errbacks(self) -> None:
         """Wait for what its failure has called: it is part of the job. On the loop."""
@@ -95,7 +122,7 @@ class Job(LiveJob):
         """Cancel its time limits."""
         for timer in self.timers:
             timer.cancel()
-        self.timers.clear()
+        self.timers = ()
 
 
 def decoded(args: tuple[Any, ...], callback: Callable[..., Any] | None) -> tuple[Any, ...]:

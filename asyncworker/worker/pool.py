@@ -273,7 +273,7 @@ class AsyncPool(BasePool):
             return
         if job.timeout_s:
             timer = self._timer.call_after(job.timeout_s, lambda: self._outbox.put(lambda: self._time_out(job)))
-            job.timers.append(timer)
+            job.timers += (timer,)
         job.started = True
         account.began(job)
         self._runner.start(job, on_loop=job.name in self._async_names)

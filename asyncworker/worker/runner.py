@@ -118,13 +118,13 @@ class Runner:
             job = self._inbox.popleft()
             job.task = self._loop.create_task(self._run_on_loop(job), name=str(job))
             if job.soft_timeout_s:
-                job.timers.append(self._loop.call_later(job.soft_timeout_s, self._soft_limit, job, job.soft_timeout_s))
+                job.timers += (self._loop.call_later(job.soft_timeout_s, self._soft_limit, job, job.soft_timeout_s),)
 
     async def _run_on_loop(self, job: Job) -> None:
         own_stacks()
         current_job.set(job)
         try:
-            outcome = await run_in_bridge(job.interrupt, job.target, *job.args)
+            outcome = await run_in_bridge(job.interrupt, job.target, job.args)
             await job.wait_for_errbacks()
         except BaseException:
             # Nothing may leave: SystemExit would end the loop, and a cancellation is settled like any other end.

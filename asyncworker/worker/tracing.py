@@ -233,7 +233,7 @@ def _run_beside(coroutine: Coroutine[Any, Any, Any], request_stack: Any) -> None
     future = asyncio.run_coroutine_threadsafe(main(), get_loop_thread().loop)
     job = current_job.get()
     if isinstance(job, Job):
-        job.errbacks.append(future)
+        job.errbacks += (future,)
 
 
 async def _collected(generator: AsyncIterator[Any]) -> list[Any]:

@@ -57,6 +57,7 @@ class QoS(_StockQoS):  # type: ignore[misc]
             virtual.QoS.append(self, message, delivery_tag)
         else:
             super().append(message, delivery_tag)
+        message.let_go_of_raw()
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge with the others of this turn of the hub; where none turns, at once."""
