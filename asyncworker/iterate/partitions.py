@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -32,14 +32,14 @@ from asyncworker.iterate.split import SplitRun, execute_partition
 from asyncworker.store import (
     Batch,
     Counters,
-    OnChange,
     Partition,
-    Partitions,
     Progress,
     RunHold,
     RunState,
 )
-from asyncworker.store.parts import merged
+
+if TYPE_CHECKING:
+    from asyncworker.store import OnChange, Partitions
 
 __all__ = ["execute_split"]
 
@@ -79,6 +79,8 @@ async def execute_split(
         SourceError: The source's length is not known beforehand.
         RunError: The run could not go on; see `execute_run`.
     """
+    from asyncworker.store import Partitions
+
     requests = [run.part(number)[2] for number in range(len(run.ranges()))]
     asked = request_for(run.run_id, run.task, run.source, run.options, run.fingerprint, request, run.clock)
     hold = await take_run(
@@ -132,6 +134,8 @@ class _Holder:
 
     def progress(self) -> Progress:
         """Where the run stands now."""
+        from asyncworker.store.parts import merged
+
         return merged(self._whole, [part.progress for part in self._parts])
 
     async def run(self, drain: Drain | None) -> RunOutcome:

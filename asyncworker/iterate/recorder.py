@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,8 +15,11 @@ from asyncworker.counters import counter
 from asyncworker.errors import AsyncWorkerError, RunCancelled, StoreError
 from asyncworker.iterate.checkpoint import Stop, Tally
 from asyncworker.iterate.keys import Keys
-from asyncworker.store import Batch, Bitmap, Counters, ItemFailure, ResultChunk, RunHold, RunState, Store, patiently
+from asyncworker.store import Batch, Bitmap, Counters, ItemFailure, ResultChunk, RunHold, RunState, patiently
 from asyncworker.store.large import put_aside
+
+if TYPE_CHECKING:
+    from asyncworker.store import Store
 
 __all__ = ["StoreRecorder"]
 

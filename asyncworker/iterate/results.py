@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import RunError, RunNotFound, SettingsError
-from asyncworker.store import Partitions, Progress, Store
+from asyncworker.store import Progress
 from asyncworker.store.large import brought_back
-from asyncworker.store.reading import new_results
+
+if TYPE_CHECKING:
+    from asyncworker.store import Store
 
 __all__ = ["Order", "Page", "pages_of"]
 
@@ -61,6 +63,8 @@ async def _by_index(store: Store, run_id: str, decode: Decode) -> AsyncGenerator
 
 
 async def _by_completion(store: Store, run_id: str, decode: Decode, clock: Clock) -> AsyncGenerator[Page, None]:
+    from asyncworker.store import Partitions
+
     began = await _begun(store, run_id, clock)
     # The run itself, or its partitions; the number of the last chunk that was read of each.
     last_chunks: dict[str, int] = {run_id: -1}
@@ -96,6 +100,8 @@ async def _begun(store: Store, run_id: str, clock: Clock) -> Progress:
 async def _new_pages(
     store: Store, run_id: str, last_chunks: dict[str, int], decode: Decode
 ) -> AsyncGenerator[Page, None]:
+    from asyncworker.store.reading import new_results
+
     while chunks := await new_results(store.reading, run_id, last_chunks[run_id]):
         for number, chunk in chunks:
             page, size_bytes = [], 0

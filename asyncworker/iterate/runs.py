@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,7 +20,10 @@ from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.source import Source
-from asyncworker.store import OnChange, Progress, RunHold, RunRequest, Store, wait_writable
+from asyncworker.store import Progress, RunHold, RunRequest, wait_writable
+
+if TYPE_CHECKING:
+    from asyncworker.store import OnChange, Store
 
 __all__ = ["Observe", "execute_run", "outcome_of", "request_for", "run_held", "take_run"]
 

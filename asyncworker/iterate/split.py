@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,7 +16,10 @@ from asyncworker.iterate.outcome import RunOutcome
 from asyncworker.iterate.ranges import check_known_length, part_of, ranges_of
 from asyncworker.iterate.runs import execute_run, outcome_of, request_for, run_held, take_run
 from asyncworker.iterate.source import Source
-from asyncworker.store import RunRequest, Store
+from asyncworker.store import RunRequest
+
+if TYPE_CHECKING:
+    from asyncworker.store import Store
 
 __all__ = ["SplitRun", "execute_partition"]
 

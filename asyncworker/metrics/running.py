@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncworker.counters import collect_with, read_from_now_on
 from asyncworker.errors import SettingsError
-from asyncworker.metrics.prometheus import PrometheusPage
 from asyncworker.metrics.standing import limits_standing, pools_standing, worker_standing
-from asyncworker.metrics.statsd import StatsdSender
 from asyncworker.settings import Settings
+
+if TYPE_CHECKING:
+    from asyncworker.metrics.prometheus import PrometheusPage
+    from asyncworker.metrics.statsd import StatsdSender
 
 __all__ = ["check_metrics", "start_metrics", "stop_metrics"]
 
@@ -50,12 +52,17 @@ def start_metrics(worker: Any, settings: Settings) -> None:
     read_from_now_on()
     host, port = check_metrics(settings)
     node = str(worker.hostname)
+    # Neither client is loaded by a worker that has no use for it.
     if host:
+        from asyncworker.metrics.statsd import StatsdSender
+
         prefix = settings.statsd_prefix.replace("{node}", "".join(c if c.isalnum() else "_" for c in node))
         sender = StatsdSender(host, port, prefix)
         sender.start()
         _running.append(sender)
     if settings.prometheus_port:
+        from asyncworker.metrics.prometheus import PrometheusPage
+
         page_port = settings.prometheus_port + _place_of(worker)
         try:
             _running.append(PrometheusPage(page_port, settings.prometheus_address))

@@ -1,14 +1,17 @@
-"""Runs and their checkpoints, in a database."""
+"""Runs and their checkpoints, in a database.
+
+What needs SQLAlchemy is imported when it is first asked for: a worker that uses no store is smaller by it, and starts
+sooner. So whoever uses such a name imports it where it is used, unless for its type alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from asyncworker.store.bitmap import Bitmap
-from asyncworker.store.deliveries import DeadLetter, Deliveries, Start
-from asyncworker.store.housekeeping import Housekeeper, keep_house
-from asyncworker.store.leases import Lease, Leases
-from asyncworker.store.opening import open_store
-from asyncworker.store.partitions import Partitions
-from asyncworker.store.patience import patiently
+from asyncworker.store.patience import patiently, wait_writable
 from asyncworker.store.payloads import Payload, Payloads
-from asyncworker.store.probe import wait_writable
 from asyncworker.store.records import (
     Batch,
     Counters,
@@ -22,8 +25,15 @@ from asyncworker.store.records import (
     RunState,
 )
 from asyncworker.store.shared import payloads_of, shared_store
-from asyncworker.store.sql import OnChange, Store
-from asyncworker.store.state import TaskState, TaskStates
+
+if TYPE_CHECKING:
+    from asyncworker.store.deliveries import DeadLetter, Deliveries, Start
+    from asyncworker.store.housekeeping import Housekeeper, keep_house
+    from asyncworker.store.leases import Lease, Leases
+    from asyncworker.store.opening import open_store
+    from asyncworker.store.partitions import Partitions
+    from asyncworker.store.sql import OnChange, Store
+    from asyncworker.store.state import TaskState, TaskStates
 
 __all__ = [
     "Batch",
@@ -57,3 +67,27 @@ __all__ = [
     "shared_store",
     "wait_writable",
 ]
+
+#: Where the names are that need SQLAlchemy.
+_HOMES = {
+    "DeadLetter": "deliveries",
+    "Deliveries": "deliveries",
+    "Housekeeper": "housekeeping",
+    "Lease": "leases",
+    "Leases": "leases",
+    "OnChange": "sql",
+    "Partitions": "partitions",
+    "Start": "deliveries",
+    "Store": "sql",
+    "TaskState": "state",
+    "TaskStates": "state",
+    "keep_house": "housekeeping",
+    "open_store": "opening",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import delete, insert, select, update
 
 from asyncworker.store import schema
-from asyncworker.store.probe import wait_writable
+from asyncworker.store.patience import wait_writable
 from asyncworker.store.sql import Store
 
 __all__ = ["Lease", "Leases"]

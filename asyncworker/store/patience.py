@@ -1,17 +1,23 @@
-"""Wait for a store that is away: the same call again, with growing waits, for as long as is allowed."""
+"""Wait for a store that is away, or that nobody can write to.
+
+Away: the same call again, with growing waits, for as long as is allowed.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import RetryCallState, wait_random_exponential
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import CheckpointCorrupt, StoreError, StoreVersionError
 
-__all__ = ["patiently"]
+if TYPE_CHECKING:
+    from asyncworker.store.sql import Store
+
+__all__ = ["patiently", "wait_writable"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,3 +57,13 @@ async def patiently(
             state.attempt_number += 1
             logger.warning("%s failed, next try in %.1f s: %s", what, delay_s, exc)
             await clock.sleep(delay_s)
+
+
+async def wait_writable(store: Store) -> None:
+    """Wait until somebody may write: a process that is frozen within a transaction keeps SQLite's only write lock.
+
+    Raises:
+        StoreError: The database cannot be used.
+    """
+    async with store.writing():
+        pass

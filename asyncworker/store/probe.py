@@ -7,9 +7,8 @@ from sqlalchemy import func, select, update
 
 from asyncworker.store import schema
 from asyncworker.store.opening import open_store
-from asyncworker.store.sql import Store
 
-__all__ = ["StoreReport", "probe_store", "wait_writable"]
+__all__ = ["StoreReport", "probe_store"]
 
 
 class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,13 +47,3 @@ async def probe_store(url: str) -> StoreReport:
             )
     finally:
         await store.close()
-
-
-async def wait_writable(store: Store) -> None:
-    """Wait until somebody may write: a process that is frozen within a transaction keeps SQLite's only write lock.
-
-    Raises:
-        StoreError: The database cannot be used.
-    """
-    async with store.writing():
-        pass

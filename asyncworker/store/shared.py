@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from asyncworker.resources import lifetimes
 from asyncworker.settings import Settings
-from asyncworker.store.opening import BUSY_TIMEOUT_S, open_store
 from asyncworker.store.payloads import Payloads
-from asyncworker.store.sql import Store
+
+if TYPE_CHECKING:
+    from asyncworker.store.sql import Store
 
 __all__ = ["payloads_of", "shared_store"]
 
@@ -21,6 +24,8 @@ async def shared_store(settings: Settings) -> Store:
     url = settings.store_url_or_default()
 
     async def make() -> Store:
+        from asyncworker.store.opening import BUSY_TIMEOUT_S, open_store
+
         # A lock that is held for longer than we are patient is an error, of which the caller can make something.
         store = await open_store(url, busy_timeout_s=min(BUSY_TIMEOUT_S, max(1.0, settings.store_patience_s)))
         store.patience_s = settings.store_patience_s

@@ -15,12 +15,14 @@ from asyncworker.errors import RunError, RunNotFound
 from asyncworker.iterate import ItemFailure, Order, Page, Progress, pages_of
 from asyncworker.loop import get_loop_thread, off_loop_async
 from asyncworker.settings import load_settings
-from asyncworker.store import Store, shared_store
+from asyncworker.store import shared_store
 from asyncworker.tasks.forgetting import forget_outcome
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.payloads import decode
 
 if TYPE_CHECKING:
+    from asyncworker.store import Store
+
     _AsyncResult = AsyncResult[Any]
 else:
     _AsyncResult = AsyncResult

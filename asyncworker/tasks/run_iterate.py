@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from celery import Task, shared_task
@@ -28,7 +28,7 @@ from asyncworker.iterate import (
 from asyncworker.loop import current_job
 from asyncworker.resources import in_item_scope, in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
-from asyncworker.store import Store, keep_house, shared_store
+from asyncworker.store import shared_store
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.partition_sender import partition_sender
 from asyncworker.tasks.payloads import decode, encode
@@ -36,6 +36,9 @@ from asyncworker.tasks.progress_meta import ProgressMeta
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.worker.tracing import is_async
+
+if TYPE_CHECKING:
+    from asyncworker.store import Store
 
 __all__ = [
     "RunIterateTask",
@@ -93,6 +96,8 @@ async def run_iterate(
     Returns:
         The run's progress as a mapping; with ``results="inline"`` the list of values in the order of the source.
     """
+    from asyncworker.store import keep_house
+
     source = _with_previous(source, previous)
     request = {"task": task, "partial": partial, "source": source, "options": options}
     settings = load_settings(conf=self.app.conf)

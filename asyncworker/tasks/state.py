@@ -20,25 +20,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import weakref
+import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from celery import _state
 from kombu.utils.json import dumps, loads
 
-from asyncworker.errors import StateError, StateTakenOver, StateTooLarge, StoreError
+from asyncworker.errors import StateError, StateTooLarge
 from asyncworker.iterate import current_item
 from asyncworker.loop import LiveJob, current_job, get_loop_thread
 from asyncworker.resources import lifetimes
 from asyncworker.settings import Settings, load_settings
-from asyncworker.store import TaskState, TaskStates, patiently, shared_store
+from asyncworker.store import patiently, shared_store
 from asyncworker.tasks.names import RUN_ITERATE, RUN_PARTITION
 
-__all__ = ["blocking", "clear", "delete", "flush", "get", "set"]
+if TYPE_CHECKING:
+    from asyncworker.store import TaskState
+    from asyncworker.tasks.job_states import JobStates
 
-logger = logging.getLogger(__name__)
+__all__ = ["blocking", "clear", "delete", "flush", "get", "set"]
 
 T = TypeVar("T")
 
@@ -148,7 +149,7 @@ def _id_of(name: str, request: Any) -> str:
 
 
 #: What is done with the open state of a task; returns a value, and whether the state was changed.
-_Action = Callable[[_Scope, TaskState], tuple[Any, bool]]
+_Action = Callable[[_Scope, "TaskState"], tuple[Any, bool]]
 
 
 def _getting(key: str, default: Any) -> _Action:
@@ -213,7 +214,7 @@ async def _do(scope: _Scope, action: _Action | None) -> Any:
     """Act on a task's state, or write it where there is no action."""
     states = await _states(scope.settings)
     if scope.job is None:
-        return await states.act_once(scope, action)
+        return await states.act_once(scope.task_id, None if action is None else functools.partial(action, scope))
     state = await states.of_job(scope.job, scope.task_id)
     state.check_held()
     if action is None:
@@ -225,52 +226,13 @@ async def _do(scope: _Scope, action: _Action | None) -> Any:
     return value
 
 
-class _States(TaskStates):
-    """The states of this process's tasks, by the job that holds them."""
+async def _states(settings: Settings) -> JobStates:
+    from asyncworker.tasks.job_states import JobStates
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._of_jobs: weakref.WeakKeyDictionary[LiveJob, dict[str, asyncio.Task[TaskState]]] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._one_at_a_time = asyncio.Lock()
-
-    async def of_job(self, job: LiveJob, task_id: str) -> TaskState:
-        """Return the state of a task that runs in a job; opened by the first who asks, and written at the job's end."""
-        opened = self._of_jobs.setdefault(job, {})
-        opening = opened.get(task_id)
-        if opening is not None and opening.done() and not opening.cancelled() and opening.exception() is None:
-            return opening.result()
-        if opening is None or opening.done():
-            opening = opened[task_id] = asyncio.create_task(self.open(task_id))
-            job.before_outcome = lambda: self._write_job(str(job), opened)
-        return await asyncio.shield(opening)
-
-    async def act_once(self, scope: _Scope, action: _Action | None) -> Any:
-        """Act for a task that runs elsewhere than in our pool: nobody says when it ends, so all is written at once."""
-        async with self._one_at_a_time:
-            state = await self.open(scope.task_id)
-            value, changed = (None, False) if action is None else action(scope, state)
-            if changed:
-                self.change(state)
-                await self.flush(state)
-            return value
-
-    async def _write_job(self, job: str, opened: dict[str, asyncio.Task[TaskState]]) -> None:
-        for opening in list(opened.values()):
-            if not opening.done() or opening.cancelled() or opening.exception() is not None:
-                continue
-            try:
-                await self.flush(opening.result())
-            except (StateTakenOver, StoreError) as exc:
-                logger.error("%s has ended, and not all of its state could be written: %s", job, exc)
-
-
-async def _states(settings: Settings) -> _States:
-    async def make() -> _States:
+    async def make() -> JobStates:
         patience_s = settings.store_patience_s
         store = await patiently(lambda: shared_store(settings), patience_s=patience_s, what="opening the store")
-        return _States(store, keep_s=settings.state_keep_s, patience_s=patience_s)
+        return JobStates(store, keep_s=settings.state_keep_s, patience_s=patience_s)
 
     return await lifetimes().use(("task-state", settings.store_url_or_default()), make)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject
 from kombu.utils.json import dumps
@@ -13,9 +13,12 @@ from kombu.utils.json import dumps
 from asyncworker.counters import counter
 from asyncworker.errors import StoreError, TooManyDeliveries
 from asyncworker.settings import Settings
-from asyncworker.store import DeadLetter, Deliveries, Start, shared_store
+from asyncworker.store import shared_store
 from asyncworker.worker.job import Job
 from asyncworker.worker.leases import LeaseKeeper
+
+if TYPE_CHECKING:
+    from asyncworker.store import DeadLetter, Deliveries, Start
 
 __all__ = ["DeliveryGuard"]
 
@@ -62,7 +65,7 @@ class DeliveryGuard:
     async def _begin(self, job: Job) -> TooManyDeliveries | None:
         # A store that is away lets it begin.
         try:
-            deliveries = Deliveries(await shared_store(self._settings))
+            deliveries = await self._deliveries()
             history = await deliveries.begin(job.id, str(job.args[2].get("hostname")), os.getpid())
             if len(history) <= self._settings.max_deliveries:
                 job.counted = True
@@ -85,9 +88,14 @@ class DeliveryGuard:
         if not job.counted:
             return
         try:
-            await Deliveries(await shared_store(self._settings)).end(job.id)
+            await (await self._deliveries()).end(job.id)
         except StoreError as exc:
             logger.warning("%s has ended, and its deliveries could not be forgotten: %s", job, exc)
+
+    async def _deliveries(self) -> Deliveries:
+        from asyncworker.store import Deliveries
+
+        return Deliveries(await shared_store(self._settings))
 
 
 def _delivery_info(job: Job) -> dict[str, Any]:
@@ -95,6 +103,8 @@ def _delivery_info(job: Job) -> dict[str, Any]:
 
 
 def _letter(job: Job, history: list[Start]) -> DeadLetter:
+    from asyncworker.store import DeadLetter
+
     request = job.args[2]
     return DeadLetter(
         task_id=job.id,

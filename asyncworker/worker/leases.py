@@ -15,13 +15,16 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncworker.errors import StoreError
 from asyncworker.loop import live_jobs
 from asyncworker.settings import Settings
-from asyncworker.store import Leases, shared_store
+from asyncworker.store import shared_store
 from asyncworker.worker.job import Job
+
+if TYPE_CHECKING:
+    from asyncworker.store import Leases
 
 __all__ = ["LeaseKeeper", "needs_lease"]
 
@@ -145,6 +148,8 @@ class LeaseKeeper:
         return job.late and begun and not job.abandoned and (job.leased or job.age_s >= self._settings.lease_s)
 
     async def _leases(self) -> Leases:
+        from asyncworker.store import Leases
+
         return Leases(await shared_store(self._settings), self._holder)
 
 

@@ -1,0 +1,58 @@
+"""The states of tasks that run in jobs of this process: written when the job ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from asyncworker.errors import StateTakenOver, StoreError
+from asyncworker.loop import LiveJob
+from asyncworker.store import TaskState, TaskStates
+
+__all__ = ["JobStates"]
+
+logger = logging.getLogger(__name__)
+
+
+class JobStates(TaskStates):
+    """The states of this process's tasks, by the job that holds them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._of_jobs: weakref.WeakKeyDictionary[LiveJob, dict[str, asyncio.Task[TaskState]]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._one_at_a_time = asyncio.Lock()
+
+    async def of_job(self, job: LiveJob, task_id: str) -> TaskState:
+        """Return the state of a task that runs in a job; opened by the first who asks, and written at the job's end."""
+        opened = self._of_jobs.setdefault(job, {})
+        opening = opened.get(task_id)
+        if opening is not None and opening.done() and not opening.cancelled() and opening.exception() is None:
+            return opening.result()
+        if opening is None or opening.done():
+            opening = opened[task_id] = asyncio.create_task(self.open(task_id))
+            job.before_outcome = lambda: self._write_job(str(job), opened)
+        return await asyncio.shield(opening)
+
+    async def act_once(self, task_id: str, action: Callable[[TaskState], tuple[Any, bool]] | None) -> Any:
+        """Act for a task that runs elsewhere than in our pool: nobody says when it ends, so all is written at once."""
+        async with self._one_at_a_time:
+            state = await self.open(task_id)
+            value, changed = (None, False) if action is None else action(state)
+            if changed:
+                self.change(state)
+                await self.flush(state)
+            return value
+
+    async def _write_job(self, job: str, opened: dict[str, asyncio.Task[TaskState]]) -> None:
+        for opening in list(opened.values()):
+            if not opening.done() or opening.cancelled() or opening.exception() is not None:
+                continue
+            try:
+                await self.flush(opening.result())
+            except (StateTakenOver, StoreError) as exc:
+                logger.error("%s has ended, and not all of its state could be written: %s", job, exc)
