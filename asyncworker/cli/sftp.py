@@ -10,13 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from asyncworker.errors import SettingsError
 from asyncworker.sftp import BulkProgress, BulkReport, Entry, FileResult, SFTPPool, download, upload
+from asyncworker.sftp.urls import parse_url
 
 __all__ = ["sftp"]
 
@@ -140,20 +141,10 @@ def list_(url: str, recursive: bool, as_json: bool, **given: Any) -> None:
 def _parsed(url: str) -> tuple[str, str, dict[str, Any]]:
     """Host, path and login of a URL."""
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise click.UsageError(f"{url}: {error}") from None
-    if parts.scheme != "sftp" or not parts.hostname:
-        raise click.UsageError(f"{url} is no URL of a server: sftp://user@host:port/path is needed")
-    if parts.password:
-        raise click.UsageError("a password in a URL is seen by everybody: set ASYNCWORKER_SFTP_PASSWORD in its place")
-    rest = url.partition("://")[2]  # urlsplit would take what follows ? or # for something else
-    path = unquote("/" + rest.partition("/")[2])
-    if path.startswith("/~/") or path == "/~":
-        path = path[3:] or "."
-    login = {"username": unquote(parts.username) if parts.username else None}
-    return parts.hostname, path, login | ({"port": port} if port else {})
+        location = parse_url(url)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+    return location.host, location.path or "/", location.login({})
 
 
 def _pool_options(login: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

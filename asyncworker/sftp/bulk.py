@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,12 +14,14 @@ from typing import Any
 from asyncworker.errors import SettingsError, SFTPConnectError, SFTPConnectionLost
 from asyncworker.loop import running_loop_thread
 from asyncworker.sftp.batch import Batch, FileResult, Order, Patience
+from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.listing import BadNames, Entry
 from asyncworker.sftp.pool import SFTPPool, pool
 from asyncworker.sftp.progress import Tracker
 from asyncworker.sftp.transfer import Transfer
+from asyncworker.sftp.urls import is_url, parse_url
 
-__all__ = ["LARGE_BYTES", "Large", "listed", "one_of", "the_pool", "transfer_all"]
+__all__ = ["LARGE_BYTES", "Large", "listed", "located", "one_of", "the_pool", "transfer_all"]
 
 #: Larger files go into the lane of the large ones.
 LARGE_BYTES = 1024 * 1024
@@ -165,6 +168,29 @@ async def the_pool(where: str | SFTPPool, options: dict[str, Any]) -> AsyncItera
         return
     async with SFTPPool(where, **options) as made:
         yield made
+
+
+def located(
+    where: str | SFTPPool, path: PathLike | None, options: dict[str, Any]
+) -> tuple[str | SFTPPool, str, dict[str, Any]]:
+    """Return host or pool, remote path and options of what a caller wrote: a URL with the path in it, or both apart.
+
+    Raises:
+        SettingsError: No path, or two; or a URL that is none.
+    """
+    if not is_url(where):
+        if path is None:
+            raise SettingsError("a remote path is needed: as an argument of its own, or in sftp://user@host:port/path")
+        return where, os.fspath(path), options
+    assert isinstance(where, str)
+    location = parse_url(where)
+    if path is None:
+        if not location.path:
+            raise SettingsError(f"a remote path is needed in the URL of {location.host}: sftp://user@host:port/path")
+        return location.host, location.path, location.login(options)
+    if location.path not in ("", "/"):
+        raise SettingsError(f"two remote paths: {os.fspath(path)!a}, and {location.path!a} in the URL")
+    return location.host, os.fspath(path), location.login(options)
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from asyncworker.errors import SFTPError, SFTPFileNotFound, SFTPNameError
 from asyncworker.sftp.batch import FileResult, Order
-from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, listed, one_of, the_pool, transfer_all
+from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, listed, located, one_of, the_pool, transfer_all
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.folders import Destination, Found, folded
 from asyncworker.sftp.listing import Entry
@@ -53,7 +53,7 @@ class _How:
 async def download(
     where: str | SFTPPool,
     remote: PathLike,
-    local: PathLike,
+    local: PathLike | None = None,
     *,
     include: Iterable[str] | str = (),
     exclude: Iterable[str] | str = (),
@@ -78,6 +78,7 @@ async def download(
 
         report = await sftp.download("files.example.com", "/in", "/data/in", include="*.xml")
         report.raise_for_errors()
+        await sftp.download("sftp://user@files.example.com:2222/in/*.xml", "/data/in")
 
     Listing and fetching overlap; small files travel together, large ones over several connections. Each file appears
     whole, with its time of change and its permissions (never set-user-id), or not at all; a part of a large one is kept
@@ -85,9 +86,10 @@ async def download(
     is in the report, and does not end the rest. Nothing is ever written outside of ``local``, whatever the server says.
 
     Args:
-        where: A host, or a pool. A host is reached through the process's own pool in a worker, else through one that is
-            closed at the end.
-        remote: A folder, whose contents go into ``local``; a pattern such as ``/in/*.xml``; or a file.
+        where: A host, a URL or a pool. A host is reached through the process's own pool in a worker, else through one
+            that is closed at the end.
+        remote: A folder, whose contents go into ``local``; a pattern such as ``/in/*.xml``; or a file. It is left out
+            where the URL has a path.
         local: A folder, made if it is missing; for one file its path, or a folder that is there.
         include: Patterns, one of which a file must meet; without a slash they are met at any depth.
         exclude: Patterns that a file must not meet, nor a folder on the way to it.
@@ -119,10 +121,12 @@ async def download(
     selection = Selection(include, exclude, min_size_bytes, max_size_bytes)
     how = _How(skip=skip, links=links, case=case_collisions, resume=resume, fsync=fsync, dry_run=dry_run)
     tracker = Tracker(on_progress, on_file)
+    path, goal = (None, remote) if local is None else (remote, local)
+    where, path, options = located(where, path, options)
     async with the_pool(where, options) as pool:
         run = _Run(pool, selection, how, tracker, 0 if not recursive else max_depth)
         try:
-            await run.prepare(os.fspath(remote), os.fspath(local))
+            await run.prepare(path, os.fspath(goal))
             await transfer_all(pool, run.orders(), tracker, at_once)
             if fsync and not dry_run:
                 await asyncio.to_thread(run.flush_folders)

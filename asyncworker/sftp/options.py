@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from asyncworker.errors import SettingsError
+from asyncworker.sftp.urls import is_url, parse_url
 
 __all__ = ["DEFAULT_KNOWN_HOSTS", "Options", "TransportName", "expanded", "jumps"]
 
@@ -112,7 +113,7 @@ class Options:
         """Make options from what a caller writes: any kind of path, one key or several, secrets by their variables.
 
         Args:
-            host: Name or address.
+            host: Name or address, or a URL with no path in it.
             client_keys: One key file or several.
             known_hosts: File of known host keys.
             ssh_config: An OpenSSH client configuration.
@@ -127,6 +128,13 @@ class Options:
             if name not in cls.__dataclass_fields__:
                 known = ", ".join(sorted(cls.__dataclass_fields__))
                 raise SettingsError(f"SFTP option {name!r} does not exist; known: {known}")
+        if is_url(host):
+            location = parse_url(host)
+            if location.path not in ("", "/"):
+                raise SettingsError(f"a pool is of a server: the path {location.path!a} does not belong into its URL")
+            host, others = location.host, location.login(others)
+        if others.get("port", 22) is None:
+            del others["port"]
         for name, variable in (("password", password_env), ("passphrase", passphrase_env)):
             if variable is not None:
                 if others.get(name) is not None:

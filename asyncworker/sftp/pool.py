@@ -32,8 +32,8 @@ class SFTPPool(Files):
     of tasks may call it at once, and every call may be cancelled at any time.
 
     Args:
-        host: Name or address.
-        port: TCP port.
+        host: Name or address, or a URL: ``sftp://user@host:port``.
+        port: TCP port; ``None``: that of the URL, or 22.
         username: Login name; ``None``: that of this process.
         password: Password. Where only a password is given, no key is tried.
         client_keys: A private key file, or several; ``None``: the agent's, and those in ``~/.ssh``.
@@ -64,7 +64,7 @@ class SFTPPool(Files):
         self,
         host: str,
         *,
-        port: int = 22,
+        port: int | None = None,
         username: str | None = None,
         password: str | None = None,
         client_keys: Iterable[PathLike] | PathLike | None = None,
@@ -144,7 +144,7 @@ async def pool(host: str, **options: Any) -> SFTPPool:
     It is closed when the loop stops; a caller does not close it.
 
     Args:
-        host: Name or address.
+        host: Name or address, or a URL: ``sftp://user@host:port``.
         options: As for :class:`SFTPPool`. Other options mean another pool.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from asyncworker.errors import SFTPError, SFTPFileNotFound, SFTPNoSpace
 from asyncworker.sftp.batch import FileResult, Order
-from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, one_of, the_pool, transfer_all
+from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, located, one_of, the_pool, transfer_all
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.localsource import LocalSource
@@ -35,7 +35,7 @@ _STRIPED_BYTES = 8 * 1024 * 1024
 async def upload(
     where: str | SFTPPool,
     local: PathLike,
-    remote: PathLike,
+    remote: PathLike | None = None,
     *,
     include: Iterable[str] | str = (),
     exclude: Iterable[str] | str = (),
@@ -62,9 +62,10 @@ async def upload(
     local file's size and time of change are still the same. What fails is in the report, and does not end the rest.
 
     Args:
-        where: A host, or a pool, as for :func:`~asyncworker.sftp.download`.
+        where: A host, a URL or a pool, as for :func:`~asyncworker.sftp.download`.
         local: A folder, whose contents go into ``remote``, or a file.
-        remote: A folder, made if it is missing; for one file its path, or a folder that is there.
+        remote: A folder, made if it is missing; for one file its path, or a folder that is there. It is left out where
+            the URL has a path: ``upload("sftp://user@host/out", "/data/out")``.
         include: Patterns, one of which a file must meet; without a slash they are met at any depth.
         exclude: Patterns that a file must not meet, nor a folder on the way to it.
         recursive: Whether to go into folders.
@@ -94,12 +95,13 @@ async def upload(
     one_of("links", links, ("skip", "follow"))
     selection = Selection(include, exclude, min_size_bytes, max_size_bytes)
     tracker = Tracker(on_progress, on_file)
+    where, path, options = located(where, remote, options)
     async with the_pool(where, options) as pool:
         how = _How(
             skip=skip, follow=links == "follow", resume=resume, fsync=fsync, check_space=check_space, dry_run=dry_run
         )
         run = _Run(pool, selection, how, tracker)
-        orders = await run.prepare(os.fspath(local), os.fspath(remote), 0 if not recursive else max_depth)
+        orders = await run.prepare(os.fspath(local), path, 0 if not recursive else max_depth)
         await transfer_all(pool, orders, tracker, at_once)
     return tracker.report()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from asyncworker.errors import ItemErrors, SettingsError, SFTPConnectError, SFTPError, SFTPFileNotFound, SFTPNameError
-from asyncworker.sftp import BulkProgress, FileResult, SFTPPool, download
+from asyncworker.sftp import BulkProgress, FileResult, SFTPPool, download, upload
 from tests.integration.sftp.conftest import Folders, pool_of
 from tests.integration.sftp.test_get import settled
 from tests.servers import sftp_wire as wire
@@ -176,6 +176,20 @@ async def test_from_a_host_by_name(server: Server, folders: Folders) -> None:
     assert tree(folders.local) == {"a": b"x"}
     with pytest.raises(SFTPConnectError):
         await download(server.host, "/", folders.local, known_hosts=folders.local / "none", **login)
+
+
+async def test_by_url_down_and_up(server: Server, folders: Folders) -> None:
+    make_tree(folders.remote, {"in/a b%.xml": b"x", "in/other": b"y"})
+    login = {"client_keys": server.client_key, "known_hosts": server.known_hosts}
+    where = f"sftp://{server.username}@{server.host}:{server.port}"
+    await download(f"{where}{folders.remote}/in/a%20b%25.xml", folders.local / "one", **login)
+    assert tree(folders.local) == {"one": b"x"}
+    await download(f"{where}{folders.remote}/in/*.xml", folders.local, **login)
+    assert tree(folders.local) == {"one": b"x", "a b%.xml": b"x"}
+    await upload(f"{where}{folders.remote}/new%20one", folders.local, **login)
+    assert tree(folders.remote / "new one") == tree(folders.local)
+    async with SFTPPool(where, **login) as pool:
+        assert (await pool.stat(folders.remote)).is_dir
 
 
 # -- hostile and odd ---------------------------------------------------------------------------------------------------
