@@ -155,7 +155,11 @@ class Striped:
             in_flight = 0
             while True:
                 while in_flight < _WINDOW_BYTES and (taken := self._take(block_bytes)) is not None:
-                    asked.append((*taken, stream.read_range(*taken)))
+                    try:
+                        asked.append((*taken, stream.read_range(*taken)))
+                    except BaseException:  # it is lost already: whoever comes next has what was taken
+                        heapq.heappush(self._returned, taken)
+                        raise
                     in_flight += taken[1]
                 if not asked:
                     break
@@ -174,8 +178,11 @@ class Striped:
                     if len(data) < length:
                         rest = (offset + len(data), length - len(data))
                         self._open_ranges[rest[0]] = None
-                        asked.appendleft((*rest, stream.read_range(*rest)))
-                        in_flight += rest[1]
+                        try:
+                            asked.appendleft((*rest, stream.read_range(*rest)))
+                            in_flight += rest[1]
+                        except SFTPError:  # the next answer raises it, once what is here is written
+                            heapq.heappush(self._returned, rest)
                     blocks.append((offset, data))
                     size += len(data)
                 await self._write(part, blocks)

@@ -45,11 +45,12 @@ class Proxy:
     def forget(self) -> None:
         """Go on for new connections alone: those that are open stay so, and silent for ever, as behind a lost NAT."""
 
-        def renew() -> None:
+        async def renew() -> None:
+            self._open.clear()
             self._open = asyncio.Event()
             self._open.set()
 
-        self._loop.call_soon_threadsafe(renew)
+        asyncio.run_coroutine_threadsafe(renew(), self._loop).result(10)
 
     def cut(self) -> int:
         """Reset every connection; new ones are welcome. Returns how many there were."""
@@ -60,6 +61,14 @@ class Proxy:
             return count
 
         return asyncio.run_coroutine_threadsafe(cut(), self._loop).result(10)
+
+    def stop_listening(self) -> None:
+        """Refuse new connections; those that are open go on."""
+
+        async def close() -> None:
+            self._server.close()
+
+        asyncio.run_coroutine_threadsafe(close(), self._loop).result(10)
 
     def start(self) -> None:
         """Listen on a free port."""

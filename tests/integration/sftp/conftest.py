@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,15 @@ def pool_of(server: Sshd | SFTPServer, **options: Any) -> SFTPPool:
 def behind(proxy: Proxy, server: Sshd | SFTPServer) -> dict[str, Any]:
     """Options that lead to the server by way of the proxy."""
     return {"port": proxy.port, "host_key": server.known_hosts.read_text().partition(" ")[2].strip()}
+
+
+async def in_mid_run(job: asyncio.Task[Any], condition: Callable[[], object]) -> None:
+    """Wait until the job has come so far; it must not be through by then: nothing could happen to it any more."""
+    async with asyncio.timeout(60):
+        while not condition():
+            assert not job.done(), "it was through before anything could happen to it"
+            await asyncio.sleep(0.001)
+    assert not job.done(), "it was through before anything could happen to it"
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from asyncworker.errors import ItemErrors, SettingsError, SFTPConnectError, SFTPError, SFTPFileNotFound, SFTPNameError
+from asyncworker.errors import (
+    ItemErrors,
+    SettingsError,
+    SFTPConnectError,
+    SFTPFileChanged,
+    SFTPFileNotFound,
+    SFTPNameError,
+)
 from asyncworker.sftp import BulkProgress, FileResult, SFTPPool, download, upload
-from tests.integration.sftp.conftest import Folders, pool_of
+from tests.integration.sftp.conftest import Folders, behind, in_mid_run, pool_of
 from tests.integration.sftp.test_get import settled
 from tests.servers import sftp_wire as wire
+from tests.servers.proxy import running_proxy
 from tests.servers.sftp import SFTPServer, running_sftp_server
 from tests.servers.sftp_scripted import Request, Scripted
 from tests.servers.sshd import Sshd
@@ -315,46 +323,53 @@ async def test_large_files_over_all_connections(each_way: Server, folders: Folde
     assert tree(folders.local) == {"large": content}
 
 
+def fetched(folders: Folders, size: int) -> bool:
+    """Whether a part has grown beyond that size."""
+    return any(part.stat().st_size > size for part in parts(folders.local))
+
+
+async def stopped(server: Server, folders: Folders, size: int) -> Path:
+    """Stop a download of a large file over a line that is silent by then; returns the part that it leaves."""
+    with running_proxy(server.port) as proxy:
+        async with pool_of(server, **behind(proxy, server)) as pool:
+            job = asyncio.create_task(download(pool, folders.remote, folders.local))
+            await in_mid_run(job, lambda: fetched(folders, size))
+            proxy.partition()
+            assert not job.done()
+            job.cancel()
+            await asyncio.wait([job])
+            assert job.cancelled()
+    assert not (folders.local / "large").exists()
+    (part,) = parts(folders.local)
+    return part
+
+
 async def test_a_large_file_goes_on_where_it_stopped(each_way: Server, folders: Folders) -> None:
     content = random.Random(1).randbytes(40 * MEGABYTE)
     folders.make("large", content)
-    async with pool_of(each_way) as pool:
-        stopped = asyncio.create_task(download(pool, folders.remote, folders.local))
-        async with asyncio.timeout(60):
-            while not any(path.stat().st_size > 4 * MEGABYTE for path in parts(folders.local)):
-                await asyncio.sleep(0.001)
-        stopped.cancel()
-        await asyncio.wait([stopped])
-        assert await settled(pool)
-    if not stopped.cancelled():
-        pytest.skip("it was through before it could be stopped")
-    (part,) = parts(folders.local)
-    read: list[int] = []
-    async with pool_of(each_way) as pool:
-        await download(pool, folders.remote, folders.local, on_progress=lambda now: read.append(now.bytes_done))
+    part = await stopped(each_way, folders, 24 * MEGABYTE)
+    with running_proxy(each_way.port) as proxy:
+        async with pool_of(each_way, **behind(proxy, each_way)) as pool:
+            report = await download(pool, folders.remote, folders.local)
+            assert await settled(pool)
+        assert proxy.from_server < len(content) * 0.8
     assert tree(folders.local) == {"large": content}
     assert not part.exists()
-    assert read[-1] == len(content)
+    assert report.bytes_done == len(content)
 
 
 @pytest.mark.parametrize("change", ["mtime", "size", "damaged"])
 async def test_a_part_of_another_file_is_not_used(sshd: Sshd, folders: Folders, change: str) -> None:
-    old, new = b"o" * (10 * MEGABYTE), b"n" * (10 * MEGABYTE + (change == "size"))
+    old, new = b"o" * (40 * MEGABYTE), b"n" * (40 * MEGABYTE + (change == "size"))
     path = folders.make("large", old)
     os.utime(path, (1_600_000_000, 1_600_000_000))
+    part = await stopped(sshd, folders, 24 * MEGABYTE)
+    if change == "damaged":
+        part.write_bytes(b"d" * (40 * MEGABYTE + 32))
+    folders.make("large", new)
+    mtime = 1_600_000_000 + (change == "mtime")
+    os.utime(path, (mtime, mtime))
     async with pool_of(sshd) as pool:
-        stopped = asyncio.create_task(download(pool, folders.remote, folders.local))
-        async with asyncio.timeout(60):
-            while not parts(folders.local) and not stopped.done():
-                await asyncio.sleep(0)
-        stopped.cancel()
-        await asyncio.wait([stopped])
-        if change == "damaged":
-            for part in parts(folders.local):
-                part.write_bytes(b"d" * (10 * MEGABYTE + 32))
-        folders.make("large", new)
-        mtime = 1_600_000_000 + (change == "mtime")
-        os.utime(path, (mtime, mtime))
         report = await download(pool, folders.remote, folders.local)
     assert report.errors == ()
     assert (folders.local / "large").read_bytes() == new
@@ -362,18 +377,18 @@ async def test_a_part_of_another_file_is_not_used(sshd: Sshd, folders: Folders, 
 
 async def test_a_large_file_that_changes_is_never_kept(server: Server, folders: Folders) -> None:
     path = folders.make("large", b"o" * (40 * MEGABYTE))
-    async with pool_of(server) as pool:
-        running = asyncio.create_task(download(pool, folders.remote, folders.local))
-        async with asyncio.timeout(60):
-            while not parts(folders.local):
-                await asyncio.sleep(0)
-        os.utime(path, (1, 1))
-        report = await running
-        assert await settled(pool)
-    if report.ok:  # it was through before
-        assert tree(folders.local) == {"large": b"o" * (40 * MEGABYTE)}
-    else:
-        assert tree(folders.local) == {}
+    with running_proxy(server.port) as proxy:
+        async with pool_of(server, **behind(proxy, server)) as pool:
+            job = asyncio.create_task(download(pool, folders.remote, folders.local))
+            await in_mid_run(job, lambda: fetched(folders, 4 * MEGABYTE))
+            proxy.partition()
+            os.utime(path, (1, 1))
+            assert not job.done()
+            proxy.heal()
+            report = await job
+            assert await settled(pool)
+    assert [type(result.error) for result in report.errors] == [SFTPFileChanged]
+    assert tree(folders.local) == {}
 
 
 async def test_a_very_large_sparse_file_keeps_no_small_one_waiting(sshd: Sshd, folders: Folders) -> None:
@@ -409,16 +424,15 @@ async def test_stopped_at_any_time_leaves_only_parts_of_large_files(each_way: Se
     assert tree(folders.local) == files
 
 
-async def test_connections_cut_in_mid_run_cost_nothing(tmp_path: Path, folders: Folders) -> None:
-    files = some_files()
+async def test_connections_cut_in_mid_run_cost_nothing(each_way: Server, folders: Folders) -> None:
+    files = some_files() | {"larger": random.Random(1).randbytes(64 * MEGABYTE)}
     make_tree(folders.remote, files)
-    with running_sftp_server(tmp_path / "server") as server:
-        async with pool_of(server, connections=3) as pool:
+    with running_proxy(each_way.port) as proxy:
+        async with pool_of(each_way, **behind(proxy, each_way), connections=3) as pool:
             job = asyncio.create_task(download(pool, folders.remote, folders.local))
-            for _ in range(2):
-                async with asyncio.timeout(30):
-                    while not await asyncio.to_thread(server.drop_connections) and not job.done():
-                        await asyncio.sleep(0.05)
+            for size in (16 * MEGABYTE, 40 * MEGABYTE):
+                await in_mid_run(job, lambda size=size: fetched(folders, size))  # type: ignore[misc]
+                await in_mid_run(job, proxy.cut)
             report = await job
             assert await settled(pool)
     assert report.errors == ()
@@ -426,20 +440,19 @@ async def test_connections_cut_in_mid_run_cost_nothing(tmp_path: Path, folders: 
 
 
 async def test_a_server_that_goes_away_is_an_error_for_each_file(tmp_path: Path, folders: Folders) -> None:
-    make_tree(folders.remote, {f"{n}": b"x" * 100_000 for n in range(50)})
-    with running_sftp_server(tmp_path / "server") as server:
-        pool = pool_of(server, connect_timeout_s=2)
-        await pool.stat("/")
+    make_tree(folders.remote, {f"{n}": b"x" * 900_000 for n in range(50)})
+    with running_sftp_server(tmp_path / "server") as server, running_proxy(server.port) as proxy:
+        pool = pool_of(server, **behind(proxy, server), connect_timeout_s=2)
         job = asyncio.create_task(download(pool, folders.remote, folders.local, at_once=2))
-        async with asyncio.timeout(30):
-            while not tree(folders.local):
-                await asyncio.sleep(0)
-    async with asyncio.timeout(60):
-        try:
+        await in_mid_run(job, lambda: tree(folders.local))
+        proxy.partition()
+        assert not job.done()
+        await asyncio.to_thread(proxy.stop_listening)
+        proxy.heal()
+        await asyncio.to_thread(server.drop_connections)
+        async with asyncio.timeout(60):
             report = await job
-        except SFTPError:
-            pass  # the listing was not through
-        else:
-            assert report.files_done + report.files_failed == report.files_found
-    await pool.close()
+        await pool.close()
+    assert report.files_done + report.files_failed == report.files_found == 50
+    assert report.files_failed > 0
     assert not parts(folders.local)
