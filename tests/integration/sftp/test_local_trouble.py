@@ -125,5 +125,6 @@ async def test_a_folder_removed_in_mid_run(server: Server, folders: Folders) -> 
         results = await asyncio.gather(*jobs, return_exceptions=True)
         assert await settled(pool)
     done = {name for name, result in zip(paths, results, strict=True) if isinstance(result, Transfer)}
+    assert len(done) < len(jobs)
     assert {path.name for path in (folders.local.parent / "moved").iterdir()} == done
     assert all(isinstance(result, Transfer | FileNotFoundError) for result in results)

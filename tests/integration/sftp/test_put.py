@@ -153,7 +153,8 @@ async def test_connections_cut_in_mid_run_leave_no_temporary_files(tmp_path: Pat
         async with pool_of(server, connections=2) as pool:
             jobs = [asyncio.create_task(pool.put(path, folders.remote / name)) for name, path in paths.items()]
             await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.to_thread(server.drop_connections)
+            assert await asyncio.to_thread(server.drop_connections) > 0
+            assert not all(job.done() for job in jobs)
             results = await asyncio.gather(*jobs, return_exceptions=True)
             assert all(isinstance(result, Transfer) for result in results)
             async with asyncio.timeout(20):

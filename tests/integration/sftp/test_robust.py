@@ -13,11 +13,11 @@ import pytest
 
 from asyncworker.errors import SFTPFileChanged
 from asyncworker.sftp import Transfer, download, upload
-from tests.integration.sftp.conftest import Folders, configured, pool_of
+from tests.integration.sftp.conftest import Folders, behind, configured, in_mid_run, pool_of
 from tests.integration.sftp.test_download import MEGABYTE, make_tree, parts, some_files, tree
 from tests.integration.sftp.test_get import settled
 from tests.integration.sftp.test_local_trouble import tiny_disk  # noqa: F401  (a fixture)
-from tests.integration.sftp.test_transports import EVERY_WAY, pool_through
+from tests.integration.sftp.test_transports import EVERY_WAY, pool_through, ssh_processes
 from tests.servers import sftp_wire as wire
 from tests.servers.proxy import running_proxy
 from tests.servers.sftp import running_sftp_server
@@ -132,50 +132,63 @@ async def test_a_full_disk_fails_what_does_not_fit(sshd: Sshd, folders: Folders,
 
 
 async def test_a_destination_that_is_removed_in_mid_run(sshd: Sshd, folders: Folders) -> None:
-    make_tree(folders.remote, {f"{n % 5}/{n}": b"x" * 2000 for n in range(400)} | {"large": bytes(9 * MEGABYTE)})
-    async with pool_of(sshd) as pool:
-        job = asyncio.create_task(download(pool, folders.remote, folders.local))
-        async with asyncio.timeout(30):
-            while not any(folders.local.iterdir()):
-                await asyncio.sleep(0)
-        await asyncio.to_thread(shutil.rmtree, folders.local, ignore_errors=True)
-        report = await job
-        assert await settled(pool)
+    make_tree(folders.remote, {f"{n % 5}/{n}": b"x" * 2000 for n in range(400)} | {"large": bytes(40 * MEGABYTE)})
+    with running_proxy(sshd.port) as proxy:
+        async with pool_of(sshd, **behind(proxy, sshd)) as pool:
+            job = asyncio.create_task(download(pool, folders.remote, folders.local))
+            await in_mid_run(job, lambda: any(folders.local.iterdir()))
+            proxy.partition()
+            await asyncio.to_thread(shutil.rmtree, folders.local, ignore_errors=True)
+            assert not job.done()
+            proxy.heal()
+            report = await job
+            assert await settled(pool)
+    assert "large" in {Path(result.remote).name for result in report.errors}
     assert report.files_done + report.files_failed >= report.files_found
     assert all(isinstance(result.error, OSError) for result in report.errors)
 
 
 async def test_a_line_that_falls_silent_and_comes_back(sshd: Sshd, folders: Folders) -> None:
-    files = some_files()
+    files = some_files() | {"larger": random.Random(1).randbytes(40 * MEGABYTE)}
     make_tree(folders.remote, files)
-    known = sshd.known_hosts.read_text().partition(" ")[2].strip()
     with running_proxy(sshd.port) as proxy:
-        async with pool_of(sshd, port=proxy.port, host_key=known, keepalive_s=1, connect_timeout_s=5) as pool:
+        async with pool_of(sshd, **behind(proxy, sshd), keepalive_s=1, connect_timeout_s=5) as pool:
             job = asyncio.create_task(download(pool, folders.remote, folders.local))
+            await in_mid_run(job, lambda: tree(folders.local))
+            proxy.forget()
+            assert not job.done()
+            logins = await logins_of(sshd)
             async with asyncio.timeout(60):
-                while not tree(folders.local) and not job.done():
-                    await asyncio.sleep(0)
-                proxy.forget()
                 report = await job
             assert await settled(pool)
     report.raise_for_errors()
     assert tree(folders.local) == files
+    assert await logins_of(sshd) > logins  # the silent ones were given up
 
 
-async def test_ten_thousand_cancelled_gets(sshd: Sshd, folders: Folders) -> None:
+async def logins_of(sshd: Sshd) -> int:
+    """How many there were."""
+    return (await asyncio.to_thread(sshd.log)).count("Accepted publickey")
+
+
+@EVERY_WAY
+async def test_ten_thousand_cancelled_gets(sshd: Sshd, folders: Folders, transport: str) -> None:
     path = folders.make("a", b"x" * 5000)
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0  # noqa: PTH208
-    async with pool_of(sshd) as pool:
-        arrived = 0
-        for _ in range(10):
+    async with pool_through(transport, sshd) as pool:
+        cancelled = 0
+        while cancelled < 10_000:
             jobs = [asyncio.create_task(pool.get(path, folders.local / str(number))) for number in range(1000)]
             await asyncio.sleep(random.random() / 20)
             for job in jobs:
                 job.cancel()
-            arrived += sum(isinstance(r, Transfer) for r in await asyncio.gather(*jobs, return_exceptions=True))
-        assert arrived < 10_000
+            results = await asyncio.gather(*jobs, return_exceptions=True)
+            cancelled += sum(isinstance(result, asyncio.CancelledError) for result in results)
+            assert all(isinstance(result, Transfer | asyncio.CancelledError) for result in results)
         assert await settled(pool)
         assert pool._connections.waiting == 0
+        assert [file for process in sshd.sessions() for file in process.open_files() if file.path == path] == []
+    assert ssh_processes() == []
     assert not parts(folders.local)
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before + 5  # noqa: PTH208

@@ -126,7 +126,8 @@ async def test_sessions_killed_in_mid_run(own_sshd: Sshd, folders: Folders, tran
     async with pool_through(transport, own_sshd) as pool:
         jobs = [asyncio.create_task(pool.get(path, folders.local / name)) for name, path in files.items()]
         await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.to_thread(own_sshd.kill_sessions)
+        assert await asyncio.to_thread(own_sshd.kill_sessions) > 0
+        assert not all(job.done() for job in jobs)
         results = await asyncio.gather(*jobs, return_exceptions=True)
         assert await settled(pool)
     lost = [name for name, result in zip(files, results, strict=True) if isinstance(result, SFTPConnectionLost)]
