@@ -34,11 +34,6 @@ class Ranges:
         """Bytes that nobody has."""
         return self._size - self._next + sum(self._open[begin] for begin in self._back)
 
-    @property
-    def done(self) -> bool:
-        """Whether all is there."""
-        return self._next >= self._size and not self._open
-
     def take(self, length: int) -> tuple[int, int] | None:
         """Take the next part that nobody has: where it begins, and how long it is; ``None``: there is none just now."""
         if self._back:

@@ -11,11 +11,12 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import TypeVar
 
-from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileChanged
+from asyncworker.errors import SFTPError, SFTPFileChanged
 from asyncworker.sftp.files import Files
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.partfile import PartFile
 from asyncworker.sftp.streams import RangeStream
+from asyncworker.sftp.stripes import run_stripes
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["Striped"]
@@ -28,11 +29,6 @@ _WINDOW_BYTES = 2 * 1024 * 1024
 _BLOCK_BYTES = 256 * 1024
 #: Written in one go on a thread.
 _WRITE_BYTES = 2 * 1024 * 1024
-#: How often to look whether there is one more connection to use.
-_LOOK_S = 0.05
-#: Lost connections in a row, without a byte between them.
-_TRIES = 3
-_PAUSE_S = 0.5
 
 
 class Striped:
@@ -114,37 +110,10 @@ class Striped:
             await asyncio.shield(self._loop.run_in_executor(self._executor, call))
 
     async def _stripes(self, part: PartFile) -> None:
-        running: set[asyncio.Task[None]] = set()
-        failures = 0
-        moved_before = 0
-        try:
-            while running or self._open_ranges or self._next < self._size:
-                for _ in range(self._wanted() - len(running)):
-                    running.add(self._loop.create_task(self._stripe(part)))
-                ended, running = await asyncio.wait(running, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-                for error in filter(None, (task.exception() for task in ended)):
-                    if not isinstance(error, SFTPConnectionLost | SFTPConnectError):
-                        raise error
-                    failures = failures + 1 if moved_before == self._moved else 1
-                    moved_before = self._moved
-                    if failures >= _TRIES and not running:
-                        raise error
-                    await asyncio.sleep(_PAUSE_S)
-        finally:
-            for task in running:
-                task.cancel()
-            if running:
-                await asyncio.wait(running)
-                for task in running:
-                    if not task.cancelled():
-                        task.exception()  # read: another's error was first
+        await run_stripes(self._pool, partial(self._stripe, part), work_left=self._work_left, moved=lambda: self._moved)
 
-    def _wanted(self) -> int:
-        """As many stripes as there are connections, and as there is work for."""
-        left = -(-(self._size - self._next) // _WINDOW_BYTES) + len(self._returned)
-        if left:
-            self._pool._connections.want(min(self._pool.options.connections, left))
-        return min(max(1, self._pool._connections.count), left)
+    def _work_left(self) -> int:
+        return -(-(self._size - self._next) // _WINDOW_BYTES) + len(self._returned)
 
     async def _stripe(self, part: PartFile) -> None:
         stream = await self._pool._run(RangeStream(self._remote, self._raw, self._pool._connections.release))

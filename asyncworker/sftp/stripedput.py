@@ -27,6 +27,7 @@ from asyncworker.sftp.names import remote_bytes, remote_text
 from asyncworker.sftp.packets import OpenFlag
 from asyncworker.sftp.ranges import Ranges
 from asyncworker.sftp.remotefile import RemoteFile
+from asyncworker.sftp.stripes import run_stripes
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["StripedUpload", "is_part_of"]
@@ -43,11 +44,6 @@ _BLOCK_BYTES = 1024 * 1024
 _TAIL_BYTES = 1024 * 1024
 _SAMPLES = 16
 _SAMPLE_BYTES = 32 * 1024
-#: How often to look whether there is one more connection to use.
-_LOOK_S = 0.05
-#: Lost connections in a row, without a byte between them.
-_TRIES = 3
-_PAUSE_S = 0.5
 #: How long somebody who is cancelled takes to leave nothing behind.
 _GOODBYE_S = 2.0
 _NAME_BYTES = 150
@@ -122,7 +118,13 @@ class StripedUpload:
     async def _send(self, source: LocalSource, part: bytes) -> Transfer:
         begin = await self._begin(source, part)
         self._on_bytes(begin)
-        await self._stripes(source, part, Ranges(begin, source.size, _SPAN_BYTES))
+        ranges = Ranges(begin, source.size, _SPAN_BYTES)
+        await run_stripes(
+            self._pool,
+            partial(self._stripe, source, part, ranges),
+            work_left=lambda: -(-ranges.left // _WINDOW_BYTES),
+            moved=lambda: self._moved,
+        )
         await self._on_thread(partial(source.read_exactly, 0, 0))
         mtime_set = await _twice(partial(self._settle, source, part))
         await self._rename(part, source.size)
@@ -186,39 +188,6 @@ class StripedUpload:
         return True
 
     # -- the bytes -----------------------------------------------------------------------------------------------------
-
-    async def _stripes(self, source: LocalSource, part: bytes, ranges: Ranges) -> None:
-        running: set[asyncio.Task[None]] = set()
-        failures = 0
-        moved_before = 0
-        try:
-            while running or not ranges.done:
-                for _ in range(self._wanted(ranges) - len(running)):
-                    running.add(self._loop.create_task(self._stripe(source, part, ranges)))
-                ended, running = await asyncio.wait(running, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-                for error in filter(None, (task.exception() for task in ended)):
-                    if not isinstance(error, SFTPConnectionLost | SFTPConnectError):
-                        raise error
-                    failures = failures + 1 if moved_before == self._moved else 1
-                    moved_before = self._moved
-                    if failures >= _TRIES and not running:
-                        raise error
-                    await asyncio.sleep(_PAUSE_S)
-        finally:
-            for task in running:
-                task.cancel()
-            if running:
-                await asyncio.wait(running)
-                for task in running:
-                    if not task.cancelled():
-                        task.exception()  # read: another's error was first
-
-    def _wanted(self, ranges: Ranges) -> int:
-        """As many stripes as there are connections, and as there is work for."""
-        left = -(-ranges.left // _WINDOW_BYTES)
-        if left:
-            self._pool._connections.want(min(self._pool.options.connections, left))
-        return min(max(1, self._pool._connections.count), left)
 
     async def _stripe(self, source: LocalSource, part: bytes, ranges: Ranges) -> None:
         file = await self._open(part, OpenFlag.WRITE)

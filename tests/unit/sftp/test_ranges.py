@@ -19,7 +19,7 @@ def test_every_byte_once_and_never_further_than_the_span(
     there = [True] * begin + [False] * more
     taken: dict[int, int] = {}
     end = begin  # of the file as a server has it: parts that were only begun lengthen it too
-    while not ranges.done:
+    while taken or ranges.left:
         if (part := ranges.take(length)) is not None:
             assert not any(first <= part[0] < first + size_ for first, size_ in taken.items())
             taken[part[0]] = part[1]
