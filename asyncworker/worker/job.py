@@ -6,15 +6,16 @@ import asyncio
 import itertools
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.worker.request import Request
 
 from asyncworker.loop import Interrupt, LiveJob
+from asyncworker.worker.message import Message
 
-__all__ = ["Job", "SoftTimeLimitReached", "decoded"]
+__all__ = ["Job", "Reports", "SoftTimeLimitReached", "decoded", "request_of"]
 
 #: Those with which a request calls the tracer.
 _TRACER_ARGUMENTS = ("task", "uuid", "request", "body", "content_type", "content_encoding")
@@ -31,10 +32,20 @@ class SoftTimeLimitReached(asyncio.CancelledError, SoftTimeLimitExceeded):
     """
 
 
+class Reports(NamedTuple):
+    """What a pool calls to tell what becomes of a task; a Celery request has methods of these names."""
+
+    on_accepted: Callable[[int, float], None]
+    on_success: Callable[..., Any]
+    on_failure: Callable[[ExceptionInfo], Any]
+    on_timeout: Callable[[bool, float], None]
+
+
 class Job(LiveJob):
     """What the pool keeps of a task in flight; also the apply result that Celery's ``Request`` holds weakly.
 
     Attributes:
+        request: Is told what becomes of it.
         pid: The pseudo process id that Celery knows it by.
         late: Its message is acknowledged when it has ended, and comes again if that takes too long.
         leased: This process holds its lease, or is about to.
@@ -59,11 +70,8 @@ class Job(LiveJob):
         "late",
         "leased",
         "lost",
-        "on_accepted",
-        "on_error",
-        "on_success",
-        "on_timeout",
         "pid",
+        "request",
         "settled",
         "soft_timeout_s",
         "started",
@@ -79,11 +87,8 @@ class Job(LiveJob):
         self,
         target: Callable[..., Any],
         args: tuple[Any, ...],
+        request: Reports,
         *,
-        on_accepted: Callable[[int, float], None],
-        on_success: Callable[..., Any],
-        on_error: Callable[[ExceptionInfo], Any],
-        on_timeout: Callable[[bool, float], None],
         soft_timeout_s: float | None,
         timeout_s: float | None,
     ) -> None:
@@ -91,10 +96,7 @@ class Job(LiveJob):
         self.pid = next(_pids)
         self.target = target
         self.args = args
-        self.on_accepted = on_accepted
-        self.on_success = on_success
-        self.on_error = on_error
-        self.on_timeout = on_timeout
+        self.request = request
         self.soft_timeout_s = soft_timeout_s
         self.timeout_s = timeout_s
         self.interrupt = Interrupt()
@@ -125,12 +127,24 @@ class Job(LiveJob):
         self.timers = ()
 
 
-def decoded(args: tuple[Any, ...], callback: Callable[..., Any] | None) -> tuple[Any, ...]:
+def request_of(reports: Reports) -> Reports:
+    """Return the request whose methods they are, in the place of them; them, where they are not those of one."""
+    request: Any = getattr(reports.on_success, "__self__", None)
+    if not isinstance(request, Request):
+        return reports
+    stock: Any = request
+    own = Reports(stock.on_accepted, stock.on_success, stock.on_failure, stock.on_timeout)
+    return stock if reports == own else reports
+
+
+def decoded(args: tuple[Any, ...], request: Reports) -> tuple[Any, ...]:
     """Give the tracer the arguments as the request has decoded them: it takes a body that is decoded, too.
 
     A tracer in another process has to decode them itself.
     """
-    request = getattr(callback, "__self__", None)
     if not isinstance(request, Request) or len(args) != len(_TRACER_ARGUMENTS) or not args[-2]:
         return args
-    return (*args[:3], request._payload, None, None)  # type: ignore[attr-defined]
+    if isinstance(request.message, Message):
+        # Celery has copied them into the request, and adds to that.
+        request.message.headers = request.request_dict
+    return (*args[:3], request._payload, None, None)

@@ -25,7 +25,7 @@ from asyncworker.worker import account
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.garbage import settle_garbage_collection
 from asyncworker.worker.health import BEAT_S, HealthFile
-from asyncworker.worker.job import Job, decoded
+from asyncworker.worker.job import Job, Reports, decoded, request_of
 from asyncworker.worker.leases import LeaseKeeper, needs_lease
 from asyncworker.worker.outbox import Outbox, OutboxThread
 from asyncworker.worker.persist import flush_settlements
@@ -133,13 +133,12 @@ class AsyncPool(BasePool):
         **_options: Any,
     ) -> Job:
         """Take a task: start it where a slot is free, else let it wait its turn."""
+        calls = (accept_callback, callback, error_callback, timeout_callback)
+        request = request_of(Reports(*(call or _ignore for call in calls)))
         job = Job(
             target,
-            decoded(tuple(args), callback),
-            on_accepted=accept_callback or _ignore,
-            on_success=callback or _ignore,
-            on_error=error_callback or _ignore,
-            on_timeout=timeout_callback or _ignore,
+            decoded(tuple(args), request),
+            request,
             soft_timeout_s=soft_timeout or self.options.get("soft_timeout"),
             timeout_s=timeout or self.options.get("timeout"),
         )
@@ -267,7 +266,7 @@ class AsyncPool(BasePool):
 
     def _begin(self, job: Job) -> None:
         self._jobs[job.pid] = live_jobs[job.pid] = job
-        job.on_accepted(job.pid, time.monotonic())
+        job.request.on_accepted(job.pid, time.monotonic())
         if job.terminated:  # revoked in the moment of its acceptance
             self._outbox.put(lambda: self._finished(job, _ignore))
             return
@@ -287,11 +286,11 @@ class AsyncPool(BasePool):
         account.ended(job)
         try:
             if job.terminated:
-                job.on_error(exception_info(Terminated(0)))
+                job.request.on_failure(exception_info(Terminated(0)))
             elif job.lost:
                 # Acknowledged, it could be the last delivery that the broker has: that of the holder may have been lost
                 # with its connection. Kept, it would hold up the worker. Delivered again, it waits for the holder.
-                job.on_error(exception_info(Reject("taken over by another process", requeue=True)))
+                job.request.on_failure(exception_info(Reject("taken over by another process", requeue=True)))
             elif not job.abandoned:
                 report()
         finally:
@@ -307,8 +306,8 @@ class AsyncPool(BasePool):
         """The hard limit: report at once, then cancel. As under prefork it is a failure first, which settles it."""
         if job.pid in self._jobs and not job.abandoned:
             try:
-                job.on_error(exception_info(TimeLimitExceeded(job.timeout_s)))
-                job.on_timeout(False, job.timeout_s or 0)
+                job.request.on_failure(exception_info(TimeLimitExceeded(job.timeout_s)))
+                job.request.on_timeout(False, job.timeout_s or 0)
             finally:
                 self._abandon(job)
 

@@ -91,7 +91,7 @@ class Runner:
     async def _start_guarded(self, job: Job, on_loop: bool) -> None:
         refusal = await self._guard.admit(job)
         if refusal is not None:
-            self._put(job, functools.partial(job.on_error, exception_info(refusal)))
+            self._put(job, functools.partial(job.request.on_failure, exception_info(refusal)))
         elif job.abandoned:  # revoked meanwhile
             self._put(job, lambda: None)
         elif on_loop:
@@ -130,11 +130,11 @@ class Runner:
             # Nothing may leave: SystemExit would end the loop, and a cancellation is settled like any other end.
             self._put_lost(job)
         else:
-            self._put(job, functools.partial(job.on_success, _unwrapped(outcome)), succeeded=not outcome[0])
+            self._put(job, functools.partial(job.request.on_success, _unwrapped(outcome)), succeeded=not outcome[0])
 
     def _soft_limit(self, job: Job, limit_s: float) -> None:
         if job.task is not None and job.coroutine is not None:
-            self._outbox.put(functools.partial(job.on_timeout, True, limit_s))
+            self._outbox.put(functools.partial(job.request.on_timeout, True, limit_s))
             job.interrupt.throw(job.task, SoftTimeLimitReached())
 
     def _drain(self, job: Job) -> None:
@@ -160,7 +160,7 @@ class Runner:
         except BaseException:
             self._put_lost(job)
         else:
-            self._put(job, functools.partial(job.on_success, _unwrapped(outcome)), succeeded=not outcome[0])
+            self._put(job, functools.partial(job.request.on_success, _unwrapped(outcome)), succeeded=not outcome[0])
 
     # -- on either -----------------------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class Runner:
     def _put_lost(self, job: Job) -> None:
         """Report what escaped the tracer, which catches every ``Exception``: like prefork, as a worker lost."""
         lost = exception_info(WorkerLostError(f"the task raised {sys.exc_info()[1]!r}"))
-        self._put(job, functools.partial(job.on_error, lost))
+        self._put(job, functools.partial(job.request.on_failure, lost))
 
 
 def _unwrapped(outcome: Any) -> Any:
