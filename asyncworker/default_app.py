@@ -21,7 +21,7 @@ from asyncworker.iterate import mark_records
 from asyncworker.metrics import check_metrics, start_metrics, stop_metrics
 from asyncworker.settings import Settings, load_settings
 from asyncworker.tasks.task import AsyncTask
-from asyncworker.worker.fast import use_fast_broker
+from asyncworker.worker.fast import use_consumer, use_fast_broker
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.tracing import check_locals
 
@@ -227,6 +227,7 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
         check_metrics(settings)
         _check_broker(app, settings.broker_wait_s)
         code = supervise(instance, options or {}, settings)
+        use_consumer(app)
         use_fast_broker(app, settings)
     except AsyncWorkerError as exc:
         raise SystemExit(f"asyncworker: {exc}") from None

@@ -1,12 +1,16 @@
-"""Celery's consumer, with acknowledgements that are handed to the transport at once."""
+"""Celery's consumer; remote control reaches what runs until its end, and acknowledgements do not wait for the hub."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from celery import bootsteps
 from celery.worker import consumer as stock
+from celery.worker.state import active_requests, task_reserved
 from vine import promise
+
+from asyncworker.worker.transport import Transport
 
 __all__ = ["Consumer"]
 
@@ -15,19 +19,41 @@ _ACKNOWLEDGEMENTS = frozenset({"ack_log_error", "reject_log_error"})
 
 #: For mypy, which knows half of its attributes.
 _StockConsumer: Any = stock.Consumer
+_RUN: Any = bootsteps.RUN  # type: ignore[attr-defined]
 
 
 class Consumer(_StockConsumer):  # type: ignore[misc]
-    """For a transport that collects acknowledgements: they cost no round trip, so they need not wait for the hub.
+    """It has the stock class's name, which receivers of signals see."""
 
-    It has the stock class's name, which receivers of signals see.
+    class Blueprint(_StockConsumer.Blueprint):  # type: ignore[misc]
+        """Its steps."""
 
-    The pool calls a request only on the main thread, which is the hub's.
-    """
+        default_steps = tuple(
+            "asyncworker.worker.pidbox:Control" if step == "celery.worker.consumer.control:Control" else step
+            for step in _StockConsumer.Blueprint.default_steps
+        )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._collects_acks = issubclass(self.conninfo.get_transport_cls(), Transport)
+
+    def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> None:
+        """Consume from one more queue; not where the worker was told to end in between."""
+        if self.blueprint.state == _RUN:
+            super().add_task_queue(queue, *args, **options)
+
+    def on_close(self) -> None:
+        """Forget what was received, but not what runs: it can be revoked after a reconnect, and while it drains."""
+        super().on_close()
+        for request in tuple(active_requests):
+            task_reserved(request)
 
     def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
-        """Acknowledge now; anything else in the hub's next turn."""
-        if self.hub is not None and getattr(p, "__name__", "") in _ACKNOWLEDGEMENTS:
+        """Acknowledge now where the transport collects that: it costs no round trip, and need not wait for the hub.
+
+        The pool calls a request only on the main thread, which is the hub's.
+        """
+        if self._collects_acks and self.hub is not None and getattr(p, "__name__", "") in _ACKNOWLEDGEMENTS:
             return p(*args, **kwargs)
         return super().call_soon(p, *args, **kwargs)
 

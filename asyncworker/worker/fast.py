@@ -1,4 +1,4 @@
-"""Chooses the Redis transport and the result backend of our own, where broker and configuration allow it."""
+"""Chooses the consumer and the Redis transport of our own, where broker and configuration allow it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from asyncworker.settings import Settings
 
-__all__ = ["use_fast_broker"]
+__all__ = ["use_consumer", "use_fast_broker"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,12 @@ TRANSPORTS = {
     "rediss": "asyncworker.worker.transport:Transport",
     "redis+socket": "asyncworker.worker.transport:SocketTransport",
 }
+
+
+def use_consumer(app: Any) -> None:
+    """Have this process, a worker that is about to start, consume by our own consumer; one of the app's own stays."""
+    if app.conf.worker_consumer == STOCK_CONSUMER:
+        app.conf.worker_consumer = CONSUMER
 
 
 def use_fast_broker(app: Any, settings: Settings) -> None:
@@ -41,5 +47,3 @@ def use_fast_broker(app: Any, settings: Settings) -> None:
     conf.broker_transport = transport
     if schemes == {"redis+socket"}:
         conf.broker_read_url, conf.broker_write_url = (url.removeprefix("redis+") for url in urls)
-    if conf.worker_consumer == STOCK_CONSUMER:
-        conf.worker_consumer = CONSUMER

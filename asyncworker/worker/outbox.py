@@ -44,8 +44,11 @@ class Outbox:
         """Run all events that wait. On the reader thread only.
 
         An event that raises does not keep the others from running; the first ``SystemExit`` or
-        ``KeyboardInterrupt`` is raised once all have run.
+        ``KeyboardInterrupt`` is raised once all have run. Nothing is left where it is closed: by a signal handler,
+        which stopped the pool after the poll that saw an event here.
         """
+        if self._closed:
+            return
         # Read, then lower the flag, then drain: in any other order an event can wait for ever.
         with contextlib.suppress(BlockingIOError):
             os.read(self._read_fd, 4096)

@@ -191,6 +191,8 @@ class AsyncPool(BasePool):
         give_up_at_s = time.monotonic() + self._settings.drain_timeout_s
         while len(self._jobs) > len(self._zombies) and time.monotonic() < give_up_at_s:
             self._wait_for_events()
+        if self._ended:  # by SIGQUIT, whose handler has stopped the pool in the midst of this
+            return
         left = [job for pid, job in self._jobs.items() if pid not in self._zombies]
         if left:
             some = ", ".join(map(str, left[:TOLD]))

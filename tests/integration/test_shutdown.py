@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -84,9 +85,16 @@ def test_a_drain_that_takes_too_long_is_cut_short(
     assert result.state == "PENDING"
 
 
+def refuses(client: Celery) -> bool:
+    """Tell whether the worker drains: it then obeys no more but to revoke."""
+    answers = client.control.rate_limit("t.add", "0", reply=True, timeout=10, limit=1)
+    return [list(answer.values()) for answer in answers] == [[{"error": "this worker is about to end"}]]
+
+
+@pytest.mark.parametrize("when", ["at once", "while it drains"])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGQUIT])
-def test_a_second_signal_while_it_drains(
-    worker: Callable[..., Worker], client: Celery, broker: redis.Redis, second: signal.Signals
+def test_a_second_signal(
+    worker: Callable[..., Worker], client: Celery, broker: redis.Redis, second: signal.Signals, when: str
 ) -> None:
     """As with stock pools, another SIGTERM is no more than the first; SIGQUIT hurries it."""
     node = worker(MODULE, "--without-mingle")
@@ -95,12 +103,82 @@ def test_a_second_signal_while_it_drains(
     node.wait_for_log(f"t.sleep_late[{result.id}] received")
     node.signal(signal.SIGTERM)
     node.wait_for_log("Warm shutdown")
+    if when == "while it drains":
+        wait_until(lambda: refuses(client))
     node.signal(second)
     node.wait(60)
     if second == signal.SIGTERM:
         assert result.state == "SUCCESS"
     assert broker.llen("celery") + broker.hlen("unacked") == (0 if second == signal.SIGTERM else 1)
     assert "Traceback" not in node.log()
+
+
+@pytest.mark.parametrize("what", ["task", "fan-out"])
+@pytest.mark.parametrize("transport", ["fast", "stock"])
+def test_what_still_runs_while_it_drains_is_seen_and_can_be_revoked(
+    worker: Callable[..., Worker], client: Celery, broker: redis.Redis, tmp_path: Path, what: str, transport: str
+) -> None:
+    """Prefork's remote control is gone by then."""
+    env = {"ASYNCWORKER_DRAIN_GRACE_S": "600", "ASYNCWORKER_FAST_BROKER": "1" if transport == "fast" else "0"}
+    node = worker(MODULE, "--without-mingle", env=env)
+    gate = tmp_path / "gate"
+    other = client.tasks["t.gated"].delay(10, str(gate))
+    if what == "task":
+        result = client.tasks["t.sleep_late"].delay(600)
+    else:
+        result = client.tasks["t.sleep"].partial().iterate(seconds=[600, 600]).delay()
+    for running in (other, result):
+        node.wait_for_log(f"[{running.id}] received")
+    node.signal(signal.SIGTERM)
+    node.wait_for_log("Warm shutdown")
+
+    wait_until(lambda: refuses(client))
+    seen = client.control.inspect(timeout=10, limit=1).active()
+    assert {each["id"] for each in seen[node.name]} == {other.id, result.id}
+    result.revoke(terminate=True)
+    node.wait_for_log(f"Terminating {result.id}")
+    gate.touch()
+    assert node.wait(60) == 0
+    assert result.state == "REVOKED"
+    assert other.state == "SUCCESS"
+    assert broker.llen("celery") + broker.hlen("unacked") == 0
+    assert "Traceback" not in node.log()
+
+
+def test_a_worker_that_starts_learns_what_was_revoked_from_one_that_drains(
+    worker: Callable[..., Worker], client: Celery, tmp_path: Path
+) -> None:
+    gate, log = tmp_path / "gate", tmp_path / "log"
+    first = worker(MODULE, "--without-mingle", "--without-gossip")
+    running = client.tasks["t.gated"].delay(10, str(gate))
+    first.wait_for_log(f"[{running.id}] received")
+    first.signal(signal.SIGTERM)
+    first.wait_for_log("Warm shutdown")
+    wait_until(lambda: refuses(client))
+    revoked, other = (client.tasks["t.item"].delay(number, log=str(log)) for number in (1, 2))
+    revoked.revoke()
+    first.wait_for_log(f"Tasks flagged as revoked: {revoked.id}")
+    second = worker(MODULE, "--without-gossip", name="second@test")
+    assert other.get(timeout=60) == 4
+    second.wait_for_log(f"Discarding revoked task: t.item[{revoked.id}]")
+    gate.touch()
+    assert first.wait(60) == 0
+    assert log.read_text() == "2\n"
+
+
+def test_what_runs_can_be_revoked_when_the_connection_is_back(
+    worker: Callable[..., Worker], client: Celery, broker: redis.Redis
+) -> None:
+    node = worker(MODULE, "--without-mingle")
+    result = client.tasks["t.sleep"].delay(600)
+    node.wait_for_log(f"[{result.id}] received")
+    for kind in ("normal", "pubsub"):
+        broker.client_kill_filter(_type=kind, skipme=True)
+    assert client.tasks["t.add"].delay(1, 2).get(timeout=60) == 3
+    wait_until(lambda: client.control.ping(timeout=1, limit=1) != [])
+    result.revoke(terminate=True)
+    node.wait_for_log(f"Terminating {result.id}")
+    assert node.stop() == 0
 
 
 def test_kill_loses_no_late_task(worker: Callable[..., Worker], client: Celery, broker: redis.Redis) -> None:

@@ -74,3 +74,11 @@ def test_no_event_is_ever_left_waiting(outbox: Outbox) -> None:
         outbox.drain()
     for thread in threads:
         thread.join()
+
+
+def test_one_that_was_closed_by_a_signal_handler_is_left_alone(outbox: Outbox) -> None:
+    """Its descriptor was seen readable before."""
+    outbox.put(lambda: None)
+    assert readable(outbox)
+    outbox.close()
+    outbox.drain()
