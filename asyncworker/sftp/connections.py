@@ -39,6 +39,13 @@ class Job(Protocol):
         """Take that there will be no session."""
 
 
+class Held(Protocol):
+    """A job that keeps its place until its caller goes on, who may wait for another place meanwhile."""
+
+    def hurry(self) -> None:
+        """Give the place back without waiting for the caller."""
+
+
 class Connections:
     """The connections to one server.
 
@@ -54,6 +61,7 @@ class Connections:
         self._making: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()  # of connections that are lost
         self._waiting: OrderedDict[Job, None] = OrderedDict()  # in order, and any of them leaves in O(1)
+        self._held: set[Held] = set()
         self._allowed = options.connections
         self._retreat_ends = 0.0
         self._in_flight = 0
@@ -111,6 +119,14 @@ class Connections:
                 loop = asyncio.get_running_loop()
                 self._idle_timer = loop.call_later(self._options.idle_close_s, self._close_if_idle)
 
+    def hold(self, job: Held) -> None:
+        """Count a job that has started among those that are hurried once nothing else has a place, and others wait."""
+        self._held.add(job)
+
+    def let_go(self, job: Held) -> None:
+        """Count it no more: it gives its place back."""
+        self._held.discard(job)
+
     async def close(self) -> None:
         """Fail what waits and what runs, and close every connection."""
         self._closed = True
@@ -139,6 +155,9 @@ class Connections:
             session.in_flight += 1
             self._in_flight += 1
             job.start(session)
+        if self._waiting and len(self._held) >= self._in_flight:
+            for held in list(self._held):
+                held.hurry()
         self._grow()
 
     def _grow(self, least: int = 0) -> None:

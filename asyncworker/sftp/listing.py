@@ -11,6 +11,7 @@ from typing import Literal
 
 from asyncworker.errors import SFTPNameError
 from asyncworker.sftp import packets
+from asyncworker.sftp.connections import Connections
 from asyncworker.sftp.names import check_name
 from asyncworker.sftp.packets import Attributes, Name, Status
 from asyncworker.sftp.session import Session, refusal
@@ -78,19 +79,20 @@ class Listing:
         path: The folder, for paths and messages.
         raw: The same as bytes.
         address: The server, for messages.
-        on_released: Called once, when the place on the session is free again.
+        connections: Where it takes its place, and gives it back.
     """
 
-    def __init__(self, path: str, raw: bytes, address: str, on_released: Callable[[Session], None]) -> None:
+    def __init__(self, path: str, raw: bytes, address: str, connections: Connections) -> None:
         self._path = path
         self._address = address
         self._raw = raw
-        self._on_released = on_released
+        self._connections = connections
         self._batches: deque[tuple[Name, ...]] = deque()
         self._news = asyncio.Event()
         self._session: Session | None = None
         self._handle: bytes | None = None
         self._asked = 0
+        self._hurried = False
         self._finished = False  # no more batches will come
         self._closing = False
         self._error: Exception | None = None
@@ -98,6 +100,7 @@ class Listing:
     def start(self, session: Session) -> None:
         """Take a place on that session and begin."""
         self._session = session
+        self._connections.hold(self)
         self._asked = 1
         session.protocol.opendir(self._raw, self._opened, self)
 
@@ -132,6 +135,13 @@ class Listing:
             self._news.clear()
             await self._news.wait()
 
+    def hurry(self) -> None:
+        """Read to the end into memory, whether somebody takes it or not: others wait for this place."""
+        if not self._hurried:
+            self._hurried = True
+            if self._session is not None and self._session.alive:
+                self._ask()
+
     def close(self) -> None:
         """Read no further, and give the place back as soon as it can be."""
         self._finished = True
@@ -158,7 +168,7 @@ class Listing:
     def _ask(self) -> None:
         if self._finished or self._session is None or self._handle is None:
             return
-        while self._asked + len(self._batches) < _AHEAD:
+        while self._asked + (0 if self._hurried else len(self._batches)) < _AHEAD:
             self._asked += 1
             self._session.protocol.readdir(self._handle, self._listed, self)
 
@@ -181,6 +191,8 @@ class Listing:
         elif not isinstance(answer, Status):
             self._batches.append(answer)
             self._news.set()
+            if self._hurried:
+                self._ask()
         elif answer.code == packets.EOF:
             self._finished = True
             self._news.set()
@@ -202,4 +214,5 @@ class Listing:
     def _release(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            self._on_released(session)
+            self._connections.let_go(self)
+            self._connections.release(session)

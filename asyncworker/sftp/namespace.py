@@ -74,7 +74,7 @@ class Namespace(Calls):
         text, raw = os.fspath(path), remote_bytes(path)
         for attempt in (1, 2):
             begun = False
-            listing = Listing(text, raw, self.options.address, self._connections.release)
+            listing = Listing(text, raw, self.options.address, self._connections)
             self._connections.submit(listing)
             try:
                 async for entry in listing.entries(bad_names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import stat
@@ -63,6 +64,40 @@ async def test_a_listing_that_is_left_early_gives_its_handle_back(server: Server
             async for _entry in entries:
                 break
             await entries.aclose()
+        assert await settled(pool)
+
+
+async def test_its_place_is_given_to_those_who_wait_for_it(any_server: Server, folders: Folders) -> None:
+    """More names than are read ahead, and no second place: the loop's body waits for the one that its listing has."""
+    for number in range(5000):
+        folders.make(str(number), b"x")
+    inner = folders.remote / "inner"
+    inner.mkdir()
+    (inner / "a").write_bytes(b"x")
+    seen = []
+    async with asyncio.timeout(60), pool_of(any_server, connections=1, in_flight=1) as pool:
+        async for entry in pool.list(folders.remote):
+            seen.append(entry.name)
+            if len(seen) % 500 == 1 and entry.is_file:
+                await pool.get(entry.path, folders.local / entry.name)
+                assert [deeper.name async for deeper in pool.list(inner)] == ["a"]
+        assert await settled(pool)
+        assert pool._connections._held == set()
+    assert sorted(seen) == sorted(path.name for path in folders.remote.iterdir())
+    assert len(folders.left()) > 8
+
+
+async def test_a_listing_that_nobody_hurries_is_not_read_ahead_for_ever(server: Server, folders: Folders) -> None:
+    for number in range(5000):
+        folders.make(str(number), b"x")
+    async with pool_of(server, connections=1, in_flight=2) as pool:
+        entries = pool.list(folders.remote)
+        first = await anext(entries)
+        await asyncio.gather(*(pool.get(first.path, folders.local / str(n)) for n in range(200)))
+        (listing,) = pool._connections._held
+        assert len(listing._batches) <= 32  # type: ignore[attr-defined]
+        assert not listing._finished  # type: ignore[attr-defined]
+        await entries.aclose()
         assert await settled(pool)
 
 
