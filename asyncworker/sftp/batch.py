@@ -6,9 +6,10 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost
 from asyncworker.sftp.calls import Awaited
@@ -23,8 +24,7 @@ T = TypeVar("T")
 _PAUSES_S = (0.2, 1.0, 3.0)
 
 
-@dataclass(frozen=True, slots=True)
-class FileResult:
+class FileResult(Struct, frozen=True):
     """How one file of many ended.
 
     Attributes:
@@ -45,8 +45,7 @@ class FileResult:
         return self.error is None
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """A file to be moved: its two paths, and what makes a job for it, once for each try."""
 
     remote: str
@@ -73,7 +72,7 @@ class Patience:
 
     def see(self, result: FileResult) -> None:
         """Learn from how a file ended."""
-        if result.ok:
+        if result.error is None:
             self._hope = True
         elif isinstance(result.error, SFTPConnectError):
             self._hope = False
@@ -97,6 +96,7 @@ class Batch:
         self._results: deque[FileResult] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
+        self._room.set()
         self._feeder: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -119,7 +119,8 @@ class Batch:
             while True:
                 while self._results:
                     yield self._results.popleft()
-                    self._make_room()
+                    if not self._room.is_set():
+                        self._make_room()
                 if self._feeder.done() and not self.in_flight:
                     await self._feeder  # raises what the source raised
                     if not self._results:
@@ -181,7 +182,8 @@ class Batch:
         self._patience.see(result)
         self._results.append(result)
         self._news.set()
-        self._make_room()
+        if not self._room.is_set():
+            self._make_room()
 
     def _make_room(self) -> None:
         if self.in_flight < self._limit and len(self._results) < 4 * self._limit:

@@ -8,8 +8,9 @@ import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from asyncworker.errors import SettingsError, SFTPConnectError, SFTPConnectionLost
 from asyncworker.loop import running_loop_thread
@@ -32,8 +33,7 @@ _TRIES = 4
 _TELL_EVERY_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Large:
+class Large(Struct, frozen=True):
     """A large file to be moved.
 
     Attributes:

@@ -109,6 +109,11 @@ class Connections:
 
     def release(self, session: Session) -> None:
         """Give a place back."""
+        if self._waiting and session.alive:  # all places are taken: the first in line gets this one
+            job, _ = self._waiting.popitem(last=False)
+            job.start(session)
+            self._grow()
+            return
         session.in_flight -= 1
         self._in_flight -= 1
         if self._waiting:
@@ -162,7 +167,7 @@ class Connections:
 
     def _grow(self, least: int = 0) -> None:
         have = len(self._sessions) + len(self._making)
-        if have >= self._options.connections:
+        if have >= self._options.connections:  # as a rule
             return
         load = self._in_flight + len(self._waiting)
         spread = min(_JOBS_BEFORE_NEXT, *(session.capacity for session in self._sessions), self._options.in_flight)

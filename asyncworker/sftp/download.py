@@ -150,7 +150,7 @@ class _Run:
         self._root = ""
         self._single: Entry | None = None
         self._destination: Destination | None = None
-        self._local = ""
+        self._prefix = ""  # of what is below the local folder
         self._scans: OrderedDict[str, dict[str, Found]] = OrderedDict()
         self._names: dict[str, set[str]] | None = None
         self._bad: list[FileResult] = []
@@ -171,19 +171,20 @@ class _Run:
             attributes = await self._pool.stat(remote)
         if attributes.is_dir:
             self._root = remote.rstrip("/") or ("/" if remote.startswith("/") else "")
-            self._local = local
+            into = local
         else:
             name = check_name(remote_bytes(remote.rpartition("/")[2]), host=self._pool.options.address)
             if await asyncio.to_thread(os.path.isdir, local) or local.endswith("/"):
-                self._local = local
+                into = local
             else:
-                self._local, name = os.path.split(local)
-                self._local = self._local or "."
+                into, name = os.path.split(local)
+                into = into or "."
             self._single = Entry(name, remote, attributes)
+        self._prefix = os.path.join(into, "")  # noqa: PTH118  (with the slash at its end)
         if not self._how.dry_run:
-            await asyncio.to_thread(partial(Path(self._local).mkdir, parents=True, exist_ok=True))
-        if not self._how.dry_run or await asyncio.to_thread(os.path.isdir, self._local):
-            self._destination = await asyncio.to_thread(Destination, self._local)
+            await asyncio.to_thread(partial(Path(into).mkdir, parents=True, exist_ok=True))
+        if not self._how.dry_run or await asyncio.to_thread(os.path.isdir, into):
+            self._destination = await asyncio.to_thread(Destination, into)
             folds = self._how.case == "auto" and not self._how.dry_run
             if self._how.case == "refuse" or (folds and await asyncio.to_thread(self._destination.folds_case)):
                 self._names = {}
@@ -239,9 +240,11 @@ class _Run:
         single = relative == ""
         relative = relative or entry.name
         folder, _, name = relative.rpartition("/")
-        goal = os.path.join(self._local, relative)  # noqa: PTH118  (for each file)
+        goal = self._prefix + relative
+        attributes: Attributes | None = entry.attributes
         try:
-            attributes = await self._attributes(entry)
+            if not entry.is_file:
+                attributes = await self._attributes(entry)
             if attributes is None:
                 self._tracker.skipped += not entry.is_dir
                 return self._make_folder(relative, goal) if entry.is_dir else None
@@ -253,7 +256,8 @@ class _Run:
             if self._names is not None:
                 self._refuse_collision(folder, name, entry)
             if self._how.skip != "never" and self._destination is not None:
-                found = (await self._scan(folder)).get(name)
+                known = self._scans.get(folder)
+                found = (await self._scan(folder) if known is None else known).get(name)
                 if (
                     found is not None
                     and found.is_file
@@ -268,7 +272,9 @@ class _Run:
             self._tracker.would(FileResult(entry.path, goal))
             return None
         self._touched.add(folder)
-        return self._transfer(entry.path, goal, folder, attributes)
+        if size is None or size > LARGE_BYTES:
+            return self._large(entry.path, goal, folder, attributes)
+        return Order(entry.path, goal, partial(self._download, entry.path, goal, folder, attributes))
 
     async def _attributes(self, entry: Entry) -> Attributes | None:
         """Of a file that may be fetched; ``None`` for all else."""
@@ -306,25 +312,20 @@ class _Run:
         names.add(key)
 
     async def _scan(self, folder: str) -> dict[str, Found]:
-        known = self._scans.get(folder)
-        if known is None:
-            assert self._destination is not None
-            known = self._scans[folder] = await asyncio.to_thread(self._destination.scan, folder)
-            if len(self._scans) > _SCANS_KEPT:
-                self._scans.popitem(last=False)
-        return known
+        assert self._destination is not None
+        found = self._scans[folder] = await asyncio.to_thread(self._destination.scan, folder)
+        if len(self._scans) > _SCANS_KEPT:
+            self._scans.popitem(last=False)
+        return found
 
     # -- how it is fetched -------------------------------------------------------------------------------------------
 
-    def _transfer(self, remote: str, goal: str, folder: str, attributes: Attributes) -> Order | Large:
-        raw, size, mtime = remote_bytes(remote), attributes.size_bytes, attributes.mtime
-        one = partial(self._download, remote, raw, goal, folder, attributes)
-        if size is not None and size <= LARGE_BYTES:
-            return Order(remote, goal, one)
+    def _large(self, remote: str, goal: str, folder: str, attributes: Attributes) -> Large:
+        size, mtime = attributes.size_bytes, attributes.mtime
         if size is None or mtime is None or size < _STRIPED_BYTES:
 
             async def run() -> Transfer:
-                return await self._pool._run(one())
+                return await self._pool._run(self._download(remote, goal, folder, attributes))
 
             return Large(remote, goal, run)
 
@@ -334,7 +335,7 @@ class _Run:
             striped = Striped(
                 self._pool,
                 remote,
-                raw,
+                remote_bytes(remote),
                 size=size,
                 mtime=mtime,
                 open_part=partial(PartFile, goal, opened, size, mtime, attributes.mode, resume=self._how.resume),
@@ -355,21 +356,23 @@ class _Run:
 
         return Large(remote, goal, run_striped, counts_itself=True)
 
-    def _download(self, remote: str, raw: bytes, goal: str, folder: str, attributes: Attributes) -> Download:
-        assert self._destination is not None
-        destination = self._destination
+    def _download(self, remote: str, goal: str, folder: str, attributes: Attributes) -> Download:
         return Download(
             remote,
-            raw,
+            remote_bytes(remote),
             goal,
             size_bytes=attributes.size_bytes,
             mtime=attributes.mtime,
             mode=attributes.mode,
-            open_file=lambda mode: LocalFile(goal, mode, destination.folder(folder)),
+            open_file=partial(self._open_local, goal, folder),
             sync=self._how.fsync,
             executor=self._pool._threads,
             on_released=self._pool._connections.release,
         )
+
+    def _open_local(self, goal: str, folder: str, mode: int | None) -> LocalFile:
+        assert self._destination is not None
+        return LocalFile(goal, mode, self._destination.folder(folder))
 
     def close(self) -> None:
         """Close the local folders."""

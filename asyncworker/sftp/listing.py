@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from asyncworker.errors import SFTPNameError
 from asyncworker.sftp import packets
@@ -27,8 +28,7 @@ BadNames = Literal["raise", "skip"] | Callable[[SFTPNameError], None]
 _AHEAD = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True, gc=False):
     """One name of a folder.
 
     Attributes:

@@ -22,6 +22,7 @@ _serial = count()
 #: So that name, random part and suffix fit into 255 bytes of UTF-8.
 _NAME_CHARS = 50
 _MODE = 0o666
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class LocalFile:
@@ -40,14 +41,14 @@ class LocalFile:
 
     def __init__(self, goal: str, mode: int | None = None, folder: OpenFolder | None = None) -> None:
         self.goal = goal
-        above, name = os.path.split(goal)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        name_at = goal.rfind("/") + 1
+        name = goal[name_at:]
         temporary = f".{name[:_NAME_CHARS]}.{getrandbits(32):08x}{next(_serial):x}.part"
         self._folder = folder
         self._name = goal if folder is None else name
-        self.path = temporary if folder is not None else os.path.join(above, temporary)  # noqa: PTH118  (Path costs more)
+        self.path = goal[:name_at] + temporary if folder is None else temporary
         try:
-            self._fd = os.open(self.path, flags, _MODE if mode is None else mode & 0o777, dir_fd=self._dir_fd)
+            self._fd = os.open(self.path, _FLAGS, _MODE if mode is None else mode & 0o777, dir_fd=self._dir_fd)
         except OSError as error:
             raise _named(error, goal) from None
 
@@ -73,7 +74,8 @@ class LocalFile:
             if sync:
                 os.fsync(self._fd)
             self.close()
-            os.replace(self.path, self._name, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+            folder_fd = self._dir_fd
+            os.replace(self.path, self._name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
         except OSError as error:
             self.discard()
             raise _named(error, self.goal) from None

@@ -12,6 +12,8 @@ __all__ = ["check_name", "local_path", "remote_bytes", "remote_text"]
 
 _NAME_BYTES_MAX = 255
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+#: What nearly all names are like; what is not is looked at more closely.
+_plain = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9_. -]{0,254}").fullmatch
 
 
 def check_name(name: bytes | str, *, host: str = "", folder: str = "") -> str:
@@ -29,6 +31,8 @@ def check_name(name: bytes | str, *, host: str = "", folder: str = "") -> str:
             character in it.
     """
     raw = name if isinstance(name, bytes) else remote_bytes(name)
+    if _plain(raw):
+        return raw.decode("ascii")
     fault = _fault(raw)
     if fault:
         shown = ascii(raw[:80])[1:]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import stat
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 __all__ = [
     "EOF",
@@ -94,6 +95,7 @@ _HAS_OWNER = 0x2
 _HAS_MODE = 0x4
 _HAS_TIMES = 0x8
 _HAS_EXTENDED = 0x80000000
+_HAS_ALL = _HAS_SIZE | _HAS_OWNER | _HAS_MODE | _HAS_TIMES  # as most servers answer
 
 _HANDLE_BYTES_MAX = 256
 
@@ -103,8 +105,9 @@ _two_u32 = struct.Struct(">II")
 _limits = struct.Struct(">QQQQ")
 _file_system = struct.Struct(">11Q")
 _READ_ONLY = 0x1
-_head = struct.Struct(">IBI")  # length, type, request id
+_text_head = struct.Struct(">IBII")  # length, type, request id, length of the string that follows
 _range = struct.Struct(">QI")  # offset, length
+_all_attributes = struct.Struct(">QIIIII")  # size, owner, group, permissions, times of access and of change
 
 unpack_u32 = _u32.unpack_from
 
@@ -113,8 +116,7 @@ class Malformed(Exception):
     """A packet's fields do not fit into the packet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Struct, frozen=True, gc=False):
     """The answer that is not what was asked for, or says that nothing else is to come."""
 
     code: int
@@ -126,8 +128,7 @@ class Status:
         return f"{name} (status {self.code}{said})"
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Struct, frozen=True, gc=False):
     """What the server says of a file; ``None`` where it says nothing. Times are seconds since 1970, UTC."""
 
     size_bytes: int | None = None
@@ -153,16 +154,14 @@ class Attributes:
         return self.mode is not None and stat.S_ISLNK(self.mode)
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(Struct, frozen=True, gc=False):
     """One name of a listing, as the server sent it: not yet checked."""
 
     filename: bytes
     attributes: Attributes
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True, gc=False):
     """What the server allows (``limits@openssh.com``); 0 means that it named no limit."""
 
     packet_bytes: int = 0
@@ -171,8 +170,7 @@ class Limits:
     open_handles: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FileSystem:
+class FileSystem(Struct, frozen=True, gc=False):
     """The file system that a path is on, as the server's ``statvfs`` describes it.
 
     Attributes:
@@ -211,7 +209,7 @@ def init_packet() -> bytes:
 def text_packet(kind: int, request_id: int, text: bytes, tail: bytes = b"") -> bytes:
     """A request whose one argument is a path or a handle, and whatever follows it."""
     size = len(text)
-    return _head.pack(9 + size + len(tail), kind, request_id) + _u32.pack(size) + text + tail
+    return _text_head.pack(9 + size + len(tail), kind, request_id, size) + text + tail
 
 
 #: pflags SSH_FXF_READ, no attributes (section 6.3).
@@ -221,7 +219,7 @@ OPEN_FOR_READING = b"\0\0\0\1\0\0\0\0"
 def read_packet(request_id: int, handle: bytes, offset: int, length: int) -> bytes:
     """READ (section 6.4)."""
     size = len(handle)
-    return _head.pack(21 + size, Kind.READ, request_id) + _u32.pack(size) + handle + _range.pack(offset, length)
+    return _text_head.pack(21 + size, Kind.READ, request_id, size) + handle + _range.pack(offset, length)
 
 
 def open_tail(flags: int, mode: int | None = None) -> bytes:
@@ -232,8 +230,8 @@ def open_tail(flags: int, mode: int | None = None) -> bytes:
 def write_packet(request_id: int, handle: bytes, offset: int, data: bytes | memoryview) -> bytes:
     """WRITE (section 6.4)."""
     size = len(handle)
-    head = _head.pack(21 + size + len(data), Kind.WRITE, request_id)
-    return b"".join((head, _u32.pack(size), handle, _range.pack(offset, len(data)), data))
+    head = _text_head.pack(21 + size + len(data), Kind.WRITE, request_id, size)
+    return b"".join((head, handle, _range.pack(offset, len(data)), data))
 
 
 def string_bytes(*texts: bytes) -> bytes:
@@ -291,18 +289,17 @@ def parse_status(data: bytes, start: int, stop: int) -> Status:
 
 def parse_handle(data: bytes, start: int, stop: int) -> bytes:
     """HANDLE (section 7): at most 256 bytes."""
-    handle, end = parse_string(data, start, stop)
-    if end != stop or len(handle) > _HANDLE_BYTES_MAX:
-        raise Malformed(f"a handle of {len(handle)} bytes")
-    return handle
+    size = stop - start - 4
+    if not 0 <= size <= _HANDLE_BYTES_MAX or unpack_u32(data, start)[0] != size:
+        raise Malformed(f"a handle of {size} bytes")
+    return data[start + 4 : stop]
 
 
 def parse_data(data: bytes, start: int, stop: int) -> bytes:
     """DATA (section 7)."""
-    content, end = parse_string(data, start, stop)
-    if end != stop:
-        raise Malformed("bytes after the data")
-    return content
+    if stop - start < 4 or unpack_u32(data, start)[0] != stop - start - 4:
+        raise Malformed("data that does not fill its packet")
+    return data[start + 4 : stop]
 
 
 def parse_attributes(data: bytes, start: int, stop: int) -> Attributes:
@@ -319,11 +316,14 @@ def parse_names(data: bytes, start: int, stop: int) -> tuple[Name, ...]:
         raise Malformed("a listing has no count")
     names = []
     place = start + 4
-    for _ in range(unpack_u32(data, start)[0]):
-        filename, place = parse_string(data, place, stop)
-        _, place = parse_string(data, place, stop)
-        attributes, place = _attributes(data, place, stop)
-        names.append(Name(filename, attributes))
+    try:
+        for _ in range(unpack_u32(data, start)[0]):
+            begin = place + 4
+            end = begin + unpack_u32(data, place)[0]
+            attributes, place = _attributes(data, end + 4 + unpack_u32(data, end)[0], stop)
+            names.append(Name(data[begin:end], attributes))
+    except struct.error:
+        raise Malformed("a name is cut off") from None
     if place != stop:
         raise Malformed("bytes after the last name")
     return tuple(names)
@@ -367,6 +367,9 @@ def _attributes(data: bytes, place: int, stop: int) -> tuple[Attributes, int]:
     try:
         flags = unpack_u32(data, place)[0]
         place += 4
+        if flags == _HAS_ALL and place + _all_attributes.size <= stop:
+            size, uid, gid, mode, atime, mtime = _all_attributes.unpack_from(data, place)
+            return Attributes(size, mode, mtime, atime, uid, gid), place + _all_attributes.size
         if flags & _HAS_SIZE:
             size = _u64.unpack_from(data, place)[0]
             place += 8

@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from asyncworker.errors import SFTPError, SFTPFileChanged
 from asyncworker.sftp import packets
@@ -30,8 +31,7 @@ _WINDOW_BYTES = 4 * 1024 * 1024
 _ON_LOOP_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(Struct, frozen=True, gc=False):
     """A file that has arrived whole.
 
     Attributes:
