@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Measured", "print_table", "write_json", "write_markdown"]
+__all__ = ["Measured", "figure", "print_table", "write_json", "write_markdown"]
 
 
 @dataclass
@@ -20,12 +20,13 @@ class Measured:
 
     Attributes:
         name: Ours begin with ``asyncworker``.
-        metric: As in ``files_per_s``; more is better.
+        metric: As in ``files_per_s``.
         unit: As in ``files/s``.
         amount: How much it was given to do, for the table.
         values: One value a round.
         also: What else was measured, one value a round under the heading of its column.
         missing: Why it could not take part.
+        less_is_better: As of seconds and bytes.
     """
 
     name: str
@@ -35,17 +36,34 @@ class Measured:
     values: list[float] = field(default_factory=list)
     also: dict[str, list[float]] = field(default_factory=dict)
     missing: str = ""
+    less_is_better: bool = False
 
     @property
     def median(self) -> float:
         """The median over the rounds."""
         return statistics.median(self.values)
 
+    @property
+    def rank(self) -> float:
+        """The best has the lowest."""
+        return self.median if self.less_is_better else -self.median
+
+    def ratio(self, other: Measured) -> float:
+        """How many times ``other`` it is: the median of the ratios within the rounds, where each had every round."""
+        if len(self.values) != len(other.values):
+            return self.median / other.median
+        return statistics.median(mine / theirs for mine, theirs in zip(self.values, other.values, strict=True))
+
+
+def figure(value: float) -> str:
+    """Write a number with the digits that mean something."""
+    return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
+
 
 def print_table(title: str, rows: Sequence[Measured], reference: str, console: Console) -> None:
-    """Print all rows, the fastest first; the last column is the value of ``reference`` divided by that row's."""
-    took_part = sorted((row for row in rows if row.values), key=lambda row: -row.median)
-    best = next((row.median for row in took_part if row.name == reference), None)
+    """Print all rows, the best first; the last column is ``reference`` as times of that row."""
+    took_part = sorted((row for row in rows if row.values), key=lambda row: row.rank)
+    ours = next((row for row in took_part if row.name == reference), None)
     table = Table(title=title, title_justify="left", caption=f"ratio: {reference}, divided by that row")
     others = list(dict.fromkeys(heading for row in rows for heading in row.also))
     for heading in ("", "given", f"{rows[0].unit}, median", "lowest - highest", "ratio", *others):
@@ -54,9 +72,9 @@ def print_table(title: str, rows: Sequence[Measured], reference: str, console: C
         table.add_row(
             f"[bold]{row.name}[/bold]" if row.name.startswith("asyncworker") else row.name,
             row.amount,
-            f"{row.median:,.0f}",
-            f"{min(row.values):,.0f} - {max(row.values):,.0f}",
-            "" if best is None else f"{best / row.median:,.2f}",
+            figure(row.median),
+            f"{figure(min(row.values))} - {figure(max(row.values))}",
+            "" if ours is None else f"{ours.ratio(row):,.2f}",
             *(f"{statistics.median(row.also[other]):,.0f}" if row.also.get(other) else "" for other in others),
         )
     for row in rows:
@@ -75,7 +93,7 @@ def write_json(path: Path, rows: Sequence[Measured]) -> None:
             "value": round(row.median, 2),
             "unit": row.unit,
             "ratio_to": {
-                other.name: round(row.median / other.median, 3)
+                other.name: round(row.ratio(other), 3)
                 for other in took_part
                 if other is not row and other.metric == row.metric
             },
@@ -85,17 +103,21 @@ def write_json(path: Path, rows: Sequence[Measured]) -> None:
     path.write_text(json.dumps(objects, indent=2) + "\n")
 
 
-def write_markdown(path: Path, columns: Mapping[str, Sequence[Measured]]) -> None:
-    """Write one table of medians: a line a competitor, in the order of the first column, a column a list of rows."""
+def write_markdown(path: Path, *tables: Mapping[str, Sequence[Measured]]) -> None:
+    """Write tables of medians: a line a competitor, in the order of the first column, a column a list of rows."""
+    path.write_text("\n".join(_markdown(columns) for columns in tables))
+
+
+def _markdown(columns: Mapping[str, Sequence[Measured]]) -> str:
     medians = {
-        heading: {row.name: f"{row.median:,.0f}" for row in sorted(rows, key=_by_median) if row.values}
+        heading: {row.name: figure(row.median) for row in sorted(rows, key=_rank) if row.values}
         for heading, rows in columns.items()
     }
     names = dict.fromkeys(name for rows in medians.values() for name in rows)
     lines = [f"| | {' | '.join(medians)} |", "|---" + "|---:" * len(medians) + "|"]
     lines += [f"| {name} | {' | '.join(rows.get(name, '') for rows in medians.values())} |" for name in names]
-    path.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
-def _by_median(row: Measured) -> float:
-    return -row.median if row.values else 0.0
+def _rank(row: Measured) -> float:
+    return row.rank if row.values else 0.0

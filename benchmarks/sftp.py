@@ -26,10 +26,10 @@ from rich.console import Console
 from asyncworker.cli.demo_files import write_files
 from asyncworker.errors import EmbeddedServerError
 from benchmarks.delay_link import MissingLink, capacity, running_link
+from benchmarks.plot import plot
 from benchmarks.report import Measured, print_table, write_json, write_markdown
 from benchmarks.sftp_field import OURS, Entry, entries
 from benchmarks.sftp_job import Job, Login
-from benchmarks.sftp_plot import plot
 from benchmarks.sftp_workers import Workers, running_workers
 from tests.servers import MissingServer
 from tests.servers.sshd import running_sshd
