@@ -1,19 +1,22 @@
-"""arq's side of the benchmark: ``... fill noop N``, ``... work``. Runs in an environment of arq's own."""
+"""arq's side of the benchmark; ``... work`` is its worker. Runs in arq's own interpreter, see ``--arq-python``."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import uvloop
 from arq import create_pool, func, run_worker
 from arq.connections import RedisSettings
 
-from benchmarks.queues import counting
+from benchmarks.queues import client, counting
 
-SETTINGS = RedisSettings(unix_socket_path=urlsplit(counting.REDIS_URL).path, max_connections=100)
+SETTINGS = RedisSettings(unix_socket_path=urlsplit(counting.REDIS_URL).path)
+#: Results are asked for again and again; so often.
+_POLL_S = 0.001
 
 
 async def noop(ctx: Any, number: int) -> int:
@@ -26,13 +29,24 @@ async def nap(ctx: Any, number: int, seconds: float) -> int:
     return await counting.nap(number, seconds)
 
 
-async def fill(name: str, amount: int, *more: Any) -> None:
-    """Fill the queue."""
-    pool = await create_pool(SETTINGS)
-    for start in range(0, amount, 50):
-        await asyncio.gather(
-            *(pool.enqueue_job(name, number, *more) for number in range(start, min(start + 50, amount)))
-        )
+class Client:
+    """Sends jobs."""
+
+    async def __aenter__(self) -> Self:
+        self._pool = await create_pool(SETTINGS)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._pool.aclose()
+
+    async def send_many(self, name: str, rows: Sequence[client.Row]) -> None:
+        """A few at once; there is no batch."""
+        await client.a_few_at_once(self._pool.enqueue_job(name, *row) for row in rows)
+
+    async def call(self, number: int) -> int:
+        """Send one, and wait for it."""
+        job = await self._pool.enqueue_job("noop", number)
+        return int(await job.result(poll_delay=_POLL_S))
 
 
 class Worker:
@@ -46,11 +60,10 @@ class Worker:
 
 
 if __name__ == "__main__":
-    uvloop.install()
-    if sys.argv[1] == "fill":
-        asyncio.run(fill(sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:])))
-    else:
+    if sys.argv[1] == "work":
         if len(sys.argv) > 2:
             Worker.max_jobs = int(sys.argv[2])
         asyncio.set_event_loop(uvloop.new_event_loop())
         run_worker(Worker)  # type: ignore[arg-type]
+    else:
+        client.main(Client)

@@ -1,29 +1,31 @@
-"""Celery's side of the benchmark: stock pools, another async pool, and ours. ``... fill N`` fills the queue.
+"""Celery's side of the benchmark: stock pools, another async pool, and ours.
 
-``BENCHMARK_POOL`` says whose tasks these are: ``ours``, ``async`` (another pool for ``async def``) or ``stock``.
+``BENCHMARK_POOL`` says whose tasks these are: ``ours``, ``async`` (another pool for ``async def``) or ``stock``;
+``BENCHMARK_SENDS`` how many tasks are sent: by ``publish_many``, ``adelay`` or ``delay``.
 """
 
 from __future__ import annotations
 
-import base64
-import json
+import asyncio
 import os
-import sys
-import uuid
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
-import redis
 from celery import Celery
 
-from benchmarks.queues import counting
+from benchmarks.queues import client, counting
 
 POOL = os.environ.get("BENCHMARK_POOL", "stock")
+SENDS = os.environ.get("BENCHMARK_SENDS", "publish_many")
 
 app: Any = Celery("benchmark", broker=counting.BROKER_URL, backend=counting.RESULT_URL)
 if POOL == "ours":
     import asyncworker
 
     asyncworker.install(app)
+else:
+    # Else each thread, and each greenlet, looks for the backend and opens a connection: a fifth of the speed.
+    app.conf.result_backend_thread_safe = True
 app.conf.update(
     task_default_queue="benchmark",
     task_ignore_result=not counting.RESULTS,
@@ -37,6 +39,11 @@ if POOL == "stock":
         """Count."""
         return counting.count(number)
 
+    @app.task(name="nap")
+    def nap(number: int, seconds: float) -> int:
+        """Sleep, then count."""
+        return counting.sync_nap(number, seconds)
+
 else:
 
     @app.task(name="noop")
@@ -44,32 +51,38 @@ else:
         """Count."""
         return counting.count(number)
 
-
-@app.task(name="nap")
-async def nap(number: int, seconds: float) -> int:
-    """Sleep, then count."""
-    return await counting.nap(number, seconds)
-
-
-def fill(name: str, amount: int, *more: Any) -> None:
-    """Send one task by Celery, and the others as copies of its message with ids and arguments of their own."""
-    app.tasks[name].apply_async((0, *more))
-    with redis.Redis.from_url(counting.REDIS_URL) as broker:
-        message = json.loads(broker.lindex("benchmark", 0))
-        for start in range(1, amount, 1000):
-            copies = [_copy(message, number, *more) for number in range(start, min(start + 1000, amount))]
-            broker.lpush("benchmark", *copies)
+    @app.task(name="nap")
+    async def nap(number: int, seconds: float) -> int:
+        """Sleep, then count."""
+        return await counting.nap(number, seconds)
 
 
-def _copy(message: dict[str, Any], number: int, *more: Any) -> str:
-    task_id = str(uuid.uuid4())
-    _args, kwargs, embedded = json.loads(base64.b64decode(message["body"]))
-    body = base64.b64encode(json.dumps([[number, *more], kwargs, embedded]).encode()).decode()
-    shown = repr((number, *more))
-    headers = message["headers"] | {"id": task_id, "root_id": task_id, "argsrepr": shown}
-    properties = message["properties"] | {"correlation_id": task_id, "delivery_tag": str(uuid.uuid4())}
-    return json.dumps(message | {"body": body, "headers": headers, "properties": properties})
+class Client:
+    """Sends tasks."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        app.close()
+
+    async def send_many(self, name: str, rows: Sequence[client.Row]) -> None:
+        """As ``BENCHMARK_SENDS`` says; any worker of Celery's takes what ``publish_many`` sends."""
+        task = app.tasks[name]
+        if SENDS == "publish_many":
+            from asyncworker import publish_many  # not above: a stock worker has nothing of ours
+
+            await publish_many(task.s(*row) for row in rows)
+        elif SENDS == "adelay":
+            await asyncio.gather(*(task.adelay(*row) for row in rows))
+        else:
+            for row in rows:
+                task.delay(*row)
+
+    async def call(self, number: int) -> int:
+        """Send one, and wait for it, as any program does; nothing else is on this loop."""
+        return int(noop.delay(number).get(timeout=30))
 
 
 if __name__ == "__main__":
-    fill(sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:]))
+    client.main(Client)

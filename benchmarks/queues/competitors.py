@@ -1,63 +1,54 @@
-"""Who takes part in the benchmark of task queues: how each is filled and started, and how one sees that it is done."""
+"""Who takes part in the benchmark of task queues, each with the settings that were found to be its best."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-import os
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-__all__ = ["COMPETITORS", "OURS", "Competitor", "environment"]
+__all__ = ["CALLED", "OURS", "RABBITMQ", "REDIS", "SENDERS", "SLEEPERS", "Competitor"]
 
 OURS = "asyncworker"
 
 
-def _all_results(broker: Any, results: Any, amount: int) -> bool:
-    return bool(results.dbsize() >= amount)
-
-
-def _none_left(key: str) -> Callable[[Any, Any, int], bool]:
-    return lambda broker, results, amount: not broker.zcard(key)
-
-
-def _streaq_results(broker: Any, results: Any, amount: int) -> bool:
-    return bool(broker.zcard("streaq:default:results") >= amount or broker.dbsize() >= amount)
-
-
 @dataclass(frozen=True)
 class Competitor:
-    """One task queue at its best settings.
+    """One task queue, and how it is run.
 
     Attributes:
-        name: In the table.
-        module: Its side, under ``benchmarks.queues``; ``python -m MODULE fill`` fills its queue.
+        name: In the tables.
+        module: Its side, under ``benchmarks.queues``; ``python -m MODULE`` is its client.
         work: Arguments after the interpreter that start its worker.
-        sleepers: The same for many sleeping tasks; empty where it cannot.
-        pool: ``BENCHMARK_POOL``, for a side that serves several.
-        stored: Tells whether all results are there: the broker, the results' database, how many.
-        needs: A package without which it cannot take part.
-        slow: It gets fewer tasks.
+        needs: The distribution without which it cannot take part.
+        imports: How that is imported.
+        queued: The command that asks Redis for the length of its queue.
+        stored: Tells whether all results are there: the broker's database, that of results, how many.
         env: For its processes.
+        python: The interpreter that has its packages.
+        slow: It gets a fifth of the tasks.
+        at_most: It gets no more tasks than that; 0: as many as the others.
+        cannot: Why it has no part in it, whatever is installed.
+        quick: It takes part with ``--quick``.
+        rabbitmq: Its broker is RabbitMQ.
     """
 
     name: str
     module: str
-    work: tuple[str, ...]
-    sleepers: tuple[str, ...] = ()
-    pool: str = "stock"
-    stored: Callable[[Any, Any, int], bool] = _all_results
+    work: tuple[str, ...] = ()
     needs: str = "celery"
-    slow: bool = False
+    imports: str = "celery"
+    stored: Callable[[Any, Any, int], bool] = lambda broker, results, amount: bool(results.dbsize() >= amount)
+    queued: tuple[str, str] = ("LLEN", "benchmark")
     env: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def python(self) -> str:
-        """The interpreter that has its packages."""
-        return _arq_python() if self.needs == "arq" else sys.executable
+    python: str = sys.executable
+    slow: bool = False
+    at_most: int = 0
+    cannot: str = ""
+    quick: bool = False
+    rabbitmq: bool = False
 
     @property
     def ours(self) -> bool:
@@ -67,102 +58,123 @@ class Competitor:
     @property
     def missing(self) -> str:
         """Why it cannot take part; empty where it can."""
-        if self.needs == "arq":
-            return "" if _arq_python() else "no `arq` on PATH"
-        return "" if importlib.util.find_spec(self.needs) else f"no {self.needs}"
+        if self.cannot or self.python != sys.executable or importlib.util.find_spec(self.imports):
+            return self.cannot
+        return f"{self.needs} is not installed"
 
-    @property
-    def variables(self) -> dict[str, str]:
-        """What its processes find in their environment."""
-        return {"BENCHMARK_POOL": self.pool, **dict(self.env)}
-
-
-def _arq_python() -> str:
-    """Return the interpreter of the ``arq`` on PATH.
-
-    It wants an older redis than ours, so it has an environment of its own: ``pipx install arq``,
-    ``pipx inject arq uvloop``.
-    """
-    program = shutil.which("arq")
-    if program is None:
-        return ""
-    first = Path(program).read_bytes().partition(b"\n")[0].decode(errors="replace")
-    return first.removeprefix("#!").strip() if first.startswith("#!") else ""
+    def share(self, amount: int) -> int:
+        """How many of so many tasks it gets."""
+        amount = amount // 5 if self.slow else amount
+        return min(amount, self.at_most) if self.at_most else amount
 
 
-_CELERY = ("-m", "celery", "-A", "benchmarks.queues.celery_queue", "worker", "--loglevel", "WARNING")
-_QUIET = ("--without-mingle", "--without-gossip")
+def _none_left(key: str) -> Callable[[Any, Any, int], bool]:
+    return lambda broker, results, amount: not broker.zcard(key)
 
 
-def _celery(name: str, *options: str, **more: Any) -> Competitor:
+def _streaq_results(broker: Any, results: Any, amount: int) -> bool:
+    # An index while its worker keeps one, else all its keys.
+    return bool(broker.zcard("streaq:default:results") >= amount or broker.dbsize() >= amount)
+
+
+def _celery(name: str, pool: str, *options: str, env: tuple[tuple[str, str], ...] = (), **more: Any) -> Competitor:
     module = "benchmarks.queues.celery_queue"
-    return Competitor(name, module, (*_CELERY, *_QUIET, *options), **{"slow": True, **more})
+    command = ("-m", "celery", "-A", module, "worker", "--loglevel", "WARNING", "--without-mingle", "--without-gossip")
+    return Competitor(name, module, (*command, *options), env=(("BENCHMARK_POOL", pool), *env), **more)
 
 
-def _side(name: str, module: str, needs: str, **more: Any) -> Competitor:
-    path = f"benchmarks.queues.{module}"
-    work = more.pop("work", ("-m", path, "work"))
-    return Competitor(name, path, work, needs=needs, **more)
+def _stock(pool: str, concurrency: int, name: str = "", **more: Any) -> Competitor:
+    more = {"slow": True, **more}
+    return _celery(name or f"Celery {pool}", "stock", "-P", pool, "-c", str(concurrency), **more)
 
 
-_TASKIQ = ("-m", "taskiq", "worker", "benchmarks.queues.taskiq_queue:broker", "--workers", "1")
-_TASKIQ += ("--log-level", "ERROR", "--max-prefetch", "100", "--max-async-tasks")
-
-_FAST = (("ASYNCWORKER_FAST_BROKER", "1"), ("ASYNCWORKER_FAST_RESULTS", "1"))
-
-COMPETITORS = [
-    _celery(OURS, pool="ours", slow=False, sleepers=(*_CELERY, *_QUIET, "-c", "10000"), env=_FAST),
-    _celery(
-        f"{OURS}, kombu's transport, Celery's backend",
-        pool="ours",
-        env=(("ASYNCWORKER_FAST_BROKER", "0"), ("ASYNCWORKER_FAST_RESULTS", "0")),
-    ),
-    _celery("celery prefork -c 2", "-P", "prefork", "-c", "2"),
-    _celery("celery threads -c 20", "-P", "threads", "-c", "20"),
-    _celery("celery gevent -c 100", "-P", "gevent", "-c", "100", needs="gevent"),
-    _celery(
+def _aio_pool(concurrency: int, **more: Any) -> Competitor:
+    return _celery(
         "celery-aio-pool",
-        "-P",
-        "custom",
-        "-c",
-        "100",
-        needs="celery_aio_pool",
-        pool="async",
+        "async",
+        *("-P", "custom", "-c", str(concurrency)),
+        needs="celery-aio-pool",
+        imports="celery_aio_pool",
         env=(("CELERY_CUSTOM_WORKER_POOL", "celery_aio_pool.pool:AsyncIOPool"),),
-    ),
-    _side(
-        "arq",
-        "arq_queue",
-        "arq",
-        stored=_none_left("arq:queue"),
-        sleepers=("-m", "benchmarks.queues.arq_queue", "work", "10000"),
-    ),
-    _side(
-        "saq",
-        "saq_queue",
-        "saq",
-        stored=_none_left("saq:default:incomplete"),
-        sleepers=("-m", "benchmarks.queues.saq_queue", "work", "10000"),
-    ),
-    _side("taskiq, list", "taskiq_queue", "taskiq_redis", pool="list", work=(*_TASKIQ, "100")),
-    _side(
-        "taskiq, stream",
-        "taskiq_queue",
-        "taskiq_redis",
-        pool="stream",
-        work=(*_TASKIQ, "100"),
-        sleepers=(*_TASKIQ, "10000"),
-    ),
-    _side(
-        "streaq",
-        "streaq_queue",
-        "streaq",
-        stored=_streaq_results,
-        sleepers=("-m", "benchmarks.queues.streaq_queue", "work", "10000"),
-    ),
-]
+        **more,
+    )
 
 
-def environment(given: dict[str, str], competitor: Competitor) -> dict[str, str]:
-    """Return the whole environment of a competitor's processes."""
-    return {**os.environ, **given, **competitor.variables}
+def _own(library: str, concurrency: int, name: str = "", **more: Any) -> Competitor:
+    module = f"benchmarks.queues.{library}_queue"
+    work = ("-m", module, "work", str(concurrency))
+    return Competitor(name or library, module, work, needs=library, imports=library, **more)
+
+
+def _arq(concurrency: int) -> Competitor:
+    return _own("arq", concurrency, stored=_none_left("arq:queue"), queued=("ZCARD", "arq:queue"), quick=True)
+
+
+def _saq(concurrency: int, name: str = "", **more: Any) -> Competitor:
+    queued = ("LLEN", "saq:default:queued")
+    return _own(
+        "saq", concurrency, name, stored=_none_left("saq:default:incomplete"), queued=queued, quick=True, **more
+    )
+
+
+def _streaq(concurrency: int) -> Competitor:
+    return _own("streaq", concurrency, stored=_streaq_results, queued=("XLEN", "streaq:default:queues:normal"))
+
+
+def _taskiq(kind: str, concurrency: int, command: str = "", needs: str = "taskiq-redis", **more: Any) -> Competitor:
+    module = "benchmarks.queues.taskiq_queue"
+    work = ("-m", "taskiq", "worker", f"{module}:broker", "--workers", "1", "--log-level", "ERROR", "--no-parse")
+    work += ("--max-prefetch", "100", "--max-async-tasks", str(concurrency))
+    env = (("BENCHMARK_POOL", kind),)
+    imports, queued = needs.replace("-", "_"), (command, "taskiq")
+    return Competitor(f"taskiq, {kind}", module, work, needs, imports, queued=queued, env=env, **more)
+
+
+_INDEPENDENT = (_arq(100), _saq(100), _taskiq("list", 100, "LLEN"), _taskiq("stream", 100, "XLEN"), _streaq(100))
+
+_STOCK_PARTS = (("ASYNCWORKER_FAST_BROKER", "0"), ("ASYNCWORKER_FAST_RESULTS", "0"))
+
+#: Drained over Redis.
+REDIS = (
+    _celery(OURS, "ours", quick=True),
+    _celery(f"{OURS}, kombu's transport, Celery's backend", "ours", slow=True, env=_STOCK_PARTS),
+    _stock("prefork", 2, quick=True),
+    _stock("threads", 20),
+    _stock("gevent", 100, needs="gevent"),
+    _aio_pool(100, slow=True),
+    *_INDEPENDENT,
+)
+
+#: Called at light load; all get as many tasks.
+CALLED = tuple(dataclasses.replace(each, slow=False) for each in REDIS)
+
+#: Sleeping tasks, all at once where it can.
+SLEEPERS = (
+    _celery(OURS, "ours", "-c", "10000", quick=True),
+    _stock("prefork", 2, cannot="a process a task"),
+    _stock("threads", 1_000, "Celery threads, 1,000 tasks", slow=False, at_most=1_000),
+    _stock("gevent", 10_000, needs="gevent", slow=False),
+    _aio_pool(10_000, cannot="one task at a time"),
+    _arq(10_000),
+    # A connection to Redis for each: with many more they time out.
+    _saq(1_000, "saq, 1,000 tasks", at_most=1_000),
+    _taskiq("list", 10_000, "LLEN"),
+    _taskiq("stream", 10_000, "XLEN"),
+    _streaq(10_000),
+)
+
+#: Over RabbitMQ.
+RABBITMQ = (
+    _celery(OURS, "ours", rabbitmq=True),
+    _stock("prefork", 2, rabbitmq=True),
+    _stock("threads", 20, rabbitmq=True),
+    _taskiq("aio-pika", 100, needs="taskiq-aio-pika", rabbitmq=True),
+)
+
+#: Who sends, without a worker.
+SENDERS = (
+    _celery(OURS, "ours", env=(("BENCHMARK_SENDS", "publish_many"),), quick=True),
+    _celery(f"{OURS}, adelay()", "ours", env=(("BENCHMARK_SENDS", "adelay"),), quick=True),
+    _celery("Celery, delay()", "stock", env=(("BENCHMARK_SENDS", "delay"),), slow=True, quick=True),
+    *_INDEPENDENT,
+)

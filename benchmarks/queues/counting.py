@@ -1,7 +1,7 @@
 """What every competitor's task does: count itself in a small file that the benchmark maps into its memory.
 
-A file a process, two numbers each: how many tasks, and the sum of their arguments. So a task that was lost, or ran
-twice, is seen, and counting costs well under a microsecond. For sleeping tasks, the most that were in flight, too.
+A file a process, of four numbers: tasks that began, tasks that ended, the sum of the arguments of those, and the most
+that were in flight at once. So a task that was lost, or ran twice, is seen, and counting costs about a microsecond.
 """
 
 from __future__ import annotations
@@ -11,11 +11,24 @@ import mmap
 import os
 import struct
 import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["BROKER_URL", "FOLDER", "REDIS_URL", "RESULTS", "RESULT_URL", "Tally", "count", "nap", "read_counts"]
+__all__ = [
+    "BROKER_URL",
+    "REDIS_URL",
+    "RESULTS",
+    "RESULT_URL",
+    "Counts",
+    "count",
+    "forget_counts",
+    "nap",
+    "read_counts",
+    "sync_nap",
+]
 
-_LAYOUT = struct.Struct("=QQQ")
+_LAYOUT = struct.Struct("=QQQQ")
 
 #: What the benchmark tells its processes, all by the environment.
 FOLDER = Path(os.environ.get("BENCHMARK_COUNTS", "."))
@@ -26,41 +39,41 @@ RESULTS = os.environ.get("BENCHMARK_RESULTS", "1") == "1"
 
 
 class Tally:
-    """This process's numbers."""
+    """This process's numbers; from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid = 0
-        self._map: mmap.mmap | None = None
-        self._count = self._sum = self._most = self._now = 0
+        self._map: mmap.mmap
+        self._began = self._ended = self._sum = self._most = 0
 
-    def add(self, number: int) -> None:
-        """Count one task; from any thread."""
+    def begin(self) -> None:
+        """A task begins."""
         with self._lock:
-            memory = self._open() if os.getpid() != self._pid else self._map
-            assert memory is not None
-            self._count += 1
+            if os.getpid() != self._pid:
+                self._open()
+            self._began += 1
+            self._most = max(self._most, self._began - self._ended)
+            self._write()
+
+    def end(self, number: int) -> None:
+        """It ends; the argument that it was given."""
+        with self._lock:
+            self._ended += 1
             self._sum += number
-            _LAYOUT.pack_into(memory, 0, self._count, self._sum, self._most)
+            self._write()
 
-    def enter(self) -> None:
-        """A sleeping task begins."""
-        self._now += 1
-        self._most = max(self._most, self._now)
-
-    def leave(self) -> None:
-        """It ends."""
-        self._now -= 1
-
-    def _open(self) -> mmap.mmap:
+    def _open(self) -> None:
         # Also in a forked child, which counts for itself.
         self._pid = os.getpid()
-        self._count = self._sum = self._most = self._now = 0
+        self._began = self._ended = self._sum = self._most = 0
         path = FOLDER / f"{self._pid}.count"
         path.write_bytes(bytes(_LAYOUT.size))
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _LAYOUT.size)
-        return self._map
+
+    def _write(self) -> None:
+        _LAYOUT.pack_into(self._map, 0, self._began, self._ended, self._sum, self._most)
 
 
 _tally = Tally()
@@ -68,20 +81,45 @@ _tally = Tally()
 
 def count(number: int) -> int:
     """Do what the task does."""
-    _tally.add(number)
+    _tally.begin()
+    _tally.end(number)
     return number
 
 
 async def nap(number: int, seconds: float) -> int:
     """Do what the sleeping task does."""
-    _tally.enter()
+    _tally.begin()
     await asyncio.sleep(seconds)
-    _tally.leave()
-    return count(number)
+    _tally.end(number)
+    return number
 
 
-def read_counts(folder: Path) -> tuple[int, int, int]:
-    """Return tasks, the sum of their arguments, and the most in flight, of all processes."""
-    numbers = [_LAYOUT.unpack(content) for path in folder.glob("*.count") if len(content := path.read_bytes()) == 24]
-    counts, sums, most = zip(*numbers, strict=True) if numbers else ((), (), ())
-    return sum(counts), sum(sums), sum(most)
+def sync_nap(number: int, seconds: float) -> int:
+    """Do it on a thread, or in a greenlet."""
+    _tally.begin()
+    time.sleep(seconds)
+    _tally.end(number)
+    return number
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The numbers of all processes together; ``most`` is exact for one process."""
+
+    began: int
+    ended: int
+    sum: int
+    most: int
+
+
+def read_counts(folder: Path) -> Counts:
+    """Read what the processes with that folder have counted."""
+    contents = [path.read_bytes() for path in folder.glob("*.count")]
+    numbers = [_LAYOUT.unpack(content) for content in contents if len(content) == _LAYOUT.size]
+    return Counts(*(sum(column) for column in zip(*numbers, strict=True))) if numbers else Counts(0, 0, 0, 0)
+
+
+def forget_counts(folder: Path) -> None:
+    """Begin anew; no process may be counting."""
+    for path in folder.glob("*.count"):
+        path.unlink()

@@ -1,19 +1,21 @@
-"""saq's side of the benchmark: ``... fill noop N``, ``... work``."""
+"""saq's side of the benchmark; ``... work`` is its worker."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import uvloop
 from saq import Job, Worker
 from saq.queue.redis import RedisQueue
 
-from benchmarks.queues import counting
+from benchmarks.queues import client, counting
 
 #: Seconds that a result is kept; -1: not at all.
 TTL = 3600 if counting.RESULTS else -1
+#: Results are asked for again and again; so often.
+_POLL_S = 0.001
 
 
 async def noop(ctx: Any, *, number: int) -> int:
@@ -27,22 +29,32 @@ async def nap(ctx: Any, *, number: int, seconds: float) -> int:
 
 
 def _queue() -> Any:
-    return RedisQueue.from_url(counting.REDIS_URL + "&max_connections=1000")
+    return RedisQueue.from_url(counting.REDIS_URL + "&max_connections=10000")
 
 
-async def fill(name: str, amount: int, *more: Any) -> None:
-    """Fill the queue."""
-    queue = _queue()
-    for start in range(0, amount, 50):
-        await asyncio.gather(
-            *(
-                queue.enqueue(
-                    Job(function=name, kwargs=dict(zip(("number", "seconds"), (number, *more), strict=False)), ttl=TTL)
-                )
-                for number in range(start, min(start + 50, amount))
-            )
-        )
-    await queue.disconnect()
+def _job(name: str, row: client.Row) -> Job:
+    # Else it ends after ten seconds.
+    return Job(function=name, timeout=0, kwargs=dict(zip(("number", "seconds"), row, strict=False)), ttl=TTL)
+
+
+class Client:
+    """Sends jobs."""
+
+    async def __aenter__(self) -> Self:
+        self._queue = _queue()
+        await self._queue.connect()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._queue.disconnect()
+
+    async def send_many(self, name: str, rows: Sequence[client.Row]) -> None:
+        """A few at once; there is no batch."""
+        await client.a_few_at_once(self._queue.enqueue(_job(name, row)) for row in rows)
+
+    async def call(self, number: int) -> int:
+        """Send one, and wait for it."""
+        return int(await self._queue.apply("noop", number=number, poll_interval=_POLL_S))
 
 
 async def work(concurrency: int) -> None:
@@ -54,7 +66,7 @@ async def work(concurrency: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "fill":
-        uvloop.run(fill(sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:])))
-    else:
+    if sys.argv[1] == "work":
         uvloop.run(work(int(sys.argv[2]) if len(sys.argv) > 2 else 100))
+    else:
+        client.main(Client)

@@ -1,15 +1,15 @@
-"""streaq's side of the benchmark: ``... fill noop N``, ``... work``."""
+"""streaq's side of the benchmark; ``... work`` is its worker."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
-import anyio
 from streaq import Worker
 
-from benchmarks.queues import counting
+from benchmarks.queues import client, counting
 
 CONCURRENCY = int(sys.argv[2]) if sys.argv[1:2] == ["work"] and len(sys.argv) > 2 else 100
 TTL = timedelta(hours=1) if counting.RESULTS else 0
@@ -29,18 +29,29 @@ async def nap(number: int, seconds: float) -> int:
     return await counting.nap(number, seconds)
 
 
-async def fill(name: str, amount: int, *more: Any) -> None:
-    """Fill the queue."""
-    task = {"noop": noop, "nap": nap}[name]
-    async with worker:
-        for start in range(0, amount, 1000):
-            await worker.enqueue_many(
-                [task.enqueue(number, *more) for number in range(start, min(start + 1000, amount))]
-            )
+class Client:
+    """Sends tasks."""
+
+    async def __aenter__(self) -> Self:
+        await worker.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await worker.__aexit__(*exc)
+
+    async def send_many(self, name: str, rows: Sequence[client.Row]) -> None:
+        """In one batch."""
+        task = {"noop": noop, "nap": nap}[name]
+        await worker.enqueue_many([task.enqueue(*row) for row in rows])
+
+    async def call(self, number: int) -> int:
+        """Send one, and wait for it."""
+        task = await noop.enqueue(number)
+        return int((await task.result()).result)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "fill":
-        anyio.run(fill, sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:]))
-    else:
+    if sys.argv[1] == "work":
         worker.run_sync()
+    else:
+        client.main(Client)
