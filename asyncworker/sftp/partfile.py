@@ -136,10 +136,19 @@ class PartFile:
             self._close()
         except PermissionError:
             self._close()
+            if not self._exists():  # the folder may not be written to
+                raise
         # Not of our making, or made read-only: a new one takes its place.
         os.unlink(self._part, dir_fd=self._folder.fd)
         self._fd = os.open(self._part, flags | os.O_EXCL, mode, dir_fd=self._folder.fd)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _exists(self) -> bool:
+        try:
+            os.stat(self._part, dir_fd=self._folder.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _read_mark(self) -> int:
         if os.fstat(self._fd).st_size != self.size + _MARK.size:
