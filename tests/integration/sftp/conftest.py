@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,15 @@ async def in_mid_run(job: asyncio.Task[Any], condition: Callable[[], object]) ->
             assert not job.done(), "it was through before anything could happen to it"
             await asyncio.sleep(0.001)
     assert not job.done(), "it was through before anything could happen to it"
+
+
+def grown(paths: Iterable[Path], size: int) -> bool:
+    """Whether one of those files is longer than that; any of them may vanish meanwhile."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size > size:
+                return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from asyncworker.errors import (
     SFTPNameError,
 )
 from asyncworker.sftp import BulkProgress, FileResult, SFTPPool, download, upload
-from tests.integration.sftp.conftest import Folders, behind, in_mid_run, pool_of
+from tests.integration.sftp.conftest import Folders, behind, grown, in_mid_run, pool_of
 from tests.integration.sftp.test_get import settled
 from tests.servers import sftp_wire as wire
 from tests.servers.proxy import running_proxy
@@ -325,7 +325,7 @@ async def test_large_files_over_all_connections(each_way: Server, folders: Folde
 
 def fetched(folders: Folders, size: int) -> bool:
     """Whether a part has grown beyond that size."""
-    return any(part.stat().st_size > size for part in parts(folders.local))
+    return grown(parts(folders.local), size)
 
 
 async def stopped(server: Server, folders: Folders, size: int) -> Path:
@@ -389,20 +389,6 @@ async def test_a_large_file_that_changes_is_never_kept(server: Server, folders: 
             assert await settled(pool)
     assert [type(result.error) for result in report.errors] == [SFTPFileChanged]
     assert tree(folders.local) == {}
-
-
-async def test_a_very_large_sparse_file_keeps_no_small_one_waiting(sshd: Sshd, folders: Folders) -> None:
-    with (folders.remote / "large").open("wb") as file:
-        file.truncate(150 * MEGABYTE)
-    make_tree(folders.remote, {f"{n}.xml": b"x" * n for n in range(1000)})
-    ends: list[str] = []
-    async with pool_of(sshd) as pool:
-        report = await download(
-            pool, folders.remote, folders.local, on_file=lambda result: ends.append(Path(result.local).name)
-        )
-    assert report.ok
-    assert ends.index("large") > 500
-    assert (folders.local / "large").stat().st_size == 150 * MEGABYTE
 
 
 async def test_stopped_at_any_time_leaves_only_parts_of_large_files(each_way: Server, folders: Folders) -> None:

@@ -25,12 +25,12 @@ SIZES = sorted({0, 1, 1_048_576, 1_048_577, 5_000_000} | {block + n for block in
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("known", [True, False], ids=["size-known", "size-unknown"])
-async def test_every_byte_arrives(server: Server, folders: Folders, size: int, known: bool) -> None:
+async def test_every_byte_arrives(any_server: Server, folders: Folders, size: int, known: bool) -> None:
     content = random.Random(size).randbytes(size)
     remote = folders.make("a", content)
     os.utime(remote, (1_500_000_000, 1_500_000_000))
     local = folders.local / "a"
-    async with pool_of(server) as pool:
+    async with pool_of(any_server) as pool:
         extra = {"size_bytes": size, "mtime": 1_500_000_000} if known else {}
         transfer = await pool.get(remote, local, **extra)
     assert transfer == Transfer(remote, str(local), size, 1_500_000_000)

@@ -28,7 +28,7 @@ STAT = 17
 
 
 @EVERY_WAY
-@configured("RekeyLimit 1M", "MaxSessions 10")
+@configured("RekeyLimit 1M", "MaxSessions 10", "LogLevel DEBUG1")
 async def test_new_keys_every_megabyte(own_sshd: Sshd, folders: Folders, transport: str) -> None:
     files = some_files()
     make_tree(folders.remote, files)
@@ -37,6 +37,8 @@ async def test_new_keys_every_megabyte(own_sshd: Sshd, folders: Folders, transpo
         (await upload(pool, folders.local, folders.remote / "again")).raise_for_errors()
         assert await settled(pool)
     assert tree(folders.local) == files == tree(folders.remote / "again")
+    megabytes = 2 * sum(map(len, files.values())) // MEGABYTE
+    assert (await asyncio.to_thread(own_sshd.log)).count("SSH2_MSG_NEWKEYS received") > megabytes // 2
 
 
 @EVERY_WAY
@@ -84,7 +86,7 @@ async def test_a_large_file_by_short_reads(folders: Folders, read_bytes: int) ->
     assert script.open_handles == []
 
 
-@pytest.mark.parametrize("what", ["shrinks", "is another", "vanishes"])
+@pytest.mark.parametrize("what", ["shrinks", "grows", "is another", "vanishes"])
 async def test_a_large_file_that_is_not_what_was_listed(folders: Folders, what: str) -> None:
     content = bytes(9 * MEGABYTE)
     reads = 0
@@ -98,6 +100,8 @@ async def test_a_large_file_that_is_not_what_was_listed(folders: Folders, what: 
             return wire.status(request.id, 2)
         if request.kind == FSTAT and what == "is another":
             return wire.attrs(request.id, len(content), 0o100644, 1_600_000_001)
+        if request.kind == FSTAT and what == "grows" and reads > 20:
+            return wire.attrs(request.id, len(content) + 1, 0o100644, 1_600_000_000)
         return answer
 
     script = one_large(content, bend=bend)

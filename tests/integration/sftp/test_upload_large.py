@@ -12,7 +12,7 @@ import pytest
 
 from asyncworker.errors import SFTPError, SFTPFileChanged
 from asyncworker.sftp import BulkReport, upload
-from tests.integration.sftp.conftest import Folders, behind, in_mid_run, pool_of
+from tests.integration.sftp.conftest import Folders, behind, grown, in_mid_run, pool_of
 from tests.integration.sftp.test_download import MEGABYTE, make_tree, tree
 from tests.integration.sftp.test_get import settled
 from tests.servers.proxy import running_proxy
@@ -31,7 +31,7 @@ def parts(folders: Folders) -> list[Path]:
 
 async def until_sent(folders: Folders, size: int, job: asyncio.Task[BulkReport]) -> None:
     """Wait until a part on the server has grown beyond that size, and the job still runs."""
-    await in_mid_run(job, lambda: any(part.stat().st_size > size for part in parts(folders)))
+    await in_mid_run(job, lambda: grown(parts(folders), size))
 
 
 async def stopped(server: Server, folders: Folders) -> Path:
