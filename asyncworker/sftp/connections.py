@@ -63,6 +63,8 @@ class Connections:
         self._waiting: OrderedDict[Job, None] = OrderedDict()  # in order, and any of them leaves in O(1)
         self._held: set[Held] = set()
         self._allowed = options.connections
+        self._logged_in = False  # whether the server has ever let us in
+        self._least = 0  # that were wanted before that
         self._retreat_ends = 0.0
         self._in_flight = 0
         self._used_at = 0.0
@@ -101,6 +103,7 @@ class Connections:
     def want(self, count: int) -> None:
         """Have that many connections, if there may be so many, whatever the load: for work that is worth it."""
         if not self._closed:
+            self._least = count
             self._grow(count)
 
     def withdraw(self, job: Job) -> None:
@@ -176,6 +179,8 @@ class Connections:
         if self._allowed < self._options.connections and self._clock.monotonic() >= self._retreat_ends:
             self._allowed = self._options.connections
         wanted = min(self._allowed, max(least, -(-load // spread)))
+        if self._options.password is not None and not self._logged_in:
+            wanted = 1  # the same wrong password several times at once would lock an account
         for _ in range(min(wanted - have, _RAMP - len(self._making))):
             task = asyncio.get_running_loop().create_task(self._make())
             self._making.add(task)
@@ -195,6 +200,9 @@ class Connections:
             await session.close()
         elif session.alive:
             self._sessions.append(session)
+            if not self._logged_in:
+                self._logged_in = True
+                self._grow(self._least)
             self._pump()
         else:
             where = self._options.address
@@ -235,7 +243,9 @@ class Connections:
         if have:
             self._allowed = have
             self._retreat_ends = self._clock.monotonic() + _RETREAT_S
-            logger.warning("going on with fewer connections, %d: %s", have, error)
+            # Where none lives yet, the last one to fail is raised, and most likely for the same reason.
+            level = logging.WARNING if self._sessions else logging.INFO
+            logger.log(level, "going on with fewer connections, %d: %s", have, error)
         else:
             self._fail_waiting(error)
 

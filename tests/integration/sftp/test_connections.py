@@ -20,6 +20,8 @@ from asyncworker.errors import (
 )
 from asyncworker.resources import lifetimes
 from asyncworker.sftp import SFTPPool, Transfer
+from asyncworker.sftp.options import Options
+from asyncworker.sftp.transports import Receiver, Transport, connect_asyncssh
 from tests.integration.sftp.conftest import Folders, configured, pool_of
 from tests.integration.sftp.test_get import settled
 from tests.servers import sftp_wire as wire
@@ -170,6 +172,54 @@ async def test_light_use_takes_one_connection_and_load_takes_all(server: Server,
         await asyncio.gather(*(pool.get(path, folders.local / name) for name, path in files.items()))
         assert 1 < pool._connections.count <= 3
     check(folders, files)
+
+
+async def test_a_download_opens_all_its_connections_at_once(server: Server, folders: Folders) -> None:
+    files = make_files(folders, 3)
+    begun = 0
+    all_begun = asyncio.Event()
+
+    async def connect(options: Options, receiver: Receiver) -> Transport:
+        nonlocal begun
+        begun += 1
+        if begun == options.connections:
+            all_begun.set()
+        await all_begun.wait()  # for ever, if the second waited for the first
+        return await connect_asyncssh(options, receiver)
+
+    async with SFTPPool.from_options(pool_of(server, connections=4).options, connect) as pool:
+        (await sftp.download(pool, folders.remote, folders.local)).raise_for_errors()
+    assert begun == 4
+    check(folders, files)
+
+
+async def test_a_password_is_tried_once_before_it_is_used_for_all(
+    _asyncssh_server: SFTPServer, folders: Folders
+) -> None:
+    files = make_files(folders, 3)
+    begun = 0
+    begun_before_the_first_login = []
+
+    async def connect(options: Options, receiver: Receiver) -> Transport:
+        nonlocal begun
+        begun += 1
+        transport = await connect_asyncssh(options, receiver)
+        begun_before_the_first_login.append(begun)
+        return transport
+
+    async def fetch(password: str) -> None:
+        options = pool_of(_asyncssh_server, client_keys=None, password=password, connections=4).options
+        async with SFTPPool.from_options(options, connect) as pool:
+            (await sftp.download(pool, folders.remote, folders.local)).raise_for_errors()
+
+    await fetch(_asyncssh_server.password)
+    assert begun_before_the_first_login[0] == 1
+    assert begun == 4
+    check(folders, files)
+    begun = 0
+    with pytest.raises(SFTPAuthError):
+        await fetch("hunter2")
+    assert begun == 1
 
 
 @configured("MaxSessions 1")
