@@ -137,7 +137,7 @@ def running_servers(folder: Path, wanted: list[Scenario]) -> Iterator[Servers]:
 
 
 def race(given: argparse.Namespace) -> Results:
-    """Measure all, and print it."""
+    """Measure all, print it, and write the files that were asked for."""
     wanted = chosen(given)
     results: Results = {}
     with (
@@ -148,6 +148,8 @@ def race(given: argparse.Namespace) -> Results:
             tables = results[scenario] = measure(scenario, given, servers)
             for rows in tables:
                 print_table(f"{scenario.title}: {rows[0].unit}", rows, OURS, console)
+            console.print(f"load of the machine over the last 5 minutes: {os.getloadavg()[1]:.1f}", highlight=False)
+            write(given, results)  # each time: all of it takes long
     return results
 
 
@@ -178,7 +180,7 @@ def print_versions(given: argparse.Namespace) -> None:
 
 
 def write(given: argparse.Namespace, results: Results) -> None:
-    """Write the files that were asked for."""
+    """Write what there is so far."""
     if given.json:
         write_json(given.json, [row for tables in results.values() for rows in tables for row in rows])
     if given.markdown:
@@ -200,10 +202,8 @@ def main() -> None:
     """Run the benchmark."""
     given = arguments()
     print_versions(given)
-    results = race(given)
-    print_scaling(results)
-    console.print(f"load of the machine over the last 15 minutes: {os.getloadavg()[2]:.1f} on {os.cpu_count()} cores")
-    write(given, results)
+    console.print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", highlight=False)
+    print_scaling(race(given))
 
 
 if __name__ == "__main__":

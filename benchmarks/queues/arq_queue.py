@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import uvloop
 from arq import create_pool, func, run_worker
 from arq.connections import RedisSettings
+from arq.jobs import ResultNotFound
 
 from benchmarks.queues import client, counting
 
@@ -46,7 +47,10 @@ class Client:
     async def call(self, number: int) -> int:
         """Send one, and wait for it."""
         job = await self._pool.enqueue_job("noop", number)
-        return int(await job.result(poll_delay=_POLL_S))
+        try:
+            return int(await job.result(poll_delay=_POLL_S))
+        except ResultNotFound:  # arq 0.25 looks for the result, and then for the job, which may have ended in between
+            return int(await job.result(poll_delay=_POLL_S))
 
 
 class Worker:
