@@ -64,7 +64,8 @@ async def execute_run(
         task: Name of what runs each item.
         fingerprint: Identity of the source and the fixed arguments.
         request: What would start the run again.
-        redelivered: The same message came again: a run that has ended is not run again, its outcome is told.
+        redelivered: The same message came again: a run that has ended is not run again, its outcome is told. Nor is one
+            that another process is just running: that is waited for.
         resume: Continue a run that is complete as well: only what failed is run.
         drain: Asks the run to stop early, for the process to end.
         lease_s: A message that came again waits for the run's holder, and takes over once that has shown no sign of
@@ -139,8 +140,8 @@ async def take_run(
     Args:
         store: Where it is.
         request: What is run.
-        redelivered: Somebody may run it already: wait for that.
-        resume: Go on with a run that is complete.
+        redelivered: It may have ended already: that is its outcome then.
+        resume: Go on with a run that is complete; where it is the first delivery, take it from whoever runs it.
         on_change: What to do about another fingerprint.
         lease_s: How long a holder may be silent.
         stored: It must be there already.
@@ -153,10 +154,21 @@ async def take_run(
         RunTakenOver: Another process holds it, and is not to be waited for.
         RunDrained: ``drain`` was asked for.
     """
-    if not redelivered or (resume and not stored):
-        return await store.begin_run(request, redelivered, resume=resume, on_change=on_change)
+    if not redelivered and not stored:
+        # A delivery that is the first by its own account may be the older one of two: it lay with a process that was
+        # frozen, whose connection the broker gave up meanwhile. Who resumes a run does not wait for a holder.
+        try:
+            return await store.begin_run(
+                request,
+                resume=resume,
+                on_change=on_change,
+                only_if=lambda row: resume or row is None or row.state != "running",
+            )
+        except RunTakenOver:
+            logger.info("run %s: another process runs it; this one waits for that", request.run_id)
     while True:
-        seen = await _wait_for_holder(store, request.run_id, lease_s if wait else None, drain, clock)
+        seen, waited = await _wait_for_holder(store, request.run_id, lease_s if wait else None, drain, clock)
+        resume = resume and not waited  # it was the same message that was run
         if seen is None and stored:
             raise RunNotFound(f"no run {request.run_id!r} in the store")
         try:
@@ -214,22 +226,23 @@ async def run_held(
 
 async def _wait_for_holder(
     store: Store, run_id: str, lease_s: float | None, drain: Drain | None, clock: Clock
-) -> datetime | None:
+) -> tuple[datetime | None, bool]:
     """Return once nobody holds the run: it has ended, was released, or its holder is silent for ``lease_s``.
 
     The holder's time stamps are only compared with each other: the clocks of two machines need not agree.
 
     Returns:
-        The time stamp by which this was decided; ``None``: there is no such run.
+        The time stamp by which this was decided, ``None`` where there is no such run; and whether somebody held it.
     """
-    seen, seen_at_s = None, clock.monotonic()
+    seen: datetime | None = None
+    seen_at_s = clock.monotonic()
     while True:
         try:
             progress = await store.progress(run_id, merge=False)
         except RunNotFound:
-            return None
+            return None, False
         if progress.state != "running":
-            return progress.updated_at
+            return progress.updated_at, seen is not None
         if lease_s is None:
             raise RunTakenOver(f"run {run_id}: another process holds it")
         if drain is not None and drain.requested:
@@ -241,7 +254,7 @@ async def _wait_for_holder(
             await wait_writable(store)
             if clock.monotonic() - asked_at_s < lease_s / 3:
                 logger.warning("run %s: its holder has been silent for %g s; taking it over", run_id, lease_s)
-                return seen
+                return seen, True
             # Nobody could write, and it neither: now it may.
             seen_at_s = clock.monotonic()
         await clock.sleep(min(1.0, lease_s / 5))

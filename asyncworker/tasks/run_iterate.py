@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from celery import Task, shared_task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Reject
 from kombu.utils.json import dumps
 
 from asyncworker.errors import RunDrained, RunTakenOver, SourceError
@@ -120,8 +120,10 @@ async def run_iterate(
         logger.info("%s", exc)
         raise Reject(str(exc), requeue=True) from exc
     except RunTakenOver as exc:
+        # Acknowledged, it could be the last delivery that the broker has: that of the holder may have been lost with
+        # its connection, and kombu's Redis transport knows both by one tag. Delivered again, it waits for the holder.
         logger.warning("%s; its outcome is reported there", exc)
-        raise Ignore(str(exc)) from exc
+        raise Reject(str(exc), requeue=True) from exc
     outcome.raise_for_failures()
     return _returned(outcome, run.options)
 

@@ -148,6 +148,8 @@ def test_an_early_task_is_not_run_again_because_its_worker_died() -> None:
     twice = [*ran("x", A, 2, None, kind="early"), *ran("y", B, 4, 5, kind="early")]
     report = checked(twice, [line("killed", 3)], kind="early", stored="y", redis=True)
     assert "again without a reason" in report.violations[0]
+    lost_ack = checked(twice, [line("disconnect", 1.5, -1), line("killed", 3)], kind="early", stored="y", redis=True)
+    assert (lost_ack.violations, lost_ack.rows["early"]["again: broker or connection"]) == ([], 1)
 
 
 # -- long tasks, which hold a lease ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 import redis
 from celery import Celery
 
@@ -157,3 +158,33 @@ def test_a_frozen_holder_is_taken_over_and_its_late_writes_are_refused(
     assert len(runs) == count
     # Once more: what was in flight when it froze, and what it ran until its first write was refused.
     assert sum(runs.values()) <= count + concurrency * 10
+
+
+@pytest.mark.parametrize("transport", ["fast", "stock"])
+def test_a_holder_that_was_taken_over_leaves_the_message_to_the_other(
+    worker: Callable[..., Worker],
+    client: Celery[AsyncTask],
+    valkey: EmbeddedServer,
+    tmp_path: Path,
+    transport: str,
+) -> None:
+    """kombu gives both deliveries the same tag: who acknowledges one takes it from the other, which may die yet."""
+    env = {"ASYNCWORKER_LEASE_S": "3", "ASYNCWORKER_FAST_BROKER": "1" if transport == "fast" else "0"}
+    gate = tmp_path / "gate"
+    first = worker(MODULE, "--without-mingle", env=env)
+    result = client.tasks["t.gated"].partial(gate=str(gate)).iterate(number=range(20)).delay()
+    while result.progress().done < 10:
+        time.sleep(0.02)
+    first.pause()
+    redeliver(valkey)
+    second = worker(MODULE, "--without-mingle", env=env, name="second@test")
+    second.wait_for_log("taking it over")
+    first.resume()
+    first.wait_for_log("another process holds it now")
+    assert first.stop() == 0
+    second.kill()
+    second.wait()
+    redeliver(valkey)
+    gate.touch()
+    worker(MODULE, "--without-mingle", env=env, name="third@test")
+    assert result.get(timeout=GET_S)["done"] == 20

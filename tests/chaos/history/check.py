@@ -152,6 +152,8 @@ def _check_at_once(history: History, earlier: Execution, later: Execution, repor
 def _why_again(history: History, earlier: Execution, later: Execution) -> str | None:
     """Say why a task was executed again, for the most telling of the reasons that there are."""
     since_s, until_s = history.sent_at_s.get(earlier.task_id, earlier.begun_at_s), later.begun_at_s
+    if earlier.kind == "early" and history.harmed_between(since_s, earlier.begun_at_s):
+        return OUTAGE  # its acknowledgement was lost with the connection, whatever came of its worker
     death_s = history.deaths.get(earlier.pid)
     if death_s is not None and earlier.begun_at_s <= death_s <= until_s:
         return CUT_SHORT

@@ -105,7 +105,14 @@ async def test_a_holder_that_is_overtaken_stops_and_spoils_nothing(store: Store)
     assert await store.progress("run") == outcome.progress
 
 
-async def test_a_second_delivery_waits_for_the_holder_and_is_told_the_outcome(store: Store) -> None:
+#: What a second delivery says of itself. One that lay with a frozen process calls itself the first, and comes late.
+SECOND = [{"redelivered": True}, {"redelivered": True, "resume": True}, {"redelivered": False}]
+
+
+@pytest.mark.parametrize("says", SECOND)
+async def test_a_second_delivery_waits_for_the_holder_and_is_told_the_outcome(
+    store: Store, says: dict[str, bool]
+) -> None:
     release = asyncio.Event()
 
     async def slow(row: dict[str, Any]) -> str:
@@ -119,7 +126,7 @@ async def test_a_second_delivery_waits_for_the_holder_and_is_told_the_outcome(st
     first = asyncio.create_task(execute(slow, source, store, checkpoint_every_s=0.01))
     while not await store.runs():
         await asyncio.sleep(0)
-    second = asyncio.create_task(execute(never, source, store, redelivered=True, lease_s=0.5))
+    second = asyncio.create_task(execute(never, source, store, lease_s=0.5, **says))
     done, _ = await asyncio.wait([second], timeout=1.0)  # twice the lease
     assert not done
     release.set()
@@ -127,7 +134,8 @@ async def test_a_second_delivery_waits_for_the_holder_and_is_told_the_outcome(st
     assert await results_of(store) == [(index, "slow") for index in range(10)]
 
 
-async def test_a_second_delivery_takes_over_from_a_holder_that_is_silent(store: Store) -> None:
+@pytest.mark.parametrize("says", SECOND)
+async def test_a_second_delivery_takes_over_from_a_holder_that_is_silent(store: Store, says: dict[str, bool]) -> None:
     async def fast(row: dict[str, Any]) -> str:
         return "fast"
 
@@ -136,7 +144,7 @@ async def test_a_second_delivery_takes_over_from_a_holder_that_is_silent(store: 
     await store.begin_run(
         RunRequest(run_id="run", task="task", fingerprint=source.fingerprint(b"fixed"), total=10), redelivered=False
     )
-    outcome = await execute(fast, source, store, redelivered=True, lease_s=0.1)
+    outcome = await execute(fast, source, store, lease_s=0.1, **says)
     assert (outcome.progress.attempt, outcome.progress.state) == (2, "done")
 
 
