@@ -110,7 +110,13 @@ class Striped:
             await asyncio.shield(self._loop.run_in_executor(self._executor, call))
 
     async def _stripes(self, part: PartFile) -> None:
-        await run_stripes(self._pool, partial(self._stripe, part), work_left=self._work_left, moved=lambda: self._moved)
+        await run_stripes(
+            self._pool,
+            partial(self._stripe, part),
+            work_left=self._work_left,
+            done=lambda: self._next >= self._size and not self._open_ranges,
+            moved=lambda: self._moved,
+        )
 
     def _work_left(self) -> int:
         return -(-(self._size - self._next) // _WINDOW_BYTES) + len(self._returned)

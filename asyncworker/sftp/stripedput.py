@@ -123,6 +123,7 @@ class StripedUpload:
             self._pool,
             partial(self._stripe, source, part, ranges),
             work_left=lambda: -(-ranges.left // _WINDOW_BYTES),
+            done=lambda: ranges.whole == source.size,
             moved=lambda: self._moved,
         )
         await self._on_thread(partial(source.read_exactly, 0, 0))

@@ -23,6 +23,7 @@ async def run_stripes(
     stripe: Callable[[], Coroutine[Any, Any, None]],
     *,
     work_left: Callable[[], int],
+    done: Callable[[], bool],
     moved: Callable[[], int],
 ) -> None:
     """Run as many stripes as there are connections, until there is nothing left that nobody has.
@@ -31,6 +32,7 @@ async def run_stripes(
         pool: The connections; more are asked for, as far as the options allow and the work suffices.
         stripe: Does its share until nothing is left to take; gives back what it could not do.
         work_left: How many stripes would find something to do.
+        done: Whether every byte has been moved.
         moved: How many bytes all have moved until now.
 
     Raises:
@@ -44,6 +46,8 @@ async def run_stripes(
             for _ in range(_wanted(pool, work_left()) - len(running)):
                 running.add(asyncio.create_task(stripe()))
             if not running:
+                if not done():  # a fault of ours; a file with a hole in it must never appear
+                    raise RuntimeError("a part of a large file was lost sight of")
                 return
             ended, running = await asyncio.wait(running, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
             for error in filter(None, (task.exception() for task in ended)):
