@@ -1,7 +1,7 @@
 """The ``ssh`` program as a transport: the user's agent, keys and configuration, and OpenSSH's own speed.
 
-``ssh -s host sftp`` speaks SFTP on its standard streams. It asks no questions (BatchMode), forwards nothing, and ends
-with its owner: by the kernel's word on Linux, and because its input ends elsewhere.
+``ssh -s host sftp`` speaks SFTP on its standard streams. It asks nobody any questions (see askpass.py), forwards
+nothing, and ends with its owner: by the kernel's word on Linux, and because its input ends elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from asyncworker.errors import SFTPAuthError, SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPHostKeyError
 from asyncworker.processes import die_with_owner
+from asyncworker.sftp.askpass import askpass_environment, askpass_settings
 from asyncworker.sftp.options import DEFAULT_KNOWN_HOSTS, Options, expanded, jumps
 from asyncworker.sftp.transports import CIPHERS, ConnectionDropped, Receiver, Transport
 
@@ -141,8 +142,9 @@ async def connect_openssh(options: Options, receiver: Receiver) -> Transport:
         raise SFTPConnectError(f"{where}: transport 'openssh' needs the program ssh, which is not on PATH", host=where)
     pinned = await asyncio.to_thread(_write_pinned, options.host_key) if options.host_key else None
     try:
+        environment = await asyncio.to_thread(askpass_environment, options, os.environ)
         process, protocol = await _start(
-            die_with_owner(_command(program, options, pinned)), lambda: _Process(options, receiver, pinned)
+            die_with_owner(_command(program, options, pinned)), environment, lambda: _Process(options, receiver, pinned)
         )
     except OSError as error:
         _remove(pinned)
@@ -153,9 +155,12 @@ async def connect_openssh(options: Options, receiver: Receiver) -> Transport:
     return OpensshTransport(process, protocol)
 
 
-async def _start(command: list[str], protocol: Callable[[], _Process]) -> tuple[asyncio.SubprocessTransport, _Process]:
+async def _start(
+    command: list[str], environment: dict[str, str] | None, protocol: Callable[[], _Process]
+) -> tuple[asyncio.SubprocessTransport, _Process]:
     # A session of its own: a Ctrl-C in the terminal is for its owner, and there is no terminal to ask questions on.
-    return await asyncio.get_running_loop().subprocess_exec(protocol, *command, start_new_session=True)
+    loop = asyncio.get_running_loop()
+    return await loop.subprocess_exec(protocol, *command, env=environment, start_new_session=True)
 
 
 def _command(program: str, options: Options, pinned: str | None) -> list[str]:
@@ -174,7 +179,7 @@ def _command(program: str, options: Options, pinned: str | None) -> list[str]:
 def _settings(options: Options) -> list[str]:
     timeout_s = max(1, round(options.connect_timeout_s))
     values: dict[str, Any] = {
-        "BatchMode": "yes",
+        **askpass_settings(options),
         "ForwardAgent": "no",
         "ForwardX11": "no",
         "ClearAllForwardings": "yes",

@@ -85,11 +85,9 @@ class Options:
     def _check_transport(self) -> None:
         if self.transport not in ("asyncssh", "openssh"):
             raise SettingsError(f"SFTP transport {self.transport!r}: asyncssh or openssh are allowed")
-        if self.transport == "openssh" and (self.password is not None or self.passphrase is not None):
-            raise SettingsError(
-                "SFTP transport 'openssh' takes no password and no passphrase: use an agent or a key without one, or"
-                " transport 'asyncssh'"
-            )
+        for name in ("password", "passphrase"):
+            if self.transport == "openssh" and set(getattr(self, name) or "") & set("\n\r\0"):
+                raise SettingsError(f"SFTP transport 'openssh' takes a {name} of one line only")
         if self.host_key is None:
             return
         fingerprint = self.host_key.startswith("SHA256:")

@@ -51,7 +51,8 @@ class SFTPPool(Files):
         jump: Hosts on the way, ``user@host:port``, separated by commas; with the same keys and known hosts.
         compress: Compress what goes over the network: worth it on slow lines only.
         transport: ``asyncssh`` speaks SSH in this process. ``openssh`` starts the program ``ssh`` for each connection:
-            faster, with the user's own configuration (``ssh_config`` names another), keys and agent, without passwords.
+            faster, with the user's own configuration (``ssh_config`` names another), keys and agent. A password or
+            passphrase is in the environment of that process, where its user and root may read it.
         password_env: Environment variable that holds the password.
         passphrase_env: Environment variable that holds the passphrase.
         connect: Another kind of transport.

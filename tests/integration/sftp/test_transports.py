@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ import pytest
 
 from asyncworker.errors import SettingsError, SFTPAuthError, SFTPConnectError, SFTPConnectionLost, SFTPHostKeyError
 from asyncworker.sftp import SFTPPool
+from asyncworker.sftp.askpass import askpass_environment
+from asyncworker.sftp.options import Options
 from tests.integration.sftp.conftest import Folders, configured, pool_of
 from tests.integration.sftp.test_connections import check, make_files
 from tests.integration.sftp.test_get import settled
 from tests.servers.counter import running_counter
 from tests.servers.proxy import running_proxy
+from tests.servers.sftp import SFTPServer
 from tests.servers.sshd import Sshd
 
 WAYS = ["asyncssh", "openssh"]
@@ -194,6 +198,8 @@ async def wait_for_none() -> None:
 OWNER = """
 import asyncio, sys
 from asyncworker.sftp import SFTPPool
+from asyncworker.sftp.askpass import askpass_environment
+from asyncworker.sftp.options import Options
 
 async def main():
     host, port, user, key, known_hosts = sys.argv[1:]
@@ -228,6 +234,69 @@ async def test_without_the_program(sshd: Sshd, monkeypatch: pytest.MonkeyPatch, 
             await pool.stat("/")
 
 
-async def test_it_takes_no_password() -> None:
-    with pytest.raises(SettingsError, match="agent"):
-        SFTPPool("host", transport="openssh", password="secret")
+# -- secrets for the program ssh ---------------------------------------------------------------------------------------
+
+
+async def secret_words(pool: SFTPPool, secret: str) -> list[str]:
+    """Whatever of a running ssh's command line has the secret in it."""
+    await pool.stat("/")
+    processes = [child for child in psutil.Process().children(recursive=True) if child.name() == "ssh"]
+    assert processes
+    return [word for process in processes for word in process.cmdline() if secret in word]
+
+
+async def test_a_password_for_ssh(_asyncssh_server: SFTPServer, caplog: pytest.LogCaptureFixture) -> None:
+    server = _asyncssh_server
+    login = {"transport": "openssh", "ssh_config": "/dev/null", "client_keys": None}
+    with caplog.at_level("DEBUG"):
+        async with pool_of(server, password=server.password, **login) as pool:
+            assert await secret_words(pool, server.password) == []
+        async with pool_of(server, password="hunter2", **login) as pool:
+            with pytest.raises(SFTPAuthError, match=server.username) as caught:
+                await pool.stat("/")
+    assert "hunter2" not in str(caught.value)
+    assert server.password not in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*bcrypt")  # few rounds are enough here, and quick
+@pytest.mark.parametrize("password", [None, "not needed"])
+async def test_a_passphrase_for_ssh(sshd: Sshd, tmp_path: Path, password: str | None) -> None:
+    key = asyncssh.read_private_key(sshd.client_key)
+    await asyncio.to_thread(key.write_private_key, tmp_path / "key", passphrase="open sesame", rounds=16)
+    (tmp_path / "key").chmod(0o600)
+    login = {"client_keys": tmp_path / "key", "password": password}
+    async with pool_through("openssh", sshd, passphrase="open sesame", **login) as pool:
+        assert await secret_words(pool, "sesame") == []
+    async with pool_through("openssh", sshd, passphrase="close sesame", **login) as pool:
+        with pytest.raises(SFTPAuthError) as caught:
+            await pool.stat("/")
+    assert "sesame" not in str(caught.value)
+
+
+async def test_ssh_is_told_no_secret_that_it_did_not_ask_for(tmp_path: Path) -> None:
+    options = Options.of("host", transport="openssh", password="pass", passphrase="phrase")
+    environment = askpass_environment(options, {"PATH": os.environ["PATH"]})
+    assert environment is not None
+
+    def ask(question: str, **more: str) -> str:
+        command = [environment["SSH_ASKPASS"], question]
+        return subprocess.run(command, env=environment | more, capture_output=True, text=True).stdout
+
+    def all_questions() -> None:
+        assert ask("Enter passphrase for key '/k': ") == "phrase\n"
+        assert ask("u@host's password: ") == "pass\n"
+        assert ask("(u@host) Enter passphrase for key '/k': ") == "pass\n"  # that is the server's
+        assert ask("Are you sure?", SSH_ASKPASS_PROMPT="confirm") == ""
+        assert ask("Enter passphrase for key '/k': ", ASYNCWORKER_SSH_PASSPHRASE="") == ""
+
+    await asyncio.to_thread(all_questions)
+    assert askpass_environment(Options.of("host", transport="openssh"), {"A": "b"}) is None
+
+
+@pytest.mark.parametrize("name", ["password", "passphrase"])
+async def test_secrets_of_one_line_only(name: str) -> None:
+    for secret in ("two\nlines", "nul\0"):
+        with pytest.raises(SettingsError, match=name) as caught:
+            SFTPPool("host", transport="openssh", **{name: secret})
+        assert secret not in str(caught.value)
