@@ -108,7 +108,8 @@ def get(url: str, destination: str, **given: Any) -> None:
 def put(source: str, url: str, check_space: bool, **given: Any) -> None:
     """Send a folder or a file: put ./out sftp://host/out
 
-    What is there already is left out. Exits with 1 if a file failed.
+    What is there already is left out, and a large file that was sent in part goes on where it stopped. Exits with 1 if
+    a file failed.
     """
     host, path, login = _parsed(url)
     _move(host, login, given, lambda pool, options: upload(pool, source, path, check_space=check_space, **options))

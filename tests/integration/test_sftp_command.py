@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pty
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from click.testing import CliRunner
 
 from asyncworker.cli import main
 from tests.servers.command import ROOT
+from tests.servers.proxy import running_proxy
 from tests.servers.sftp import PASSWORD, running_sftp_server
 from tests.servers.sshd import Sshd, running_sshd
 
@@ -142,6 +145,38 @@ def test_a_password_from_the_environment(tmp_path: Path) -> None:
             assert done.exit_code == code, done.output
             assert password not in done.output
     assert (tmp_path / "b").read_text() == "x"
+
+
+@pytest.mark.parametrize("direction", ["get", "put"])
+def test_killed_on_its_way_it_goes_on_the_next_time(sshd: Sshd, tmp_path: Path, direction: str) -> None:
+    size = 96 * 1024 * 1024
+    content = random.Random(1).randbytes(size)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "large").write_bytes(content)
+    login = ["-i", str(sshd.client_key), "--host-key", sshd.known_hosts.read_text().partition(" ")[2].strip()]
+    with running_proxy(sshd.port) as proxy:
+        url = f"sftp://{sshd.username}@127.0.0.1:{proxy.port}{tmp_path}"
+        where = [f"{url}/source", f"{tmp_path}/goal"] if direction == "get" else [f"{tmp_path}/source", f"{url}/goal"]
+
+        def moved() -> int:
+            return max(proxy.to_server, proxy.from_server)
+
+        command = [sys.executable, "-c", "from asyncworker.cli import main; main()", "sftp", direction, *where, *login]
+        with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+            while moved() < size * 3 // 4:
+                assert process.poll() is None, "it was through before it could be killed"
+                time.sleep(0.001)
+            proxy.partition()
+            assert process.poll() is None
+            process.kill()
+        proxy.forget()
+        before = moved()
+        assert not (tmp_path / "goal" / "large").exists()
+        done = asyncworker("sftp", direction, *where, *login)
+        assert done.returncode == 0, done.stderr
+        assert moved() - before < size * 0.8
+    assert (tmp_path / "goal" / "large").read_bytes() == content
+    assert [path.name for path in (tmp_path / "goal").iterdir()] == ["large"]
 
 
 def test_a_bar_on_a_terminal(url: str, login: list[str], source: Path, tmp_path: Path) -> None:
