@@ -22,11 +22,15 @@ class Turns:
     def __init__(self) -> None:
         self.slice_ends = 0.0
         self._renewal = False
+        self._turned = False  # whether the loop has begun another pass since the slice began
         self._idlers: deque[asyncio.Future[None]] = deque()
         self._demand = asyncio.Event()
 
     async def give_way(self) -> None:
-        """Let the loop do everything else once."""
+        """Let the loop do everything else once, unless it has since the slice began: where items wait, it has."""
+        if self._turned:
+            self._renew()
+            return
         if not self._renewal:
             self._renewal = True
             # Queued before any puller goes on, so that the slice is renewed once a pass and not once a puller.
@@ -34,8 +38,12 @@ class Turns:
         await asyncio.sleep(0)
 
     def _renew(self) -> None:
-        self._renewal = False
+        self._renewal = self._turned = False
         self.slice_ends = monotonic() + self.SLICE_S
+        asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turned = True
 
     async def idle(self) -> None:
         """Wait until something may have come up."""
