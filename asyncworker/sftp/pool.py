@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -139,6 +140,10 @@ class SFTPPool(Files):
             self._executor.shutdown(wait=False)
 
 
+#: Each item of a fan-out asks for its pool.
+_options_of = lru_cache(maxsize=128)(Options.of)
+
+
 async def pool(host: str, **options: Any) -> SFTPPool:
     """Return this process's pool for that server and those options, made once on the running loop.
 
@@ -151,7 +156,13 @@ async def pool(host: str, **options: Any) -> SFTPPool:
     Raises:
         SettingsError: An option does not exist, or a value is not allowed.
     """
-    wanted = Options.of(host, **options)
+    if "password_env" in options or "passphrase_env" in options:  # which may say something else by now
+        wanted = Options.of(host, **options)
+    else:
+        try:
+            wanted = _options_of(host, **options)
+        except TypeError:  # a list of keys, which cannot be looked up
+            wanted = Options.of(host, **options)
 
     async def make() -> SFTPPool:
         return SFTPPool.from_options(wanted)

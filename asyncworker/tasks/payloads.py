@@ -15,7 +15,7 @@ __all__ = ["decode", "encode", "offload"]
 
 def encode(value: Any) -> bytes:
     """JSON as Celery's messages have it."""
-    return dumps(value).encode()
+    return b"null" if value is None else dumps(value).encode()  # an item that only does something returns nothing
 
 
 def decode(body: bytes) -> Any:

@@ -368,3 +368,19 @@ async def test_the_process_wide_pool(server: Server, folders: Folders) -> None:
     await lifetimes().close()
     with pytest.raises(SFTPError, match="closed"):
         await pools[0].stat("/")
+
+
+async def test_the_process_wide_pool_is_found_by_what_the_options_say_now(
+    _asyncssh_server: SFTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = _asyncssh_server
+    keys = {"port": server.port, "username": server.username, "known_hosts": server.known_hosts}
+    keys["client_keys"] = [server.client_key]
+    assert await sftp.pool(server.host, **keys) is await sftp.pool(server.host, **keys)
+    word = {"port": server.port, "username": server.username, "known_hosts": None, "password_env": "SFTP_WORD"}
+    monkeypatch.setenv("SFTP_WORD", "hunter2")
+    with pytest.raises(SFTPAuthError):
+        await (await sftp.pool(server.host, **word)).stat("/")
+    monkeypatch.setenv("SFTP_WORD", server.password)
+    assert (await (await sftp.pool(server.host, **word)).stat("/")).is_dir
+    await lifetimes().close()
