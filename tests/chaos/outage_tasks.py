@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import shared_task
+from kombu.exceptions import OperationalError
 
 #: A file to which every task appends; a line is one write, whole.
 LOG_VARIABLE = "OUTAGE_LOG"
@@ -54,6 +55,22 @@ async def again(self: Any, number: int, seconds: float) -> int:
     if not self.request.retries:
         raise self.retry(countdown=0)
     return number
+
+
+@shared_task(name="o.sends", bind=True)
+async def sends(self: Any, how: str, gate: str) -> str:
+    """Once a file is there, send a task until the broker takes it; returns its id."""
+    note("begin", self.request.id)
+    while not await asyncio.to_thread(os.path.exists, gate):
+        await asyncio.sleep(0.02)
+    while True:
+        try:
+            sent = late.delay(1, 0) if how == "delay" else await late.adelay(1, 0)
+        except OperationalError:
+            note("refused", self.request.id)
+            await asyncio.sleep(0.1)
+        else:
+            return str(sent.id)
 
 
 @shared_task(name="o.heartbeat", ignore_result=True)

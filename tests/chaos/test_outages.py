@@ -128,11 +128,32 @@ def test_what_follows_a_task_is_sent_when_the_broker_is_back(scene: Scene, redis
     counted = chord([late.si(n, WORK_S) for n in range(5)], scene.app.tasks["o.total"].s(), app=scene.app)().id
     scene.wait_for(lambda: scene.noted("begin").total() == 15, "the beginning of every task")
     redis_server.kill()
+    before = scene.beats()
     time.sleep(OUTAGE_S)
+    scene.check_beats(before)
     redis_server.start()
     assert [scene.result(task_id) for task_id in chains] == list(range(5))
     assert [scene.result(task_id) for task_id in again] == list(range(5))
     assert scene.result(counted) == 10
+    scene.check({})
+
+
+@pytest.mark.parametrize("how", ["delay", "adelay"])
+def test_tasks_that_send_others_while_the_broker_is_away_hold_up_none(
+    scene: Scene, redis_server: RestartableValkey, tmp_path: Path, how: str
+) -> None:
+    gate = tmp_path / "gate"
+    scene.app.tasks["o.heartbeat"].delay(str(scene.stop_path))
+    senders = [scene.app.tasks["o.sends"].delay(how, str(gate)).id for _ in range(5)]
+    scene.wait_for(lambda: scene.beats() and scene.noted("begin").keys() >= set(senders), "the beginning of every task")
+    redis_server.kill()
+    gate.touch()
+    before, since_s = scene.beats(), time.monotonic()
+    scene.wait_for(lambda: scene.noted("refused").keys() >= set(senders), "a refusal for each")
+    scene.check_beats(before, time.monotonic() - since_s)
+    redis_server.start()
+    sent = [scene.result(task_id) for task_id in senders]
+    assert [scene.result(task_id) for task_id in sent] == [1] * len(senders)
     scene.check({})
 
 

@@ -11,6 +11,7 @@ from celery import Celery
 
 from tests.integration import tasks
 from tests.servers.command import asyncworker
+from tests.servers.valkey import running_valkey
 from tests.servers.worker import Worker
 
 
@@ -42,6 +43,29 @@ def test_alive_blocked_and_gone(worker: Callable[..., Worker], client: Celery, t
 
     assert node.stop() == 0
     assert "is not there" in health(path).stderr
+
+
+def test_a_worker_that_cannot_consume_is_not_alive_until_it_does_again(
+    worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    path = tmp_path / "health"
+
+    def becomes(code: int) -> bool:
+        until = time.monotonic() + 30
+        while health(path, "--max-age", "2").returncode != code and time.monotonic() < until:
+            time.sleep(0.05)
+        return health(path, "--max-age", "2").returncode == code
+
+    with running_valkey(tmp_path / "own") as server:
+        env = {"ASYNCWORKER_HEALTH_FILE": str(path), "ASYNCWORKER_BROKER_URL": server.url()}
+        node = worker(tasks.__name__, "--without-mingle", env=env)
+        assert becomes(0)
+        server.stop()
+        assert becomes(1)
+        assert "gave its last sign of life" in health(path, "--max-age", "2").stderr
+        server.start()
+        assert becomes(0)
+        assert node.stop() == 0
 
 
 def test_a_probe_without_a_file_is_told_so() -> None:

@@ -68,11 +68,11 @@ def test_sigquit_cancels_what_runs_and_unacknowledged_tasks_return(
     assert broker.llen("celery") + broker.hlen("unacked") == 3
 
 
-@pytest.mark.parametrize(("name", "returns"), [("t.sleep_late", 1), ("t.burn_cpu", 0)])
+@pytest.mark.parametrize(("name", "returns"), [("t.sleep_late", 1), ("t.burn_cpu", 0), ("t.thread_sleep", 0)])
 def test_a_drain_that_takes_too_long_is_cut_short(
     worker: Callable[..., Worker], client: Celery, broker: redis.Redis, name: str, returns: int
 ) -> None:
-    """Also where the loop itself is blocked; what was acknowledged late returns to the queue."""
+    """Also where the loop itself is blocked, or a thread; what was acknowledged late returns to the queue."""
     node = worker(
         MODULE, "--without-mingle", env={"ASYNCWORKER_DRAIN_TIMEOUT_S": "1", "ASYNCWORKER_CANCEL_GRACE_S": "1"}
     )
