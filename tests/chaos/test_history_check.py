@@ -236,6 +236,19 @@ def test_a_fan_out_whose_holder_was_frozen() -> None:
     assert any("went on" in violation for violation in went_on.violations)
 
 
+def test_an_item_that_a_holder_begins_while_it_has_not_heard_of_the_other() -> None:
+    # It comes back at 10, a moment after the other has begun to go on, and follows that for two items.
+    tokens = {index: str(index) if index < 48 else f"b{index}" for index in range(ITEMS)}
+    before, others = items(A, 2, range(49)), items(B, 9.95, range(48, ITEMS), tag="b")
+    hung = ran("hung", A, 4.45, 10.1, kind="fan_out", index=49)
+    back = items(A, 10.1, [50, 51], tag="late")
+    frozen = pulses(A, silent=(4.5, 9.99))
+    report = fan_out(before, hung, back, others, frozen, tokens=tokens)
+    assert (report.violations, report.rows["fan_out"]["items again: a silent holder back"]) == ([], 2)
+    long_after = fan_out(before, hung, others, frozen, items(A, 15, [120], tag="late"), tokens=tokens)
+    assert any("again without a reason" in violation for violation in long_after.violations)
+
+
 def test_a_fan_out_with_more_items_at_once_than_were_asked_for() -> None:
     many = [each for n in range(CONCURRENCY + 1) for each in ran(str(n), A, 2, 3, kind="fan_out", index=n)]
     assert any(f"more than {CONCURRENCY}" in violation for violation in fan_out(many).violations)

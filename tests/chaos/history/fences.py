@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_fan_out"]
 
+#: How long a holder that is back may go on until a write of it is refused: a flush window, on a busy machine.
+LEARNS_S = 2.0
 #: Items that a holder which was taken over may begin until it learns of it, in multiples of the concurrency.
 _TAIL_FACTOR = 10
 
@@ -98,5 +100,9 @@ def _check_repeated(history: History, run_id: str, items: list[Execution], repor
 
 
 def _silent_before(history: History, later: Execution, earlier: Execution) -> bool:
-    """Tell whether the later execution is that of a holder which was away while another took its run over."""
-    return later.pid != earlier.pid and history.silence_s(later.pid, earlier.begun_at_s, later.begun_at_s) >= SILENT_S
+    """Tell whether the later execution is that of a holder which was away while another took its run over.
+
+    It may be back for a moment when the other begins the item.
+    """
+    since_s = earlier.begun_at_s - LEARNS_S
+    return later.pid != earlier.pid and history.silence_s(later.pid, since_s, later.begun_at_s) >= SILENT_S
