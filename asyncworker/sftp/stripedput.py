@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from secrets import token_hex
@@ -61,6 +61,7 @@ class StripedUpload:
         fsync: Have the server flush it to its disk before it appears, where it offers that.
         resume: Whether to go on with a part, and to leave one behind if the connection is lost or the run is stopped.
         on_bytes: Called with the number of bytes that were there already, and with that of each block.
+        there: Names beside the goal, as far as they are known: parts of what the local file was before are removed.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class StripedUpload:
         fsync: bool,
         resume: bool,
         on_bytes: Callable[[int], None],
+        there: Iterable[str] = (),
     ) -> None:
         self._pool = pool
         self._remote = remote
+        self._there = there
         self._open_source = open_source
         self._fsync = fsync
         self._resume = resume
@@ -116,6 +119,8 @@ class StripedUpload:
             source.close()
 
     async def _send(self, source: LocalSource, part: bytes) -> Transfer:
+        if _resumable(source, self._resume):
+            await self._remove_older(part)
         begin = await self._begin(source, part)
         self._on_bytes(begin)
         ranges = Ranges(begin, source.size, _SPAN_BYTES)
@@ -138,6 +143,14 @@ class StripedUpload:
         except asyncio.CancelledError:
             opening.add_done_callback(_close_opened)
             raise
+
+    async def _remove_older(self, part: bytes) -> None:
+        folder, slash, name = part.rpartition(b"/")
+        whence = name.rsplit(b".", 2)[0] + b"."  # without size and time of change
+        for other in self._there:
+            raw = remote_bytes(other)
+            if raw != name and raw.startswith(whence) and raw.endswith(b".part"):
+                await self._remove(folder + slash + raw)
 
     # -- where to begin ------------------------------------------------------------------------------------------------
 

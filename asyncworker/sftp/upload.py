@@ -130,6 +130,7 @@ class _Run:
         self._remote = ""
         self._bad: list[FileResult] = []
         self._space: Space | None = None
+        self._parts: dict[str, list[str]] = {}  # names of parts of large files, by folder on the server
 
     async def prepare(self, local: str, remote: str, max_depth: int | None) -> Orders:
         """Find out what is meant."""
@@ -212,6 +213,8 @@ class _Run:
                 raise
             self._bad.append(FileResult(remote, folder, error=error))
             return
+        if parts := [name for name in there if name.endswith(".part")]:
+            self._parts[remote] = parts
         wanted = [entry for entry in found if self._is_wanted(entry, there)]
         if self._space is not None:
             sizes = [(entry.name, entry.size_bytes or 0) for entry in wanted if self._is_chosen(entry)]
@@ -285,7 +288,13 @@ class _Run:
         async def run() -> Transfer:
             how = self._how
             striped = StripedUpload(
-                self._pool, remote, open_source=opens, fsync=how.fsync, resume=how.resume, on_bytes=counted
+                self._pool,
+                remote,
+                open_source=opens,
+                fsync=how.fsync,
+                resume=how.resume,
+                on_bytes=counted,
+                there=self._parts.get(remote.rpartition("/")[0] or "/", ()),
             )
             return await striped.run()
 

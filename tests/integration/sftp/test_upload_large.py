@@ -142,8 +142,22 @@ async def test_a_part_of_another_file_is_not_used(sshd: Sshd, folders: Folders, 
     report.raise_for_errors()
     assert (folders.remote / "large").read_bytes() == local.read_bytes()
     assert moved > LARGE
+    if change in ("mtime", "size"):  # what another version has left is removed
+        assert not part.exists()
+    assert [path for path in parts(folders) if path != part] == []
     if change == "place":
         assert (folders.remote / "victim").read_bytes() == b"old"
+
+
+async def test_the_part_of_another_source_stays(sshd: Sshd, folders: Folders) -> None:
+    make_tree(folders.local, {"large": random.Random(1).randbytes(LARGE)})
+    part = await stopped(sshd, folders)
+    elsewhere = Folders(folders.remote, folders.local.parent / "elsewhere")
+    make_tree(elsewhere.local, {"large": random.Random(1).randbytes(LARGE)})
+    moved, report = await sent(sshd, elsewhere)
+    report.raise_for_errors()
+    assert moved > LARGE
+    assert parts(folders) == [part]
 
 
 async def test_connections_cut_in_mid_run(any_server: Server, folders: Folders) -> None:
