@@ -297,8 +297,8 @@ class WriteStream(_Stream):
             await self._until(self._window)
             session, handle = self._live()
             piece, view = view[: session.protocol.write_bytes], view[session.protocol.write_bytes :]
-            self._unanswered += len(piece)
             session.protocol.write(handle, self._offset, piece, partial(self._written, len(piece)), self)
+            self._unanswered += len(piece)  # not where that raises: nobody would answer
             self._offset += len(piece)
         return len(data)
 

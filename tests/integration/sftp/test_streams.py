@@ -130,6 +130,20 @@ async def test_a_lost_connection_ends_the_stream(folders: Folders) -> None:
             assert await settled(pool)
 
 
+async def test_a_connection_that_is_lost_between_two_writes_ends_the_stream(folders: Folders) -> None:
+    with running_sftp_server(folders.local / "server") as server:
+        async with pool_of(server) as pool:
+            with pytest.raises(SFTPConnectionLost):
+                async with pool.open(folders.remote / "b", "w") as out:
+                    await out.write(b"x")
+                    await out.flush()  # nothing is under way that could fail
+                    await asyncio.to_thread(server.drop_connections)
+                    while pool._connections.count:
+                        await asyncio.sleep(0.001)
+                    await out.write(b"x")
+            assert await settled(pool)
+
+
 # -- many files --------------------------------------------------------------------------------------------------------
 
 
