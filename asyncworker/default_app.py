@@ -21,6 +21,7 @@ from asyncworker.iterate import mark_records
 from asyncworker.metrics import check_metrics, start_metrics, stop_metrics
 from asyncworker.settings import Settings, load_settings
 from asyncworker.tasks.task import AsyncTask
+from asyncworker.tasks.task_result import use_results
 from asyncworker.worker.fast import use_consumer, use_fast_broker
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.tracing import check_locals
@@ -84,6 +85,7 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
         os.environ["CELERY_RESULT_BACKEND"] = settings.result_url
     app.add_defaults(lambda: _defaults(settings, modules))
     _use_async_tasks(app)
+    use_results(app)
     add_options(app)
     # Registers the tasks that run fan-outs with every app of the process.
     importlib.import_module("asyncworker.tasks.run_partition")

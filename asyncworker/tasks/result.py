@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery.exceptions import TimeoutError
 from celery.result import AsyncResult
 from kombu.utils.json import loads
 
@@ -19,54 +17,23 @@ from asyncworker.store import shared_store
 from asyncworker.tasks.forgetting import forget_outcome
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.payloads import decode
+from asyncworker.tasks.task_result import TaskResult
 
 if TYPE_CHECKING:
     from asyncworker.store import Store
-
-    _AsyncResult = AsyncResult[Any]
-else:
-    _AsyncResult = AsyncResult
 
 __all__ = ["IterateResult"]
 
 T = TypeVar("T")
 
-#: How long Celery's notice that a run has ended is waited for before its state is looked at again. Now and then a
-#: client misses one.
-LOOK_AGAIN_S = 5.0
 
-
-class IterateResult(_AsyncResult):
+class IterateResult(TaskResult):
     """The result of a fan-out, by its run id; anyone with the broker and the store can make one.
 
     The store is read on asyncworker's own loop, which is started where there is none. The plain methods wait for it;
-    inside a coroutine, await their twins that begin with ``a``.
+    inside a coroutine, await their twins that begin with ``a``. ``get()`` and ``aget()`` wait for the run's end, and
+    raise the one failure or ``ItemErrors``.
     """
-
-    def get(self, timeout: float | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Wait for the run's end and return its outcome; as Celery's own, whose arguments it takes.
-
-        Args:
-            timeout: Seconds to wait; ``None`` waits for ever.
-            *args: Celery's further arguments.
-            **kwargs: The same, by name.
-
-        Raises:
-            celery.exceptions.TimeoutError: It has not ended in time.
-            Exception: The one failure, or ``ItemErrors``.
-        """
-        if not self.backend.supports_native_join:  # looks at the state by itself
-            return super().get(timeout, *args, **kwargs)
-        give_up_at_s = None if timeout is None else time.monotonic() + timeout
-        while True:
-            wait_s = LOOK_AGAIN_S if give_up_at_s is None else min(LOOK_AGAIN_S, give_up_at_s - time.monotonic())
-            try:
-                return super().get(max(wait_s, 0.001), *args, **kwargs)
-            except TimeoutError:
-                if self._cache or (  # type: ignore[attr-defined]
-                    give_up_at_s is not None and time.monotonic() >= give_up_at_s
-                ):
-                    raise
 
     def progress(self) -> Progress:
         """Return where the run stands; its state is ``"pending"`` before a worker has begun."""

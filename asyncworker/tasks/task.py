@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery import Task
 from celery.canvas import group
-from celery.result import AsyncResult
+from celery.result import EagerResult
 
 from asyncworker.iterate import SourceMode
 from asyncworker.limits import LimitUse, uses_of
 from asyncworker.resources import inject, refuse_resources, resources_of
 from asyncworker.tasks.publish import send
+from asyncworker.tasks.task_result import TaskEagerResult, TaskResult
 from asyncworker.worker.tracing import bridge_method, bridge_run, is_async_function, share_stacks
 
 if TYPE_CHECKING:
@@ -84,12 +85,16 @@ class AsyncTask(_Task):
         """Build a group of one message an item; see :meth:`Partial.expand`."""
         return self.partial().expand(mode=mode, **sources)
 
-    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+    def apply(self, *args: Any, **kwargs: Any) -> EagerResult[Any]:
+        """Run the task here, as Celery's own; its result can be awaited as others."""
+        return TaskEagerResult.of(super().apply(*args, **kwargs))  # type: ignore[no-any-return]
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> TaskResult:
         """Send the task without holding up the running loop: the awaitable twin of ``delay``."""
         return await self.aapply_async(args, kwargs)
 
     async def aapply_async(
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[Any]:
+    ) -> TaskResult:
         """Send the task without holding up the running loop: the awaitable twin of ``apply_async``."""
-        return await send(self.app, super().apply_async, args, kwargs, options)
+        return cast(TaskResult, await send(self.app, super().apply_async, args, kwargs, options))

@@ -15,18 +15,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import redis as sync_redis
 import redis.asyncio as redis
 from celery import states
-from celery.backends.redis import RedisBackend
 from kombu.utils.json import dumps
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, NoScriptError
 
 from asyncworker.loop import current_job
 from asyncworker.worker.job import Job
 from asyncworker.worker.persist import log_wait, waits
+from asyncworker.worker.redis_client import async_client
 
 __all__ = ["ResultWriter"]
 
@@ -57,12 +54,6 @@ return found
 MOST = 500
 MOST_BYTES = 4 << 20
 
-_CONNECTIONS: dict[Any, type[Any]] = {
-    sync_redis.Connection: redis.Connection,
-    sync_redis.SSLConnection: redis.SSLConnection,
-    sync_redis.UnixDomainSocketConnection: redis.UnixDomainSocketConnection,
-}
-
 
 @dataclass(eq=False)
 class _Entry:
@@ -76,13 +67,14 @@ class ResultWriter:
 
     Args:
         backend: The app's backend, of which it takes settings, keys and encoding.
+        client: For the same Redis.
     """
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, client: redis.Redis) -> None:
         self._backend = backend
+        self._client = client
         self._entries: deque[_Entry] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self._client: redis.Redis | None = None
         self._digest = ""
         conf = backend.app.conf
         self._extended = bool(conf.find_value_for_key("extended", "result"))
@@ -94,10 +86,8 @@ class ResultWriter:
     @classmethod
     def for_backend(cls, backend: Any) -> ResultWriter | None:
         """Return a writer for Celery's own Redis backend; ``None`` for another, and what derives from it."""
-        if type(backend) is not RedisBackend:
-            return None
-        parameters: dict[str, Any] = backend.connparams  # type: ignore[attr-defined]
-        return cls(backend) if parameters.get("connection_class", sync_redis.Connection) in _CONNECTIONS else None
+        client = async_client(backend, connections=2)
+        return cls(backend, client) if client is not None else None
 
     async def store(self, task_id: str, result: Any, request: Any) -> None:
         """Store a success; returns when it is there. Waits for a server that is away.
@@ -116,9 +106,7 @@ class ResultWriter:
 
     async def close(self) -> None:
         """Close the connection. Nobody waits for a result any more."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        await self._client.aclose()
 
     # -- the document --------------------------------------------------------------------------------------------
 
@@ -220,7 +208,9 @@ class ResultWriter:
             logger.warning("Redis refuses results in batches (%s): storing one by one, as Celery does", reason)
 
     async def _store_batch(self, batch: list[_Entry]) -> None:
-        client = self._client or await self._connect()
+        client = self._client
+        if not self._digest:
+            self._digest = await client.script_load(STORE)
         keys = [entry.key for entry in batch]
         arguments = [*keys, int(self._backend.expires or 0), *(entry.document for entry in batch)]
         try:
@@ -244,24 +234,6 @@ class ResultWriter:
             return False
         meta: Mapping[str, Any] = self._backend.decode(document)
         return bool(meta["status"] == states.SUCCESS)
-
-    async def _connect(self) -> redis.Redis:
-        parameters = {
-            **self._backend.connparams,
-            "connection_class": _CONNECTIONS[self._backend.connparams.get("connection_class", sync_redis.Connection)],
-            "max_connections": 2,
-            # Tried again here, for as long as it takes.
-            "retry": Retry(NoBackoff(), 0),
-        }
-        parameters.pop("retry_on_timeout", None)
-        client = redis.Redis.from_pool(redis.ConnectionPool(**parameters))
-        try:
-            self._digest = await client.script_load(STORE)
-        except BaseException:
-            await client.aclose()
-            raise
-        self._client = client
-        return client
 
 
 def _settle(entry: _Entry, error: Exception | None) -> None:

@@ -276,6 +276,12 @@ async def sends_and_awaits(count: int) -> int:
     return len({result.id for result in results})
 
 
+@shared_task(name="t.awaits_others")
+async def awaits_others(count: int) -> list[Any]:
+    results = await asyncio.gather(*[sync_double.adelay(number) for number in range(count)])
+    return [value for value, *_ in await asyncio.gather(*[result.aget(timeout=30) for result in results])]
+
+
 @shared_task(name="t.waits_for_another")
 async def waits_for_another() -> int:
     return int(add.delay(1, 1).get(timeout=5))
