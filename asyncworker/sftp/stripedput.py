@@ -37,9 +37,9 @@ T = TypeVar("T")
 #: How much of a part may be missing before its end; a constant, as another process may go on with it.
 _SPAN_BYTES = 32 * 1024 * 1024
 #: Sent and not answered yet, at most, on each connection.
-_WINDOW_BYTES = 4 * 1024 * 1024
+_WINDOW_BYTES = 2 * 1024 * 1024
 #: What a stripe takes at a time.
-_BLOCK_BYTES = 1024 * 1024
+_BLOCK_BYTES = 512 * 1024
 #: Compared before a part is trusted: so much at its end, and so many samples of so much before.
 _TAIL_BYTES = 1024 * 1024
 _SAMPLES = 16
