@@ -22,9 +22,10 @@ from asyncworker.resources import lifetimes
 from asyncworker.sftp import SFTPPool, Transfer
 from asyncworker.sftp.options import Options
 from asyncworker.sftp.transports import Receiver, Transport, connect_asyncssh
-from tests.integration.sftp.conftest import Folders, configured, pool_of
+from tests.integration.sftp.conftest import Folders, behind, configured, in_mid_run, pool_of
 from tests.integration.sftp.test_get import settled
 from tests.servers import sftp_wire as wire
+from tests.servers.proxy import running_proxy
 from tests.servers.sftp import SFTPServer, running_sftp_server
 from tests.servers.sftp_scripted import OPEN, READ, Request, Scripted
 from tests.servers.sshd import Sshd
@@ -261,14 +262,17 @@ async def test_a_server_that_takes_two_logins_and_no_more(tmp_path: Path, folder
 
 
 async def test_connections_killed_in_mid_run(own_sshd: Sshd, folders: Folders) -> None:
-    files = make_files(folders, 1500)
-    async with pool_of(own_sshd) as pool:
-        jobs = {name: asyncio.create_task(pool.get(path, folders.local / name)) for name, path in files.items()}
-        await next(iter(jobs.values()))
-        assert await asyncio.to_thread(own_sshd.kill_sessions) > 0
-        assert not all(job.done() for job in jobs.values())
-        results = await asyncio.gather(*jobs.values(), return_exceptions=True)
-        assert await settled(pool)
+    files = make_files(folders, 1500) | {"large": folders.make("large", os.urandom(40_000_000))}
+    with running_proxy(own_sshd.port) as proxy:
+        async with pool_of(own_sshd, **behind(proxy, own_sshd)) as pool:
+            jobs = {name: asyncio.create_task(pool.get(path, folders.local / name)) for name, path in files.items()}
+            await in_mid_run(jobs["large"], lambda: any(job.done() for job in jobs.values()))
+            proxy.partition()
+            assert not jobs["large"].done()
+            assert await asyncio.to_thread(own_sshd.kill_sessions) > 0
+            proxy.heal()
+            results = await asyncio.gather(*jobs.values(), return_exceptions=True)
+            assert await settled(pool)
         # Each file had a second try on a new connection.
         assert [result for result in results if not isinstance(result, Transfer)] == []
     check(folders, files)

@@ -117,7 +117,7 @@ async def test_a_folder_that_is_read_only(server: Server, folders: Folders, size
 
 
 async def test_a_folder_removed_in_mid_run(server: Server, folders: Folders) -> None:
-    paths = {str(number): folders.make(str(number), b"x" * 1000) for number in range(300)}
+    paths = {str(number): folders.make(str(number), b"x" * 30_000) for number in range(300)}
     async with pool_of(server) as pool:
         jobs = [asyncio.create_task(pool.get(path, folders.local / name)) for name, path in paths.items()]
         await jobs[0]

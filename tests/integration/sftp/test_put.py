@@ -14,9 +14,10 @@ from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileChanged, S
 from asyncworker.sftp import SFTPPool, Transfer
 from asyncworker.sftp.localsource import LocalSource
 from asyncworker.sftp.sending import Upload
-from tests.integration.sftp.conftest import Folders, pool_of
+from tests.integration.sftp.conftest import Folders, behind, in_mid_run, pool_of
 from tests.integration.sftp.test_get import SIZES, settled
 from tests.servers import sftp_wire as wire
+from tests.servers.proxy import running_proxy
 from tests.servers.sftp import SFTPServer, running_sftp_server
 from tests.servers.sftp_scripted import OPEN, Request, Scripted
 from tests.servers.sshd import Sshd
@@ -149,12 +150,15 @@ async def test_puts_cancelled_at_random(server: Server, folders: Folders, seed: 
 
 async def test_connections_cut_in_mid_run_leave_no_temporary_files(tmp_path: Path, folders: Folders) -> None:
     paths = {str(n): local_file(folders, str(n), os.urandom(200_000)) for n in range(60)}
-    with running_sftp_server(tmp_path / "server") as server:
-        async with pool_of(server, connections=2) as pool:
+    paths["large"] = local_file(folders, "large", os.urandom(40_000_000))
+    with running_sftp_server(tmp_path / "server") as server, running_proxy(server.port) as proxy:
+        async with pool_of(server, **behind(proxy, server), connections=2) as pool:
             jobs = [asyncio.create_task(pool.put(path, folders.remote / name)) for name, path in paths.items()]
-            await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-            assert await asyncio.to_thread(server.drop_connections) > 0
-            assert not all(job.done() for job in jobs)
+            await in_mid_run(jobs[-1], lambda: any(job.done() for job in jobs))
+            proxy.partition()
+            assert not jobs[-1].done()
+            assert proxy.cut() > 0
+            proxy.heal()
             results = await asyncio.gather(*jobs, return_exceptions=True)
             assert all(isinstance(result, Transfer) for result in results)
             async with asyncio.timeout(20):

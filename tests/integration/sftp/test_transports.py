@@ -19,7 +19,7 @@ from asyncworker.errors import SettingsError, SFTPAuthError, SFTPConnectError, S
 from asyncworker.sftp import SFTPPool
 from asyncworker.sftp.askpass import askpass_environment
 from asyncworker.sftp.options import Options
-from tests.integration.sftp.conftest import Folders, configured, pool_of
+from tests.integration.sftp.conftest import Folders, behind, configured, in_mid_run, pool_of
 from tests.integration.sftp.test_connections import check, make_files
 from tests.integration.sftp.test_get import settled
 from tests.servers.counter import running_counter
@@ -126,14 +126,17 @@ async def test_a_login_without_sftp(own_sshd: Sshd, transport: str) -> None:
 @EVERY_WAY
 @configured("MaxSessions 1")
 async def test_sessions_killed_in_mid_run(own_sshd: Sshd, folders: Folders, transport: str) -> None:
-    files = make_files(folders, 300)
-    async with pool_through(transport, own_sshd) as pool:
-        jobs = [asyncio.create_task(pool.get(path, folders.local / name)) for name, path in files.items()]
-        await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-        assert await asyncio.to_thread(own_sshd.kill_sessions) > 0
-        assert not all(job.done() for job in jobs)
-        results = await asyncio.gather(*jobs, return_exceptions=True)
-        assert await settled(pool)
+    files = make_files(folders, 300) | {"large": folders.make("large", os.urandom(40_000_000))}
+    with running_proxy(own_sshd.port) as proxy:
+        async with pool_through(transport, own_sshd, **behind(proxy, own_sshd)) as pool:
+            jobs = [asyncio.create_task(pool.get(path, folders.local / name)) for name, path in files.items()]
+            await in_mid_run(jobs[-1], lambda: any(job.done() for job in jobs))
+            proxy.partition()
+            assert not jobs[-1].done()
+            assert await asyncio.to_thread(own_sshd.kill_sessions) > 0
+            proxy.heal()
+            results = await asyncio.gather(*jobs, return_exceptions=True)
+            assert await settled(pool)
     lost = [name for name, result in zip(files, results, strict=True) if isinstance(result, SFTPConnectionLost)]
     check(folders, files.keys() - set(lost))
 
