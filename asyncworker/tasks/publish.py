@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import kombu.exceptions
-from celery.canvas import Signature
+from celery.canvas import Signature, group
 from celery.result import AsyncResult
 from celery.utils import uuid
 from kombu.exceptions import OperationalError
@@ -34,26 +34,27 @@ _BatchPublishError: Any = getattr(kombu.exceptions, "BatchPublishError", ())
 BATCH = 200
 
 
-async def publish_many(signatures: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
+async def publish_many(signatures: Iterable[Signature[Any]]) -> list[Any]:
     """Send many tasks without holding up the running loop, in as few round trips as the broker allows.
 
     Args:
-        signatures: Of tasks; read as fast as they are sent. For a chain, group or chord use its own ``apply_async``.
+        signatures: Of tasks, or groups, whose tasks are sent in the same way; read as fast as they are sent. What is no
+            plain task of a group, such as a chain, goes by itself. For a chain or a chord use its own ``apply_async``:
+            Celery takes no part in batches with them.
 
     Returns:
-        Their results, in the order of the signatures.
+        Their results, in the order of the signatures: a ``GroupResult`` for a group.
 
     Raises:
-        TypeError: One is not the signature of a task.
-        ExceptionGroup: Some could not be sent; all others were.
+        TypeError: One is not the signature of a task or a group.
+        ExceptionGroup: Some could not be sent; all others were. Of a group, some tasks may have been.
     """
     results: list[Any] = []
     chunk: list[asyncio.Future[AsyncResult[Any]]] = []
     for signature in signatures:
-        if type(signature) is not Signature:
-            raise TypeError(f"publish_many() takes signatures of tasks, not {signature!r}")
-        task_id = signature.options.get("task_id") or uuid()
-        chunk.append(_outgoing(signature.app).put(functools.partial(signature.apply_async, task_id=task_id)))
+        if type(signature) not in (Signature, group):
+            raise TypeError(f"publish_many() takes signatures of tasks and groups, not {signature!r:.200}")
+        chunk.append(_outgoing(signature.app).put(_sender(signature)))
         if len(chunk) == 2 * BATCH:
             results += await asyncio.gather(*chunk, return_exceptions=True)
             chunk.clear()
@@ -71,6 +72,39 @@ async def send(
         return await off_loop_async(apply_async, args, kwargs, **options)
     options = {"task_id": uuid(), **options}
     return await _outgoing(app).put(functools.partial(apply_async, args, kwargs, **options))
+
+
+def _sender(signature: Signature[Any]) -> Callable[..., Any]:
+    """Return what sends a signature, under the same ids when it is called again."""
+    if isinstance(signature, group):
+        return _Group(signature)
+    return functools.partial(signature.apply_async, task_id=signature.options.get("task_id") or uuid())
+
+
+class _Group:
+    """Sends a group."""
+
+    def __init__(self, signature: group) -> None:
+        self._signature: Any = signature
+        self._with_ids: Any = None
+
+    def __call__(self, **options: Any) -> Any:
+        if self._with_ids is None:  # of thousands: on an I/O thread
+            self._with_ids = _with_ids(self._signature)
+        return self._with_ids.apply_async(**options)
+
+
+def _with_ids(signature: Any) -> Any:
+    """Return a copy in which every task has its id: Celery gives new ones each time, and freezing changes the order."""
+    copied: Any = Signature.from_dict(signature, app=getattr(signature, "app", None)).clone()
+    kind = copied.get("subtask_type")
+    for name in {"group": ["tasks"], "chain": ["tasks"], "chord": ["header", "body"]}.get(kind, ()):
+        part = copied["kwargs"][name]
+        fixed = [_with_ids(each) for each in part] if name == "tasks" else _with_ids(part)
+        copied["kwargs"] = {**copied["kwargs"], name: fixed}
+    if kind not in ("chain", "chord"):
+        copied["options"] = {"task_id": uuid(), **copied["options"]}
+    return copied
 
 
 @dataclass(eq=False)
@@ -122,7 +156,8 @@ def _outgoing(app: Any) -> _Outgoing:
 def _send_batch(app: Any, calls: list[_Call]) -> list[Any]:
     """Send them, on an I/O thread; returns a result or an exception for each."""
     with app.producer_pool.acquire(block=True) as producer:
-        batch = producer.batch(BATCH) if hasattr(producer, "batch") and len(calls) > 1 else contextlib.nullcontext()
+        many = len(calls) > 1 or isinstance(calls[0].apply_async, _Group)
+        batch = producer.batch(BATCH) if many and hasattr(producer, "batch") else contextlib.nullcontext()
         try:
             with batch:
                 return _attempts(calls, producer)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import redis
-from celery import Celery, chain, signals
+from celery import Celery, chain, group, signals
 from kombu.exceptions import EncodeError, OperationalError
 
 from asyncworker import publish_many
 from asyncworker.cli.embedded import EmbeddedServer
+from asyncworker.tasks.publish import _sender
 from tests.integration import tasks
 from tests.servers.client import client_app
 from tests.servers.ports import free_port
@@ -62,9 +63,64 @@ async def test_what_is_sent_at_the_same_time_goes_together(client: Celery[Any], 
     assert [message["headers"]["id"] for message in sent(valkey, "other\x06\x169")] == ["own"]
 
 
+async def test_a_group_of_thousands_goes_in_batches(client: Celery[Any], valkey: EmbeddedServer) -> None:
+    add = client.tasks["t.add"]
+    add.apply_async((0, 0), ignore_result=True)  # connections stand
+    header = group(add.s(number, 0).set(ignore_result=True) for number in range(2000))
+    with redis.Redis.from_url(valkey.redis_url) as broker:
+        broker.config_resetstat()
+        [result] = await publish_many([header])
+        # Celery subscribes to each result, more than once, and waits for no answer.
+        calls = broker.info("commandstats")
+        subscriptions = sum(calls[f"cmdstat_{name}"]["calls"] for name in ("subscribe", "unsubscribe"))
+        reads = broker.info("stats")["total_reads_processed"] - subscriptions
+    messages = sent(valkey)[1:]
+    assert [message["headers"]["id"] for message in messages] == [child.id for child in result.results]
+    assert {message["headers"]["group"] for message in messages} == {result.id}
+    assert [message["headers"]["group_index"] for message in messages] == list(range(2000))
+    assert reads < 1000
+
+
+def test_a_group_is_the_one_of_celery(worker: Callable[..., Worker], client: Celery[Any]) -> None:
+    """With a chain and a group in it; a stock client restores it, and has its values."""
+    worker(tasks.__name__, "-c", "50")
+    add = client.tasks["t.add"]
+    header = group([add.s(1, 1), group(add.s(number, 2) for number in range(3)), chain(add.s(4, 4), add.s(1))])
+
+    async def main() -> Any:
+        [single, result] = await publish_many([add.s(7, 7), header])
+        assert await single.aget(timeout=60) == 14
+        assert await result.aget(timeout=60) == [2, 2, 3, 4, 9]
+        return result
+
+    result = asyncio.run(main())
+    result.save()
+    stock: Any = Celery("stock", broker=client.conf.broker_url, backend=client.conf.result_backend)
+    with stock:
+        restored = stock.GroupResult.restore(result.id)
+        assert type(restored) is not type(result)
+        assert restored.get(timeout=60) == [2, 2, 3, 4, 9]
+        del restored
+        stock.backend.result_consumer.stop()
+        stock.backend.client.close()
+
+
+def test_a_group_that_is_sent_again_has_the_same_ids(client: Celery[Any], valkey: EmbeddedServer) -> None:
+    """As after a batch of which nobody knows what has arrived."""
+    add = client.tasks["t.add"]
+    header: Any = group([add.s(1, 1), chain(add.s(2, 2), add.s(1))])
+    send = _sender(header)
+    results = [send(), send()]
+    ids = [message["headers"]["id"] for message in sent(valkey)]
+    assert ids[:2] == ids[2:]
+    assert results[0].id == results[1].id
+    assert "task_id" not in header.options  # and the caller's own is as it was
+    assert all("task_id" not in task["options"] for task in header.tasks)
+
+
 async def test_only_signatures_of_tasks(client: Celery[Any]) -> None:
     add = client.tasks["t.add"]
-    with pytest.raises(TypeError, match="takes signatures of tasks"):
+    with pytest.raises(TypeError, match="takes signatures of tasks and groups"):
         await publish_many([chain(add.s(1, 2), add.s(3))])
 
 
