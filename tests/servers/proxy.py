@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Iterator
 
@@ -19,9 +20,10 @@ class Proxy:
         from_server: Bytes that it has passed back.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self.to_server = self.from_server = 0
+        self._tls = tls
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -74,7 +76,7 @@ class Proxy:
         """Listen on a free port."""
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(
-            asyncio.start_server(self._accept, "127.0.0.1", 0), self._loop
+            asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls), self._loop
         ).result(10)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -141,9 +143,9 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def running_proxy(target_port: int) -> Iterator[Proxy]:
-    """Run a proxy before a port of 127.0.0.1 until the block ends."""
-    proxy = Proxy(target_port)
+def running_proxy(target_port: int, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """Run a proxy before a port of 127.0.0.1 until the block ends; with ``tls`` clients must speak that to it."""
+    proxy = Proxy(target_port, tls)
     proxy.start()
     try:
         yield proxy
