@@ -131,6 +131,35 @@ def test_what_follows_a_result(worker: Callable[..., Worker], client: Celery[Any
     assert nested.get(timeout=WAIT_S) == 12
 
 
+def test_extended_results_are_the_stock_ones(
+    worker: Callable[..., Worker], client: Celery[Any], store: redis.Redis
+) -> None:
+    """The name, arguments, worker, retries and queue of a task, in its own result and in that of its group."""
+    told = []
+    for fast in ("1", "0"):
+        env = {"ASYNCWORKER_FAST_RESULTS": fast, "ASYNCWORKER_FAST_BROKER": fast}
+        options = {"app": "tests.integration.extended_app", "name": f"worker{fast}@test"}
+        node = worker(tasks.__name__, "-c", "5", env=env, **options)
+        retry = client.tasks["t.retry"].apply_async(task_id=f"retried{fast}")
+        together: Any = group([client.tasks["t.add"].s(1, y=2).set(task_id=f"added{fast}")]).apply_async(
+            task_id=f"group{fast}"
+        )
+        assert (retry.get(timeout=WAIT_S), together.get(timeout=WAIT_S)) == (2, [3])
+        documents = [json.loads(store.get(f"celery-task-meta-{name}{fast}") or b"") for name in ("retried", "added")]
+        assert [document.pop("worker") for document in documents] == [f"worker{fast}@test"] * 2
+        for document in documents:
+            document.pop("date_done")
+            document["task_id"] = document["task_id"][:-1]
+        assert documents[0].pop("parent_id") == f"retried{fast}"
+        assert documents[1].pop("group_id") == f"group{fast}"
+        told.append(documents)
+        assert node.stop() == 0
+    assert told[0] == told[1]
+    retried, added = told[0]
+    assert (retried["name"], retried["retries"], retried["queue"]) == ("t.retry", 2, "celery")
+    assert (added["name"], added["args"], added["kwargs"]) == ("t.add", [1], {"y": 2})
+
+
 def test_an_acl_without_scripts_falls_back_and_says_so_once(
     worker: Callable[..., Worker], client: Celery[Any], store: redis.Redis, valkey: EmbeddedServer
 ) -> None:
