@@ -2,6 +2,8 @@
 
 from celery import chain, group
 
+from asyncworker import publish_many
+
 
 def test_send_a_task_and_wait_for_it(tasks):
     assert tasks.restock.delay("A-17").get(timeout=30) == "A-17 is back"
@@ -23,9 +25,11 @@ def test_canvas_is_celerys_own(app, tasks):
     assert grouped.delay().get(timeout=30) == ["[a]", "[b]"]
 
 
-async def test_inside_a_coroutine_await_the_sending(tasks):
+async def test_inside_a_coroutine_await_the_sending_and_the_result(tasks):
     result = await tasks.restock.adelay("A-17")
-    assert result.id
+    assert await result.aget(timeout=30) == "A-17 is back"
+    results = await publish_many(tasks.print_label.s(sku) for sku in "ab")
+    assert [await result.aget(timeout=30) for result in results] == ["[a]", "[b]"]
 
 
 async def test_called_directly_a_task_is_its_coroutine(tasks):
