@@ -117,9 +117,13 @@ class TaskEagerResult(_EagerResult):
 
 
 def use_results(app: Any) -> None:
-    """Have an app give these results, whoever makes them of it: tasks, signatures, ``app.AsyncResult(id)``."""
-    app.AsyncResult = app.subclass_with_self(TaskResult, name="AsyncResult")
-    app.GroupResult = app.subclass_with_self(TaskGroupResult, name="GroupResult")
+    """Have an app give these results, whoever makes them of it: tasks, signatures, ``app.AsyncResult(id)``.
+
+    Results of the app's own stay what they are.
+    """
+    for stock, ours in ((AsyncResult, TaskResult), (GroupResult, TaskGroupResult)):
+        if getattr(app, stock.__name__).__bases__ == (stock,):
+            setattr(app, stock.__name__, app.subclass_with_self(ours, name=stock.__name__))
 
 
 def _leaves(results: Iterable[ResultBase]) -> Iterator[Any]:
