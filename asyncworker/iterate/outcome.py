@@ -36,6 +36,13 @@ class RunOutcome:
     """The exceptions of these failures, where they happened in this process in this attempt of the run."""
     name: str = ""
     """Label of the run, for its errors."""
+    recalled: bool = False
+    """It was read from the store: another delivery of the message ran it to its end, and may have told Celery."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether `raise_for_failures` raises nothing."""
+        return not self.progress.failed and self.progress.state not in ("cancelled", "failed")
 
     def raise_for_failures(self) -> None:
         """Raise what the run failed with; return where nothing failed.

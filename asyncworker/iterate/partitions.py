@@ -94,7 +94,8 @@ async def execute_split(
         clock=run.clock,
     )
     if hold.finished is not None:
-        return await outcome_of(hold.finished, run.store, run.options, run.decode)
+        ended = await outcome_of(hold.finished, run.store, run.options, run.decode)
+        return dataclasses.replace(ended, recalled=True)
     partitions = Partitions(run.store)
     parts = await partitions.plan(hold, requests, again=resume)
     holder = _Holder(run, partitions, hold, parts, send)

@@ -101,7 +101,7 @@ async def execute_run(
         clock=clock,
     )
     if hold.finished is not None:
-        return await outcome_of(hold.finished, store, options, decode)
+        return dataclasses.replace(await outcome_of(hold.finished, store, options, decode), recalled=True)
     return await run_held(
         call, source, options, store, hold, drain=drain, encode=encode, decode=decode, observe=observe, clock=clock
     )

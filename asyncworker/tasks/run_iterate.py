@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from celery import Task, shared_task
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 from kombu.utils.json import dumps
 
 from asyncworker.errors import RunDrained, RunTakenOver, SourceError
@@ -35,6 +35,7 @@ from asyncworker.tasks.payloads import decode, encode
 from asyncworker.tasks.progress_meta import ProgressMeta
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
+from asyncworker.tasks.told import was_told
 from asyncworker.worker.tracing import is_async
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ async def run_iterate(
         # its connection, and kombu's Redis transport knows both by one tag. Delivered again, it waits for the holder.
         logger.warning("%s; its outcome is reported there", exc)
         raise Reject(str(exc), requeue=True) from exc
+    if outcome.recalled and await was_told(self, ok=outcome.ok, within_s=settings.lease_s, drain=how["drain"]):
+        logger.info("run %s was finished by another delivery of it", outcome.progress.run_id)
+        raise Ignore("finished by another delivery")
     outcome.raise_for_failures()
     return _returned(outcome, run.options)
 

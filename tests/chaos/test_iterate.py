@@ -110,12 +110,13 @@ def test_sigterm_cuts_items_that_outlast_the_grace(worker: Callable[..., Worker]
 def test_a_message_that_comes_again_while_its_run_is_held_waits(
     worker: Callable[..., Worker], client: Celery[AsyncTask], valkey: EmbeddedServer, tmp_path: Path
 ) -> None:
-    """Longer than the visibility timeout, and yet every item runs once."""
+    """Longer than the visibility timeout, and yet every item runs once, and what is linked to it."""
     count = 3000
-    log = tmp_path / "log"
+    log, links = tmp_path / "log", tmp_path / "links"
     first = worker(MODULE, "--without-mingle")
     fan_out = client.tasks["t.item"].partial(pause_s=0.05, log=str(log)).options(concurrency=20)
-    result = fan_out.iterate(number=range(count)).delay()
+    link = client.tasks["t.logged_link"].si(str(links))
+    result = fan_out.iterate(number=range(count)).apply_async(link=link)
     while not result.progress().done:
         time.sleep(0.02)
     redeliver(valkey)
@@ -128,8 +129,11 @@ def test_a_message_that_comes_again_while_its_run_is_held_waits(
         time.sleep(0.02)
     assert times("succeeded") == 0
     assert result.get(timeout=GET_S)["done"] == count
-    while times("succeeded") < 2:
+    while times("ignored") < 1:
         time.sleep(0.02)
+    assert times("succeeded") == 1
+    assert (first.log() + second.log()).count("t.logged_link") >= 2  # received, succeeded
+    assert links.read_text() == "linked\n"
     assert len(log.read_text().split()) == count
     assert "taking it over" not in first.log() + second.log()
     assert result.progress().attempt == 1

@@ -6,7 +6,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGTERM, SIGUSR1
 
 from tests.chaos.history.brokers import Broker
 from tests.chaos.history.log import append
@@ -69,6 +69,9 @@ class Fleet:
                 self._thaw(place)
             if place.gone_by_s is not None and time.monotonic() > place.gone_by_s:
                 append(self._log, "stuck", pid=place.worker.pid)
+                # Celery then logs where each of its threads is.
+                place.worker.signal(SIGUSR1)
+                place.worker.child.wait_for_log("LOCAL VARIABLES", 5.0)
                 self._kill(place)
             elif place.worker.returncode is not None:
                 # Nobody has killed it: it has left, or it has crashed, which the history tells as that.
