@@ -10,7 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["BEAT_S", "Health", "HealthFile", "health_files", "read_health"]
+from asyncworker.settings import Settings
+
+__all__ = ["BEAT_S", "Health", "HealthFile", "health_file", "health_files", "read_health"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,14 @@ class HealthFile:
     def remove(self) -> None:
         """Take it away: the worker takes no more tasks."""
         self._path.unlink(missing_ok=True)
+
+
+def health_file(settings: Settings, lag_s: Callable[[], float], in_flight: Callable[[], int]) -> HealthFile | None:
+    """Return the file that the settings name; ``None`` where they name none."""
+    if not settings.health_file:
+        return None
+    path, most_lag_s = Path(settings.health_file), settings.blocked_after_s
+    return HealthFile(path, lag_s=lag_s, most_lag_s=most_lag_s, in_flight=in_flight)
 
 
 def read_health(path: Path) -> Health | None:

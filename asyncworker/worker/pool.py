@@ -6,7 +6,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded
@@ -15,6 +14,7 @@ from celery.exceptions import Reject
 from celery.platforms import EX_FAILURE
 from celery.utils.timer2 import Timer
 from celery.worker import state
+from celery.worker.request import Request
 
 from asyncworker.limits import use_limits_url
 from asyncworker.loop import Watchdog, get_loop_thread, live_jobs
@@ -24,7 +24,7 @@ from asyncworker.settings import load_settings
 from asyncworker.worker import account
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.garbage import settle_garbage_collection
-from asyncworker.worker.health import BEAT_S, HealthFile
+from asyncworker.worker.health import BEAT_S, health_file
 from asyncworker.worker.job import Job, Reports, decoded, request_of
 from asyncworker.worker.leases import LeaseKeeper, needs_lease
 from asyncworker.worker.outbox import Outbox, OutboxThread
@@ -85,7 +85,7 @@ class AsyncPool(BasePool):
         )
         self._watchdog = Watchdog(self._loop_thread, blocked_after_s=self._settings.blocked_after_s)
         self._watchdog.start()
-        self._health = self._health_file()
+        self._health = health_file(self._settings, lambda: self.loop_lag_s, lambda: len(self._jobs))
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Have the hub poll the outbox; called again after every reconnect."""
@@ -256,19 +256,16 @@ class AsyncPool(BasePool):
     def _keep_leases(self, leases: LeaseKeeper) -> None:
         self._leases_task = self._loop_thread.loop.create_task(leases.keep(), name="asyncworker-leases")
 
-    def _health_file(self) -> HealthFile | None:
-        if not self._settings.health_file:
-            return None
-        return HealthFile(
-            Path(self._settings.health_file),
-            lag_s=lambda: self.loop_lag_s,
-            most_lag_s=self._settings.blocked_after_s,
-            in_flight=lambda: len(self._jobs),
-        )
-
     def _begin(self, job: Job) -> None:
         self._jobs[job.pid] = live_jobs[job.pid] = job
-        job.request.on_accepted(job.pid, time.monotonic())
+        try:
+            job.request.on_accepted(job.pid, time.monotonic())
+        except BaseException:
+            # Its acknowledgement failed with the connection: the message comes again, and holds no slot here.
+            del self._jobs[job.pid], live_jobs[job.pid]
+            if isinstance(job.request, Request):
+                state.task_ready(job.request)
+            raise
         if job.terminated:  # revoked in the moment of its acceptance
             self._outbox.put(lambda: self._finished(job, _ignore))
             return

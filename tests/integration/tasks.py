@@ -14,6 +14,7 @@ from typing import Any
 
 from celery import current_task, shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.worker.request import Request
 from pydantic import BaseModel
 
 from asyncworker import current_item
@@ -64,6 +65,22 @@ async def sleep(seconds: float) -> float:
 async def sleep_late(seconds: float) -> float:
     await asyncio.sleep(seconds)
     return seconds
+
+
+class AcceptedInVain(Request):  # type: ignore[type-arg, unused-ignore]
+    """One whose connection is lost in the moment in which it is accepted, the first time."""
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        super().on_accepted(pid, time_accepted)
+        once = Path(self.args[0])
+        if not once.exists():
+            once.touch()
+            raise ConnectionResetError("while it was accepted")
+
+
+@shared_task(name="t.accepted_in_vain", Request=AcceptedInVain, acks_late=True)
+async def accepted_in_vain(once: str) -> str:
+    return "done"
 
 
 @shared_task(name="t.thread_sleep")

@@ -166,6 +166,21 @@ def test_a_worker_that_starts_learns_what_was_revoked_from_one_that_drains(
     assert log.read_text() == "2\n"
 
 
+def test_a_task_whose_acceptance_failed_with_the_connection_holds_no_slot(
+    worker: Callable[..., Worker], client: Celery, tmp_path: Path
+) -> None:
+    """It comes again, and nothing of its first coming holds up the end."""
+    node = worker(MODULE, "-c", "1", "--without-mingle")
+    result = client.tasks["t.accepted_in_vain"].delay(str(tmp_path / "once"))
+    assert result.get(timeout=60) == "done"
+    assert "Connection to broker lost" in node.log()
+    wait_until(lambda: client.control.ping(timeout=1, limit=1) != [])
+    inspect = client.control.inspect(timeout=10, limit=1)
+    assert inspect.active() == {node.name: []}
+    assert inspect.stats()[node.name]["pool"]["in-flight"] == 0
+    assert node.stop() == 0
+
+
 def test_what_runs_can_be_revoked_when_the_connection_is_back(
     worker: Callable[..., Worker], client: Celery, broker: redis.Redis
 ) -> None:
