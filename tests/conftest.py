@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
 import redis
@@ -180,6 +181,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes is the machine's affair.
+    hypothesis.settings.register_profile("asyncworker", deadline=None)
+    hypothesis.settings.load_profile("asyncworker")
     # A setting in the developer's shell must not decide what a test sees.
     for name in [name for name in os.environ if name.startswith(("ASYNCWORKER_", "CELERY_"))]:
         if name not in (REQUIRE_SERVERS, FAST, "ASYNCWORKER_REDIS_SERVER"):

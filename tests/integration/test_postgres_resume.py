@@ -18,7 +18,7 @@ def url(postgres: Postgres) -> str:
     return postgres.url(postgres.add_database())
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @killings
 def test_a_run_killed_and_resumed_equals_an_undisturbed_one(url: str, **example: Any) -> None:
     async def scenario() -> None:

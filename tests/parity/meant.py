@@ -61,6 +61,17 @@ MEANT = [
         ours="the coroutine is cancelled, whatever the signal",
     ),
     Meant(
+        what="Remote control during a warm shutdown",
+        prefork="gone",
+        ours="answers until the last task has ended: `inspect`, `asyncworker top` and `revoke` work, anything else is "
+        "refused; a worker that starts meanwhile learns from it what was revoked",
+    ),
+    Meant(
+        what="`revoke` with `terminate` after a lost connection",
+        prefork="does not find what runs",
+        ours="finds it",
+    ),
+    Meant(
         what="A warm shutdown that takes long",
         prefork="waits for ever",
         ours="after `ASYNCWORKER_DRAIN_TIMEOUT_S` what still runs is cancelled; late-ack tasks return to the queue",

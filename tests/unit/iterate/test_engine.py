@@ -47,7 +47,7 @@ async def as_generator(values: Any, suspend: bool = False) -> AsyncIterator[Any]
 # -- laws --------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     suspensions=st.lists(st.integers(0, 4), max_size=60),
     concurrency=st.integers(1, 12),

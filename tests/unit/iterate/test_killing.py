@@ -12,7 +12,7 @@ from asyncworker.store import open_store
 from tests.unit.iterate.killing import killed_and_resumed, killings
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @killings
 def test_a_run_killed_and_resumed_equals_an_undisturbed_one(**example: Any) -> None:
     async def scenario(folder: str) -> None:

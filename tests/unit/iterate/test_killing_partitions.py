@@ -93,7 +93,7 @@ async def finished_in(store: Store, count: int, partitions: int) -> set[int]:
     }
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(
     count=st.integers(2, 120),
     split=st.integers(2, 5),

@@ -91,7 +91,7 @@ Step = st.tuples(st.sampled_from(["start", "cancel", "finish", "pass", "change"]
 
 
 @given(st.lists(Step, max_size=60), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_permit_is_lost_or_doubled(steps: list[tuple[str, int]], permits: int) -> None:
     async def run() -> None:
         semaphore = Semaphore("s", permits)
@@ -142,7 +142,7 @@ def test_no_permit_is_lost_or_doubled(steps: list[tuple[str, int]], permits: int
     st.integers(1, 5),
     st.lists(st.tuples(st.integers(0, 8), st.floats(0, 2)), min_size=1, max_size=8),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_law_of_the_rate(amount: float, burst: int, arrivals: list[tuple[int, float]]) -> None:
     """In any time t there are no more than burst + amount * t."""
 

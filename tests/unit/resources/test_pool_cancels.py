@@ -107,7 +107,7 @@ Step = st.one_of(
 
 
 @given(st.lists(Step, max_size=60), st.integers(1, 3), st.integers(0, 2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_happens_places_are_neither_lost_nor_doubled(
     steps: list[tuple[str, int]], size: int, min_idle: int
 ) -> None:
