@@ -26,6 +26,7 @@ if POOL == "ours":
 else:
     # Else each thread, and each greenlet, looks for the backend and opens a connection: a fifth of the speed.
     app.conf.result_backend_thread_safe = True
+    app.conf.redis_max_connections = 10_000  # thousands of sleeping tasks end at once; without a number it is 100
 app.conf.update(
     task_default_queue="benchmark",
     task_ignore_result=not counting.RESULTS,

@@ -12,6 +12,10 @@ from benchmarks.queues import client, counting
 
 #: Results are asked for again and again; so often.
 _POLL_S = 0.001
+#: For results; without it, thousands of tasks that end at once open one each, and time out.
+_CONNECTIONS = 50
+#: Else a result that waits five seconds for its connection is lost.
+_RESULT_S = 60.0
 #: Messages that RabbitMQ delivers ahead of their acknowledgements.
 _PREFETCH = 200
 
@@ -34,7 +38,12 @@ def _broker(kind: str) -> Any:
 
 broker = _broker(os.environ.get("BENCHMARK_POOL", "list"))
 if counting.RESULTS:
-    backend: Any = RedisAsyncResultBackend(counting.REDIS_URL.replace("db=0", "db=1"), result_ex_time=3600)
+    backend: Any = RedisAsyncResultBackend(
+        counting.REDIS_URL.replace("db=0", "db=1"),
+        result_ex_time=3600,
+        max_connection_pool_size=_CONNECTIONS,
+        socket_timeout=_RESULT_S,
+    )
     broker = broker.with_result_backend(backend)
 
 
