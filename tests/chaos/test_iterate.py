@@ -9,23 +9,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-import redis
 from celery import Celery
 
 from asyncworker import AsyncTask
 from asyncworker.cli.embedded import EmbeddedServer
 from tests.integration import tasks
+from tests.servers.redelivery import redeliver, wait_until_none_is_given
 from tests.servers.worker import Worker
 
 GET_S = 60.0
 MODULE = tasks.__name__
-
-
-def redeliver(valkey: EmbeddedServer) -> None:
-    """Do what the visibility timeout would: put every unacknowledged message back."""
-    with redis.Redis.from_url(valkey.redis_url) as broker:
-        for tag in broker.hkeys("unacked"):
-            broker.zadd("unacked_index", {tag: 0})
 
 
 def test_kill_and_redelivery_run_only_what_is_left(
@@ -180,6 +173,8 @@ def test_a_holder_that_was_taken_over_leaves_the_message_to_the_other(
     while result.progress().done < 10:
         time.sleep(0.02)
     first.pause()
+    if transport == "stock":
+        wait_until_none_is_given(valkey)
     redeliver(valkey)
     second = worker(MODULE, "--without-mingle", env=env, name="second@test")
     second.wait_for_log("taking it over")

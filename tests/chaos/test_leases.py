@@ -17,17 +17,11 @@ from asyncworker.cli.embedded import EmbeddedServer
 from tests.integration import tasks
 from tests.servers.client import client_app
 from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.redelivery import redeliver
 from tests.servers.worker import Worker
 
 MODULE = tasks.__name__
 ENV = {"ASYNCWORKER_LEASE_S": "3"}
-
-
-def redeliver(valkey: EmbeddedServer) -> None:
-    """Do what the visibility timeout would: put every unacknowledged message back."""
-    with redis.Redis.from_url(valkey.redis_url) as broker:
-        for tag in broker.hkeys("unacked"):
-            broker.zadd("unacked_index", {tag: 0})
 
 
 @pytest.mark.parametrize("name", ["t.logged_late", "t.logged_late_sync"])

@@ -15,8 +15,8 @@ from celery import Celery, chain
 from asyncworker import AsyncTask, IterateResult, previous_result
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.errors import RunCancelled, SourceError
-from tests.chaos.test_iterate import redeliver
 from tests.integration import tasks
+from tests.servers.redelivery import redeliver
 from tests.servers.worker import Worker
 
 GET_S = 60.0

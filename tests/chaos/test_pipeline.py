@@ -10,10 +10,10 @@ from celery import Celery
 
 from asyncworker import AsyncTask
 from asyncworker.cli.embedded import EmbeddedServer
-from tests.chaos.test_iterate import redeliver
 from tests.fundamentals import pipeline
 from tests.servers.pipeline import Orders
 from tests.servers.postgres import Postgres
+from tests.servers.redelivery import redeliver
 from tests.servers.sftp import running_sftp_server
 from tests.servers.worker import Worker
 
