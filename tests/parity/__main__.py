@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tests.parity.app import SIDES
 from tests.parity.compare import Verdict, verdicts
-from tests.parity.runner import run_sides
+from tests.parity.runner import run_all_sides
 
 COLOURS = {"same": "green", "differs as meant": "yellow", "differs": "bold red", "": "dim"}
 
@@ -23,7 +23,7 @@ def main(scenarios: list[str]) -> int:
     """Run, print, and return the exit code."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="asyncworker-parity-") as folder:
-        found = verdicts(run_sides(SIDES, Path(folder), scenarios))
+        found = verdicts(run_all_sides(Path(folder), scenarios))
     table = Table("scenario", "prefork", "ours, async def", "ours, def", title="Parity with prefork")
     by_scenario: dict[str, dict[str, Verdict]] = {}
     for verdict in found:

@@ -8,10 +8,10 @@ import re
 
 from tests.parity.meant import MEANT, Meant
 
-__all__ = ["Verdict", "compare", "verdicts"]
+__all__ = ["BROKEN", "Verdict", "compare", "verdicts"]
 
 #: Facts that say that nothing was compared; they would be the same on both sides.
-_BROKEN = ("fact | the scenario itself failed", "fact | waited in vain")
+BROKEN = ("fact | the scenario itself failed", "fact | waited in vain")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ def compare(scenario: str, side: str, prefork: list[str], ours: list[str]) -> Ve
     """Compare the lines of a scenario."""
     rules = [rule for rule in MEANT if re.fullmatch(rule.scenario, scenario) and side in rule.sides]
     used: list[Meant] = []
-    unexplained = [line for line in {*prefork, *ours} if line.startswith(_BROKEN)]
+    unexplained = [line for line in {*prefork, *ours} if line.startswith(BROKEN)]
     for sign, line in _differing(prefork, ours):
         rule = next((rule for rule in rules if re.search(rule.lines, line)), None)
         if rule is None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.app import SIDES
 from tests.parity.compare import Verdict, verdicts
 from tests.parity.meant import MEANT, table
-from tests.parity.runner import run_sides
+from tests.parity.runner import run_all_sides
 from tests.parity.side import SCENARIOS
 
 for _theme in ("canvas", "tasks", "acks", "control"):
@@ -24,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Verdict]:
     """All verdicts, of one worker a side."""
-    seen = run_sides(SIDES, tmp_path_factory.mktemp("parity") / "sides")
+    seen = run_all_sides(tmp_path_factory.mktemp("parity"))
     return {(verdict.scenario, verdict.side): verdict for verdict in verdicts(seen)}
 
 
