@@ -12,18 +12,25 @@ from datetime import UTC, datetime, timedelta
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-class InstantClock:
-    """Every sleep takes one pass of the loop, and moves time on by what was asked for."""
+class _SetClock:
+    """Shows the time that it is set to."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.slept: list[float] = []
 
     def monotonic(self) -> float:
         return self.seconds
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.seconds)
+
+
+class InstantClock(_SetClock):
+    """Every sleep takes one pass of the loop, and moves time on by what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slept: list[float] = []
 
     async def sleep(self, delay_s: float) -> None:
         self.slept.append(delay_s)
@@ -32,18 +39,12 @@ class InstantClock:
         self.seconds = max(self.seconds, until)
 
 
-class ManualClock:
+class ManualClock(_SetClock):
     """Time stands still until `advance`."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        super().__init__()
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> datetime:
-        return EPOCH + timedelta(seconds=self.seconds)
 
     async def sleep(self, delay_s: float) -> None:
         future = asyncio.get_running_loop().create_future()
@@ -60,22 +61,16 @@ class ManualClock:
         await passes()
 
 
-class IdleClock:
+class IdleClock(_SetClock):
     """Time moves on, to when the next sleeper is due, once the loop has nothing else to do; see `running`."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        super().__init__()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
         self._holds = 0
         self._may_move = asyncio.Event()
         self._may_move.set()
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def now(self) -> datetime:
-        return EPOCH + timedelta(seconds=self.seconds)
 
     async def sleep(self, delay_s: float) -> None:
         future = asyncio.get_running_loop().create_future()
