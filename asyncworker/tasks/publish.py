@@ -21,7 +21,9 @@ import kombu.exceptions
 from celery.canvas import Signature, group
 from celery.result import AsyncResult
 from celery.utils import uuid
+from kombu import Producer
 from kombu.exceptions import OperationalError
+from kombu.pools import ProducerPool
 
 from asyncworker.loop import off_loop_async
 
@@ -115,11 +117,26 @@ class _Call:
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
 
+class _Producer(Producer):
+    """Looks whether a queue is declared before it copies it: kombu's copies it to look, for each message."""
+
+    def maybe_declare(self, entity: Any, *args: Any, **kwargs: Any) -> Any:
+        connection: Any = self.connection
+        if connection is not None and entity.can_cache_declaration and hash(entity) in connection.declared_entities:
+            return False
+        return super().maybe_declare(entity, *args, **kwargs)
+
+
+class _ProducerPool(ProducerPool):
+    Producer = _Producer
+
+
 class _Outgoing:
     """What one loop sends by one app."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
+        self._producers: Any = None
         self._calls: deque[_Call] = deque()
         self._sending: asyncio.Task[None] | None = None
 
@@ -136,13 +153,29 @@ class _Outgoing:
             while self._calls:
                 calls = [self._calls.popleft() for _ in range(min(BATCH, len(self._calls)))]
                 try:
-                    outcomes = await off_loop_async(_send_batch, self._app, calls)
+                    outcomes = await off_loop_async(self._send_batch, calls)
                 except Exception as exc:  # no connection at all
                     outcomes = [exc] * len(calls)
                 for call, outcome in zip(calls, outcomes, strict=True):
                     _settle(call.future, outcome)
         finally:
             self._sending = None
+
+    def _send_batch(self, calls: list[_Call]) -> list[Any]:
+        """Send them, on an I/O thread; returns a result or an exception for each."""
+        connections = self._app.pool
+        if self._producers is None or self._producers.connections is not connections:  # new after a fork or app.close()
+            self._producers = _ProducerPool(connections, connections.limit)
+        with self._producers.acquire(block=True) as producer:
+            many = len(calls) > 1 or isinstance(calls[0].apply_async, _Group)
+            batch = producer.batch(BATCH) if many and hasattr(producer, "batch") else contextlib.nullcontext()
+            try:
+                with batch:
+                    return _attempts(calls, producer)
+            except _BatchPublishError:
+                # Nobody knows which of them have arrived. One by one, then, and retried: as with Celery's own retries,
+                # a message whose answer was lost can come twice, under the same task id.
+                return _attempts(calls, producer)
 
 
 _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _Outgoing]] = weakref.WeakKeyDictionary()
@@ -151,20 +184,6 @@ _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _Outgoi
 def _outgoing(app: Any) -> _Outgoing:
     of_loop = _by_loop.setdefault(asyncio.get_running_loop(), {})
     return of_loop.get(id(app)) or of_loop.setdefault(id(app), _Outgoing(app))
-
-
-def _send_batch(app: Any, calls: list[_Call]) -> list[Any]:
-    """Send them, on an I/O thread; returns a result or an exception for each."""
-    with app.producer_pool.acquire(block=True) as producer:
-        many = len(calls) > 1 or isinstance(calls[0].apply_async, _Group)
-        batch = producer.batch(BATCH) if many and hasattr(producer, "batch") else contextlib.nullcontext()
-        try:
-            with batch:
-                return _attempts(calls, producer)
-        except _BatchPublishError:
-            # Nobody knows which of them have arrived. One by one, then, and retried: as with Celery's own retries, a
-            # message whose answer was lost can come twice, under the same task id.
-            return _attempts(calls, producer)
 
 
 def _attempts(calls: list[_Call], producer: Any) -> list[Any]:
