@@ -13,6 +13,7 @@ import threading
 from typing import Any
 
 from celery import Celery, states
+from celery.backends.redis import RedisBackend
 from redis.exceptions import ResponseError
 
 from asyncworker.loop import await_, current_job, in_bridge, off_loop
@@ -21,6 +22,7 @@ from asyncworker.worker.outbox import OutboxThread
 from asyncworker.worker.persist import settle, until_done
 from asyncworker.worker.progress import outcome_of
 from asyncworker.worker.results import ResultWriter
+from asyncworker.worker.retried import store_retry, stored
 
 __all__ = ["OffLoopBackend", "in_backend"]
 
@@ -74,6 +76,17 @@ class OffLoopBackend:
             return _ignore if _is_abandoned() else functools.partial(self._write, name)
         return functools.partial(off_loop, self._call, name) if name in _BLOCKING else value
 
+    def before_retry(self, job: Job) -> None:
+        """Note what is stored for a task whose next attempt is about to be sent; Redis alone can compare it later."""
+        if type(self._app.backend) is not RedisBackend or getattr(job.request, "ignore_result", False):
+            return
+        if in_bridge() or _is_task_thread():
+            try:
+                job.stored_before_retry = off_loop(lambda: stored(self._app.backend, job.id))
+            except Exception as exc:
+                if not self._is_away(exc):
+                    raise
+
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         token = in_backend.set(True)
         try:
@@ -88,6 +101,9 @@ class OffLoopBackend:
         if name == "mark_as_done" and self._results is not None and not self._results.refused and in_bridge():
             self._mark_as_done(self._results, *args, **kwargs)
             return None
+        job = current_job.get()
+        if name == "mark_as_retry" and isinstance(job, Job) and job.stored_before_retry is not None:
+            return self._mark_as_retry(job.stored_before_retry, *args, **kwargs)
         call = functools.partial(self._call, name, *args, **kwargs)
         what = f"{name} of {args[0] if args else kwargs.get('task_id')}"
         if _is_settling():
@@ -117,6 +133,17 @@ class OffLoopBackend:
         if request and request.chord:
             call = functools.partial(self._call, "on_chord_part_return", request, state, result)
             until_done(call, self._is_away, f"counting {task_id} for its chord")
+
+    def _mark_as_retry(
+        self, before: bytes, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None
+    ) -> None:
+        def call() -> None:
+            try:
+                store_retry(self._app.backend, before, task_id, exc, traceback, request)
+            except ResponseError:  # no scripts
+                self._call("mark_as_retry", task_id, exc, traceback, request)
+
+        until_done(call, self._is_away, f"mark_as_retry of {task_id}")
 
     def _is_away(self, exc: Exception) -> bool:
         # kombu counts KeyError among Redis' connection errors; from here it would be one of the result's own.

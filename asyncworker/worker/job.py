@@ -51,6 +51,7 @@ class Job(LiveJob):
         leased: This process holds its lease, or is about to.
         settled: Its code has ended; no lease is taken for it any more.
         still_held: Asks the store whether it does.
+        stored_before_retry: Its result's document before its next attempt was sent; ``None`` while none was.
         counted: Its beginning was counted, and is to be forgotten when it ends.
         succeeded: It came to its end, and that was no failure.
         lost: Another process has taken it over; its delivery goes back to the queue, in case that one dies.
@@ -76,6 +77,7 @@ class Job(LiveJob):
         "soft_timeout_s",
         "started",
         "still_held",
+        "stored_before_retry",
         "succeeded",
         "target",
         "terminated",
@@ -108,6 +110,7 @@ class Job(LiveJob):
         self.leased = False
         self.settled = False
         self.still_held: Callable[[], Coroutine[Any, Any, bool]] | None = None
+        self.stored_before_retry: bytes | None = None
         self.abandoned = False
         self.terminated = False
         self.timers: tuple[Any, ...] = ()

@@ -13,7 +13,7 @@ import inspect
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, _state
@@ -105,19 +105,21 @@ def adopt(task: Task[Any, Any], results: ResultWriter | None = None) -> None:
         task.backend = OffLoopBackend(task.app, results)  # type: ignore[assignment]
     if not isinstance(task.apply_async, functools.partial):
         # A sync task's too: the tracer of an async one sends what is linked to it, on the loop.
-        task.apply_async = functools.partial(_send, task.name, task.apply_async)  # type: ignore[method-assign]
+        task.apply_async = functools.partial(_send, task, task.apply_async)  # type: ignore[method-assign]
 
 
 #: Tasks whose sending was seen to block the loop; each is told once.
 _told: set[str] = set()
 
 
-def _send(name: str, apply_async: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Send a task: off the loop where there is a bridge to wait in, else here, which on the loop is worth a warning."""
     job = current_job.get()
     if isinstance(job, Job) and kwargs.get("task_id") == job.id:
         # A retry, from within the code that raises it: what that code remembers must be there when it begins.
         _before_outcome(job)
+        cast(OffLoopBackend, task.backend).before_retry(job)
+    name = task.name
     if in_bridge():
         return send_from_bridge(name, apply_async, *args, **kwargs)
     if name not in _told and _on_our_loop():
