@@ -87,6 +87,15 @@ def test_a_loss_on_its_way_needs_the_brokers_log_and_a_connection_that_ended_the
     assert "is lost" in checked([line("killed", 40)], on_its_way=True, given_away_at_s=2).violations[0]
 
 
+def test_a_fan_out_that_has_only_told_its_progress_has_no_outcome() -> None:
+    lost, on_its_way = History(), History(loses_on_its_way=True, given_away_at_s={"t": 2.0})
+    for history in (lost, on_its_way):
+        history.add_lines([line("sent", 1, 0, kind="fan_out"), line("killed", 2)])
+        history.outcomes["t"] = Outcome("PROGRESS")
+    assert "was accepted and is lost" in check(lost).violations[0]
+    assert check(on_its_way).violations == []
+
+
 def test_no_more_are_lost_on_their_way_than_connections_ended() -> None:
     history = History(loses_on_its_way=True, given_away_at_s=dict.fromkeys(("t", "u"), 2.0))
     history.add_lines([line("sent", 1, 0), line("sent", 1, 0, task_id="u"), line("killed", 2)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from celery import states
+
 from tests.chaos.history.fences import check_fan_out
 from tests.chaos.history.history import Execution, History
 from tests.chaos.history.settings import FENCED_AFTER_S, LEASE_S, SILENT_S, VISIBILITY_S
@@ -82,7 +84,7 @@ def _check_done(history: History, task_id: str, kind: str, report: Report) -> No
         if kind != "fan_out" and not any(each.token == outcome.token and each.how == "end" for each in executions):
             report.violate(history, task_id, f"its result is of no execution that returned: {outcome.token!r}")
         return
-    if outcome is not None:
+    if outcome is not None and outcome.status in states.READY_STATES:
         report.violate(history, task_id, f"ended as {outcome.status}: {outcome.text}")
         return
     sent_at_s = history.sent_at_s[task_id]
