@@ -22,13 +22,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import redis
 from celery import Celery
 
 from asyncworker.cli.embedded import EmbeddedServer
 from tests.chaos import kill_tasks
 from tests.servers.client import client_app
 from tests.servers.postgres import running_postgres
+from tests.servers.redelivery import redeliver
 from tests.servers.worker import Worker, running_worker
 
 __all__ = ["Plan", "Round", "rounds"]
@@ -141,7 +141,7 @@ class _Cluster:
                 killed_at = datetime.now(UTC)
                 worker.wait()
                 ages_s.append((killed_at - result.progress().updated_at).total_seconds())
-            self._redeliver()
+            redeliver(self._server)
         with self._worker():
             told = result.get(timeout=GET_S)
         executed = Counter(int(line) for line in log.read_text().split())
@@ -162,12 +162,6 @@ class _Cluster:
         name = f"worker-{self._workers}@test"
         with running_worker(self._folder, "--without-mingle", "--without-gossip", env=self._env, name=name) as worker:
             yield worker
-
-    def _redeliver(self) -> None:
-        """Do what the visibility timeout would: put every unacknowledged message back."""
-        with redis.Redis.from_url(self._server.redis_url) as broker:
-            for tag in broker.hkeys("unacked"):
-                broker.zadd("unacked_index", {tag: 0})
 
 
 def main() -> None:
