@@ -6,6 +6,7 @@ An outcome is tried again for as long as the backend is away. Celery's own setti
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import logging
@@ -81,11 +82,9 @@ class OffLoopBackend:
         if type(self._app.backend) is not RedisBackend or getattr(job.request, "ignore_result", False):
             return
         if in_bridge() or _is_task_thread():
-            try:
+            # What it raises would keep the next attempt from being sent; the state is stored as Celery does then.
+            with contextlib.suppress(Exception):
                 job.stored_before_retry = off_loop(lambda: stored(self._app.backend, job.id))
-            except Exception as exc:
-                if not self._is_away(exc):
-                    raise
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         token = in_backend.set(True)
