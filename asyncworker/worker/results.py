@@ -11,7 +11,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -55,11 +55,14 @@ MOST = 500
 MOST_BYTES = 4 << 20
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Entry:
     key: str | bytes
     document: str | bytes
-    stored: asyncio.Future[None] = field(repr=False)
+    #: What its job waits for; cancelled with the job, which waits on by another one.
+    waiter: asyncio.Future[None] | None = None
+    stored: bool = False
+    error: Exception | None = None
 
 
 class ResultWriter:
@@ -98,7 +101,7 @@ class ResultWriter:
             asyncio.CancelledError: The job was abandoned meanwhile; or, inside its coroutine, cancelled.
         """
         document = self._encoded(task_id, result, request)
-        entry = _Entry(self._backend.get_key_for_task(task_id), document, asyncio.get_running_loop().create_future())
+        entry = _Entry(self._backend.get_key_for_task(task_id), document)
         self._entries.append(entry)
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write(), name="asyncworker-results")
@@ -146,9 +149,10 @@ class ResultWriter:
 
     async def _wait_for(self, entry: _Entry) -> None:
         cancelled: BaseException | None = None
-        while not entry.stored.done():
+        while not entry.stored:
+            entry.waiter = asyncio.get_running_loop().create_future()
             try:
-                await asyncio.wait([entry.stored])
+                await entry.waiter
             except BaseException as exc:
                 job = current_job.get()
                 if isinstance(job, Job) and job.abandoned:
@@ -157,7 +161,8 @@ class ResultWriter:
                     raise
                 # Where the coroutine has ended, it comes too late.
                 cancelled = exc if isinstance(job, Job) and job.coroutine is not None else None
-        entry.stored.result()
+        if entry.error is not None:
+            raise entry.error
         if cancelled is not None:
             raise cancelled
 
@@ -237,11 +242,6 @@ class ResultWriter:
 
 
 def _settle(entry: _Entry, error: Exception | None) -> None:
-    if entry.stored.done():
-        return
-    if error is None:
-        entry.stored.set_result(None)
-    else:
-        entry.stored.set_exception(error)
-        # Whoever waited may be gone.
-        entry.stored.exception()
+    entry.stored, entry.error = True, error
+    if entry.waiter is not None and not entry.waiter.done():
+        entry.waiter.set_result(None)

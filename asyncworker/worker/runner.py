@@ -125,7 +125,8 @@ class Runner:
         current_job.set(job)
         try:
             outcome = await run_in_bridge(job.interrupt, job.target, job.args)
-            await job.wait_for_errbacks()
+            if job.errbacks:
+                await job.wait_for_errbacks()
         except BaseException:
             # Nothing may leave: SystemExit would end the loop, and a cancellation is settled like any other end.
             self._put_lost(job)
