@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nap-s", type=float, metavar="S", help="how long they sleep (10; quick: 3)")
     parser.add_argument("--calls", type=int, metavar="N", help="calls at light load (200; quick: 100)")
     parser.add_argument("--rounds", type=int, help="how often each has its turn (3; quick: 1)")
-    parser.add_argument("--quick", action="store_true", help="two minutes: fewer tasks, competitors and scenarios")
+    parser.add_argument("--quick", action="store_true", help="a minute: fewer tasks, competitors and scenarios")
     parser.add_argument("--only", metavar="TEXT", action="append", help="only competitors with that in their name")
     parser.add_argument("--scenario", metavar="TEXT", action="append", help="only what has that in its title")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
