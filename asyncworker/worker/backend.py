@@ -81,7 +81,7 @@ class OffLoopBackend:
         """Note what is stored for a task whose next attempt is about to be sent; Redis alone can compare it later."""
         if type(self._app.backend) is not RedisBackend or getattr(job.request, "ignore_result", False):
             return
-        if in_bridge() or _is_task_thread():
+        if _may_wait():
             # What it raises would keep the next attempt from being sent; the state is stored as Celery does then.
             with contextlib.suppress(Exception):
                 job.stored_before_retry = off_loop(lambda: stored(self._app.backend, job.id))
@@ -107,7 +107,7 @@ class OffLoopBackend:
         what = f"{name} of {args[0] if args else kwargs.get('task_id')}"
         if _is_settling():
             return settle(call, self._is_away, what)
-        if in_bridge() or _is_task_thread():
+        if _may_wait():
             return until_done(call, self._is_away, what)
         return call()
 
@@ -138,7 +138,8 @@ class OffLoopBackend:
     ) -> None:
         def call() -> None:
             try:
-                store_retry(self._app.backend, before, task_id, exc, traceback, request)
+                with outcome_of(task_id):
+                    store_retry(self._app.backend, before, task_id, exc, traceback, request)
             except ResponseError:  # no scripts
                 self._call("mark_as_retry", task_id, exc, traceback, request)
 
@@ -149,7 +150,10 @@ class OffLoopBackend:
         return not isinstance(exc, KeyError) and bool(self._app.backend.exception_safe_to_retry(exc))
 
 
-def _is_task_thread() -> bool:
+def _may_wait() -> bool:
+    """Tell whether the caller is a job's own code, in its bridge or on its thread."""
+    if in_bridge():
+        return True
     job = current_job.get()
     return isinstance(job, Job) and job.thread_ident == threading.get_ident()
 

@@ -11,19 +11,13 @@ from celery import states
 
 __all__ = ["store_retry", "stored"]
 
-#: KEYS: the result's key. ARGV: the document, the one that it may replace (empty: none), seconds that it is kept, 0 for
-#: ever. Stores and announces as Celery's backend does.
+#: KEYS: the result's key. ARGV: the document, the one that it may replace (empty: none), then options of SET. Stores
+#: and announces as Celery's backend does.
 REPLACE = """
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[2] then
-  return 0
+if (redis.call('GET', KEYS[1]) or '') == ARGV[2] then
+  redis.call('SET', KEYS[1], ARGV[1], unpack(ARGV, 3))
+  redis.call('PUBLISH', KEYS[1], ARGV[1])
 end
-if tonumber(ARGV[3]) > 0 then
-  redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
-else
-  redis.call('SET', KEYS[1], ARGV[1])
-end
-redis.call('PUBLISH', KEYS[1], ARGV[1])
-return 1
 """
 
 
@@ -38,5 +32,5 @@ def store_retry(backend: Any, before: bytes, task_id: str, exc: BaseException, t
     result = backend.encode_result(exc, states.RETRY)
     meta = backend._get_result_meta(result=result, state=states.RETRY, traceback=traceback, request=request)
     meta["task_id"] = task_id
-    key, kept_s = backend.get_key_for_task(task_id), int(backend.expires or 0)
-    backend.client.eval(REPLACE, 1, key, backend.encode(meta), before, kept_s)
+    expiry = ("EX", int(backend.expires)) if backend.expires else ()
+    backend.client.eval(REPLACE, 1, backend.get_key_for_task(task_id), backend.encode(meta), before, *expiry)

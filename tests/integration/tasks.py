@@ -133,30 +133,6 @@ async def retry(self: Any) -> int:
     return int(self.request.retries)
 
 
-def _until_done(task: Any) -> None:
-    while task.app.backend.get_state(task.request.id) != "SUCCESS":
-        time.sleep(0.02)
-
-
-@shared_task(name="t.slow_to_retry", bind=True)
-async def slow_to_retry(self: Any) -> int:
-    """Say that it is retried when the next attempt has been done."""
-    if not self.request.retries:
-        retry = self.retry(countdown=0, throw=False)
-        await asyncio.to_thread(_until_done, self)
-        raise retry
-    return int(self.request.retries)
-
-
-@shared_task(name="t.slow_to_retry_on_a_thread", bind=True)
-def slow_to_retry_on_a_thread(self: Any) -> int:
-    if not self.request.retries:
-        retry = self.retry(countdown=0, throw=False)
-        _until_done(self)
-        raise retry
-    return int(self.request.retries)
-
-
 @shared_task(name="t.give_up", bind=True, max_retries=1)
 async def give_up(self: Any) -> None:
     await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from celery.backends.redis import RedisBackend
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.retried import store_retry, stored
-from tests.integration import tasks
+from tests.integration import slow_retry_tasks, tasks
 from tests.servers.worker import Worker
 
 WAIT_S = 60.0
@@ -136,7 +136,7 @@ def test_what_follows_a_result(worker: Callable[..., Worker], client: Celery[Any
 def test_the_state_of_a_retry_does_not_hide_the_result_of_the_next_attempt(
     worker: Callable[..., Worker], client: Celery[Any], store: redis.Redis, name: str
 ) -> None:
-    node = worker(tasks.__name__, "-c", "5")
+    node = worker(slow_retry_tasks.__name__, "-c", "5")
     result = client.tasks[name].delay()
     assert result.get(timeout=WAIT_S) == 1
     assert node.stop() == 0  # both attempts have ended
