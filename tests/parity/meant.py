@@ -42,7 +42,7 @@ MEANT = [
         prefork="the task stays pending for ever (its worker process ends well, and the failure cannot be stored)",
         ours="`FAILURE` with a `WorkerLostError`",
         scenario="a body that raises SystemExit",
-        lines=r"^(events|result|signals) a",
+        lines=r"^(events|result|signals parity\.quits) a",
     ),
     Meant(
         what="Stopping a `def` task",

@@ -2,7 +2,8 @@
 
 What is compared within a task and an attempt: the order of the signals of the pool, of the signals of the main
 process, of the hooks, of the body's notes, of the request's callbacks, of the events. Between tasks, and between
-those streams, processes race each other, and no order is promised by anyone.
+those streams, processes race each other, and no order is promised by anyone. A task and what replaces it, under the
+same id, are two tasks: the second may begin before the first has told how it ended.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ _CHANCE = [
 #: has told how the one before has ended.
 _EACH_ATTEMPT = ("task-started", "task-retried")
 
+#: Streams that say which task they tell of, and the field that holds its name.
+_BY_NAME = {"signals": "sender", "hooks": "task"}
+
 #: Events that several processes send about one task, each when it comes to it: a stream of its own, in no order.
 _ARRIVALS = {"task-sent", "task-received"}
 
@@ -42,7 +46,10 @@ def lines_by_scenario(seen: dict[str, Any]) -> dict[str, list[str]]:
     """Return the sorted lines of each scenario."""
     streams: dict[str, dict[tuple[str, str], list[str]]] = {name: defaultdict(list) for name in seen["scenarios"]}
     for record in seen["log"]:
-        _add(streams, record["stream"], record["id"], record["root"], record["attempt"], _told(record))
+        stream = record["stream"]
+        if stream in _BY_NAME:
+            stream = f"{stream} {record['fields'][_BY_NAME[stream]]}"
+        _add(streams, stream, record["id"], record["root"], record["attempt"], _told(record))
     roots = {each["uuid"]: each["root_id"] for each in seen["events"] if each.get("root_id")}
     for event in seen["events"]:
         if event["type"].startswith("task-"):

@@ -147,17 +147,26 @@ class Events(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.seen: list[dict[str, Any]] = []
-        self.listening = threading.Event()
         self._stop_now = False
 
     def run(self) -> None:
         with app.connection_for_read() as connection:
             receiver = app.events.Receiver(connection, handlers={"*": self.seen.append})
             with receiver.consumer_context() as (own_connection, _channel, _consumers):
-                self.listening.set()
                 while not self._stop_now:
                     with contextlib.suppress(TimeoutError):
                         own_connection.drain_events(timeout=0.2)
+
+    def begin(self) -> None:
+        """Start, and return once an event comes through: the subscription is made by the first wait for one."""
+        give_up = time.monotonic() + WAIT_S
+        with app.events.default_dispatcher() as dispatcher:
+            self.start()
+            while not self.seen:
+                if time.monotonic() > give_up:
+                    raise RuntimeError("no event comes through")
+                dispatcher.send("parity-begins")
+                time.sleep(0.05)
 
     def stop(self) -> None:
         self._stop_now = True
@@ -168,8 +177,7 @@ def run_all(wanted: Iterable[str]) -> dict[str, Any]:
     """Run scenarios, those that may at once, and return everything that was seen."""
     broker = redis.Redis.from_url(app.conf.broker_url.replace("redis+socket", "unix").replace("virtual_host", "db"))
     events = Events()
-    events.start()
-    events.listening.wait(10)
+    events.begin()
     drivers = {name: Driver(name, broker) for name in wanted}
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(_run_one, [driver for driver in drivers.values() if not SCENARIOS[driver.name].alone]))
