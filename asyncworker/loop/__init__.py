@@ -1,12 +1,13 @@
 """One event loop a process, on its own thread, and the bridge that runs synchronous code suspended on it."""
 
-from asyncworker.loop.bridge import await_, in_bridge, off_loop, off_loop_async, run_in_bridge
+from asyncworker.loop.bridge import Bridge, await_, in_bridge, off_loop, off_loop_async
 from asyncworker.loop.cancel import Interrupt
 from asyncworker.loop.live import LiveJob, current_job, live_jobs, stack_of
 from asyncworker.loop.thread import LoopThread, get_loop_thread, running_loop_thread
 from asyncworker.loop.watchdog import Watchdog
 
 __all__ = [
+    "Bridge",
     "Interrupt",
     "LiveJob",
     "LoopThread",
@@ -18,7 +19,6 @@ __all__ = [
     "live_jobs",
     "off_loop",
     "off_loop_async",
-    "run_in_bridge",
     "running_loop_thread",
     "stack_of",
 ]

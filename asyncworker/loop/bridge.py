@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar, cast
 
 import greenlet
@@ -19,23 +18,68 @@ import greenlet
 from asyncworker.loop.cancel import Interrupt
 from asyncworker.loop.thread import io_executor
 
-__all__ = ["await_", "in_bridge", "off_loop", "off_loop_async", "run_in_bridge"]
+__all__ = ["Bridge", "await_", "in_bridge", "off_loop", "off_loop_async"]
 
 T = TypeVar("T")
 
 
-class _Bridge(greenlet.greenlet):  # type: ignore[misc]
-    """A greenlet that the pump below started."""
+class Bridge(greenlet.greenlet):  # type: ignore[misc]
+    """A synchronous function as a coroutine: of an asyncio task, or to be awaited.
 
-    __slots__ = ("depth", "interrupt")
+    It is the greenlet that it runs in: a coroutine around that would be one more for each of ten thousand that wait.
 
-    interrupt: Interrupt
-    depth: int
+    Args:
+        interrupt: Where exceptions for the function's coroutine are left.
+        fn: Called with ``args`` in the context of whoever awaits it; inside it, and inside it only, :func:`await_`
+            works.
+    """
+
+    __slots__ = ("args", "depth", "interrupt")
+
+    def __init__(self, interrupt: Interrupt, fn: Callable[..., Any], args: tuple[Any, ...] = ()) -> None:
+        super().__init__(fn)
+        self.interrupt = interrupt
+        self.args: tuple[Any, ...] | None = args
+        self.depth = 0
+
+    def send(self, value: Any) -> Any:
+        """Begin, or go on with what was waited for; returns what is waited for next."""
+        args, self.args = self.args, None
+        if args is None:
+            return self._gave_way(self.switch(value))
+        self.gr_context = greenlet.getcurrent().gr_context  # type: ignore[misc]  # the class above has it
+        return self._gave_way(self.switch(*args))
+
+    def throw(self, *exception: Any) -> Any:
+        """Go on with an exception."""
+        return self._gave_way(super().throw(*exception))
+
+    def close(self) -> None:
+        """End it, as a coroutine is ended that nobody awaits any more."""
+        if not self.dead:
+            super().throw(GeneratorExit)
+
+    def _gave_way(self, result: Any) -> Any:
+        if self.dead:
+            raise StopIteration(result)
+        return result
+
+    def __await__(self) -> Iterator[Any]:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+
+Coroutine.register(Bridge)
 
 
 def in_bridge() -> bool:
     """Tell whether the caller may wait for the loop without ``await``: it runs in a bridge's own greenlet."""
-    return isinstance(greenlet.getcurrent(), _Bridge)
+    return isinstance(greenlet.getcurrent(), Bridge)
 
 
 def await_(awaitable: Awaitable[T]) -> T:
@@ -45,15 +89,15 @@ def await_(awaitable: Awaitable[T]) -> T:
         RuntimeError: The caller is not in a bridge.
     """
     bridge = greenlet.getcurrent()
-    if not isinstance(bridge, _Bridge):
-        raise RuntimeError("await_() is for synchronous code that run_in_bridge() started")
+    if not isinstance(bridge, Bridge):
+        raise RuntimeError("await_() is for synchronous code that a Bridge has started")
     coro = awaitable if isinstance(awaitable, Coroutine) else _wrap(awaitable)
     bridge.depth += 1
     try:
         future = coro.send(None)
         while True:
             try:
-                value = bridge.parent.switch(future)
+                value = _give_way(bridge.parent, future)
             except BaseException as arrived:
                 future = coro.throw(bridge.interrupt.take(arrived))
             else:
@@ -68,40 +112,11 @@ async def _wrap(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-@types.coroutine
-def run_in_bridge(interrupt: Interrupt, fn: Callable[..., T], /, args: tuple[Any, ...] = ()) -> Generator[Any, Any, T]:
-    """Run a synchronous function in a bridge; inside it, and inside it only, :func:`await_` works.
-
-    To be awaited. A generator, since one more coroutine would be one more for each of ten thousand that wait.
-
-    Args:
-        interrupt: Where exceptions for the function's coroutine are left.
-        fn: Called with ``args`` in the caller's own context.
-    """
-    bridge = _Bridge(fn)
-    bridge.interrupt = interrupt
-    bridge.depth = 0
-    bridge.gr_context = greenlet.getcurrent().gr_context
-    result = _switch(bridge, args)
-    while not bridge.dead:
-        try:
-            value = yield result
-        except BaseException as exc:
-            result = _throw(bridge, exc)
-        else:
-            result = _switch(bridge, (value,))
-    return cast(T, result)
+# A switch makes an object of the frame that calls it, as large as that frame, which lives as long.
 
 
-# A switch makes an object of the frame that calls it, which lives as long as the frame does.
-
-
-def _switch(bridge: _Bridge, args: tuple[Any, ...]) -> Any:
-    return bridge.switch(*args)
-
-
-def _throw(bridge: _Bridge, exc: BaseException) -> Any:
-    return bridge.throw(exc)
+def _give_way(parent: Any, future: Any) -> Any:
+    return parent.switch(future)
 
 
 def off_loop(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
@@ -111,7 +126,7 @@ def off_loop(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     is raised afterwards inside a coroutine, and dropped where the coroutine has already ended.
     """
     bridge = greenlet.getcurrent()
-    if not isinstance(bridge, _Bridge):
+    if not isinstance(bridge, Bridge):
         return fn(*args, **kwargs)
     inside_coroutine = bridge.depth > 0
     return await_(_finish(off_loop_async(fn, *args, **kwargs), inside_coroutine))

@@ -4,7 +4,7 @@ from asyncworker.resources.injection import inject, refuse_resources
 from asyncworker.resources.lifetimes import Lifetimes, lifetimes
 from asyncworker.resources.pool import Pool, is_transport_fault, pools
 from asyncworker.resources.resource import Resource, resource, resources_of, use
-from asyncworker.resources.scopes import in_item_scope, in_task_scope, scope_is_open
+from asyncworker.resources.scopes import Scope, in_item_scope, in_task_scope, scope_is_open
 from asyncworker.resources.slots import PoolOptions, Statistics
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Pool",
     "PoolOptions",
     "Resource",
+    "Scope",
     "Statistics",
     "in_item_scope",
     "in_task_scope",

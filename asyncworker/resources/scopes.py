@@ -13,6 +13,7 @@ from asyncworker.resources.lifetimes import Lifetimes, lifetimes
 
 __all__ = [
     "WIDTH",
+    "Scope",
     "ScopeName",
     "declared",
     "hide_narrower",
@@ -36,19 +37,30 @@ WIDTH: dict[ScopeName, int] = {"process": 2, "task": 1, "item": 0}
 declared: set[ScopeName] = set()
 
 
-class _Scope:
-    """One task or one item. It costs nothing until something is made in it."""
+class Scope:
+    """One task or one item, from here on in the running context. It costs nothing until something is made in it."""
 
-    __slots__ = ("ended", "lifetimes")
+    __slots__ = ("_name", "_outer", "ended", "lifetimes")
 
-    def __init__(self) -> None:
+    def __init__(self, name: ScopeName) -> None:
+        variable = _scopes[name]
+        self._name = name
+        self._outer = variable.get()
         self.lifetimes: Lifetimes | None = None
         self.ended = False
+        variable.set(self)
+
+    def end(self) -> Coroutine[Any, Any, None] | None:
+        """Leave it; returns what is to be awaited, if anything was made in it."""
+        _scopes[self._name].set(self._outer)
+        self.ended = True
+        return _close(self.lifetimes) if self.lifetimes is not None else None
 
 
-_task_scope: ContextVar[_Scope | None] = ContextVar("asyncworker_task_scope", default=None)
-_item_scope: ContextVar[_Scope | None] = ContextVar("asyncworker_item_scope", default=None)
-_scopes: dict[ScopeName, ContextVar[_Scope | None]] = {"task": _task_scope, "item": _item_scope}
+_scopes: dict[ScopeName, ContextVar[Scope | None]] = {
+    "task": ContextVar("asyncworker_task_scope", default=None),
+    "item": ContextVar("asyncworker_item_scope", default=None),
+}
 
 #: Closings whose task was cancelled meanwhile; the loop itself holds tasks weakly.
 _closing: set[asyncio.Task[None]] = set()
@@ -93,25 +105,22 @@ def hide_narrower(scope: ScopeName) -> None:
 
 def in_task_scope(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
     """Await a task's body; what is made for the task is closed when it ends, before its outcome is known."""
-    return _in_scope(_task_scope, awaitable)
+    return _in_scope("task", awaitable)
 
 
 async def in_item_scope(awaitable: Awaitable[T]) -> T:
     """Await an item's call; what is made for the item is closed when it ends."""
-    return await (_in_scope(_item_scope, awaitable) if "item" in declared else awaitable)
+    return await (_in_scope("item", awaitable) if "item" in declared else awaitable)
 
 
-async def _in_scope(variable: ContextVar[_Scope | None], awaitable: Awaitable[T]) -> T:
-    outer = variable.get()
-    scope = _Scope()
-    variable.set(scope)
+async def _in_scope(name: ScopeName, awaitable: Awaitable[T]) -> T:
+    scope = Scope(name)
     try:
         return await awaitable
     finally:
-        variable.set(outer)
-        scope.ended = True
-        if scope.lifetimes is not None:
-            await _close(scope.lifetimes)
+        closing = scope.end()
+        if closing is not None:
+            await closing
 
 
 async def _close(made: Lifetimes) -> None:

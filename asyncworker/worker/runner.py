@@ -9,12 +9,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import WorkerLostError
 
-from asyncworker.loop import LoopThread, current_job, run_in_bridge
+from asyncworker.loop import Bridge, LoopThread, current_job
 from asyncworker.loop.threads import DaemonExecutor
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.gate import start_gate
@@ -116,22 +116,23 @@ class Runner:
         self._inbox_rung = False
         while self._inbox:
             job = self._inbox.popleft()
-            job.task = self._loop.create_task(self._run_on_loop(job), name=str(job))
+            # In the context of this callback, which the task gets a copy of.
+            own_stacks()
+            current_job.set(job)
+            job.task = self._loop.create_task(_JobBridge(self, job), name=str(job))
             if job.soft_timeout_s:
                 job.timers += (self._loop.call_later(job.soft_timeout_s, self._soft_limit, job, job.soft_timeout_s),)
 
-    async def _run_on_loop(self, job: Job) -> None:
-        own_stacks()
-        current_job.set(job)
-        try:
-            outcome = await run_in_bridge(job.interrupt, job.target, job.args)
-            if job.errbacks:
-                await job.wait_for_errbacks()
-        except BaseException:
-            # Nothing may leave: SystemExit would end the loop, and a cancellation is settled like any other end.
-            self._put_lost(job)
+    def put_outcome(self, job: Job, outcome: Any) -> None:
+        """Report what the tracer has returned; on the loop."""
+        if job.errbacks:
+            self._keep(self._loop.create_task(self._after_errbacks(job, outcome)))
         else:
-            self._put(job, functools.partial(job.request.on_success, _unwrapped(outcome)), succeeded=not outcome[0])
+            self._put_returned(job, outcome)
+
+    async def _after_errbacks(self, job: Job, outcome: Any) -> None:
+        await job.wait_for_errbacks()
+        self._put_returned(job, outcome)
 
     def _soft_limit(self, job: Job, limit_s: float) -> None:
         if job.task is not None and job.coroutine is not None:
@@ -159,11 +160,14 @@ class Runner:
             if job.errbacks:
                 asyncio.run_coroutine_threadsafe(job.wait_for_errbacks(), self._loop).result()
         except BaseException:
-            self._put_lost(job)
+            self.put_lost(job)
         else:
-            self._put(job, functools.partial(job.request.on_success, _unwrapped(outcome)), succeeded=not outcome[0])
+            self._put_returned(job, outcome)
 
     # -- on either -----------------------------------------------------------------------------------------------
+
+    def _put_returned(self, job: Job, outcome: Any) -> None:
+        self._put(job, functools.partial(job.request.on_success, _unwrapped(outcome)), succeeded=not outcome[0])
 
     def _put(self, job: Job, report: Callable[[], Any], *, succeeded: bool = False) -> None:
         job.settled = True
@@ -177,10 +181,44 @@ class Runner:
     def _report(self, job: Job, report: Callable[[], Any]) -> None:
         self._outbox.put(functools.partial(self._finished, job, report))
 
-    def _put_lost(self, job: Job) -> None:
+    def put_lost(self, job: Job) -> None:
         """Report what escaped the tracer, which catches every ``Exception``: like prefork, as a worker lost."""
         lost = exception_info(WorkerLostError(f"the task raised {sys.exc_info()[1]!r}"))
         self._put(job, functools.partial(job.request.on_failure, lost))
+
+
+class _JobBridge(Bridge):
+    """The coroutine of a job's asyncio task; nothing leaves it: its end is reported."""
+
+    __slots__ = ("_job", "_runner")
+
+    def __init__(self, runner: Runner, job: Job) -> None:
+        super().__init__(job.interrupt, job.target, job.args)
+        self._runner = runner
+        self._job = job
+
+    def send(self, value: Any) -> Any:
+        try:
+            return super().send(value)
+        except StopIteration as stop:
+            self._runner.put_outcome(self._job, stop.value)
+            raise
+        except BaseException:
+            self._end_lost()
+
+    def throw(self, *exception: Any) -> Any:
+        try:
+            return super().throw(*exception)
+        except StopIteration as stop:
+            self._runner.put_outcome(self._job, stop.value)
+            raise
+        except BaseException:
+            self._end_lost()
+
+    def _end_lost(self) -> NoReturn:
+        # SystemExit would end the loop, and a cancellation is settled like any other end.
+        self._runner.put_lost(self._job)
+        raise StopIteration from None
 
 
 def _unwrapped(outcome: Any) -> Any:

@@ -12,7 +12,7 @@ import functools
 import inspect
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -22,7 +22,7 @@ from celery.utils.threads import LocalStack, get_ident
 
 from asyncworker.errors import SettingsError, TaskCancelled
 from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, running_loop_thread
-from asyncworker.resources import in_task_scope, inject, refuse_resources
+from asyncworker.resources import Scope, in_task_scope, inject, refuse_resources
 from asyncworker.worker.backend import OffLoopBackend, in_backend
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.limiting import limited, limited_on_thread
@@ -162,8 +162,7 @@ def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Cal
         uses = getattr(_state.get_current_task(), "limits", ())
         if uses:
             body = limited(body, uses, run, args, kwargs)
-        coroutine = in_task_scope(body)
-        return _wait(coroutine) if entered else _run_beside(coroutine, request_stack())
+        return _wait(body) if entered else _run_beside(in_task_scope(body), request_stack())
 
     return _marked(bridged)
 
@@ -242,27 +241,27 @@ async def _collected(generator: AsyncIterator[Any]) -> list[Any]:
     return [value async for value in generator]
 
 
-def _wait(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Wait for a task's coroutine, wherever its tracer runs: our pool, another pool, eagerly."""
+def _wait(body: Awaitable[Any]) -> Any:
+    """Wait for a task's body, wherever its tracer runs: our pool, another pool, eagerly."""
     if in_bridge():
-        return _wait_in_bridge(coroutine)
+        return _wait_in_bridge(body)
     token = _stack_owner.set(_ident())
     try:
         if _on_our_loop():
             # Eager inside a child task of our own loop: only another loop can run it before we return.
-            return _on_another_loop(coroutine)
-        return get_loop_thread().run(coroutine)
+            return _on_another_loop(in_task_scope(body))
+        return get_loop_thread().run(in_task_scope(body))
     finally:
         _stack_owner.reset(token)
 
 
-def _wait_in_bridge(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _wait_in_bridge(body: Awaitable[Any]) -> Any:
     job = current_job.get()
     if not isinstance(job, Job):
-        return await_(coroutine)
-    outer, job.coroutine = job.coroutine, coroutine
+        return _await_in_scope(body)
+    outer, job.coroutine = job.coroutine, body
     try:
-        value = await_(coroutine)
+        value = _await_in_scope(body)
     except BaseException as exc:
         job.coroutine = outer
         _before_outcome(job)
@@ -272,6 +271,17 @@ def _wait_in_bridge(coroutine: Coroutine[Any, Any, Any]) -> Any:
     _before_outcome(job)
     _check_lease(job)
     return _unless_abandoned(value, job)
+
+
+def _await_in_scope(body: Awaitable[Any]) -> Any:
+    """Do what :func:`in_task_scope` does, without a coroutine of its own: ten thousand may wait at once."""
+    scope = Scope("task")
+    try:
+        return await_(body)
+    finally:
+        closing = scope.end()
+        if closing is not None:
+            await_(closing)
 
 
 def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asyncworker.loop import Interrupt, await_, in_bridge, off_loop, run_in_bridge
+from asyncworker.loop import Bridge, Interrupt, await_, in_bridge, off_loop
 
 VALUE: contextvars.ContextVar[str] = contextvars.ContextVar("VALUE", default="unset")
 
@@ -31,7 +31,7 @@ async def test_sync_code_waits_and_others_go_on() -> None:
         assert in_bridge()
         return await_(body()) + 1
 
-    bridged = asyncio.ensure_future(run_in_bridge(Interrupt(), tracer))
+    bridged = asyncio.ensure_future(Bridge(Interrupt(), tracer))
     await asyncio.sleep(0)
     order.append("others")
     gate.set()
@@ -48,7 +48,7 @@ async def test_it_is_one_asyncio_task() -> None:
             group.create_task(asyncio.sleep(0))
         seen.append(asyncio.current_task())
 
-    task = asyncio.ensure_future(run_in_bridge(Interrupt(), lambda: await_(body())))
+    task = asyncio.ensure_future(Bridge(Interrupt(), lambda: await_(body())))
     await task
     assert seen == [task, task]
 
@@ -71,7 +71,7 @@ async def test_exceptions_and_timeouts_pass_through() -> None:
             await_(fails())
         return await_(times_out())
 
-    assert await run_in_bridge(Interrupt(), tracer) == "timed out"
+    assert await Bridge(Interrupt(), tracer) == "timed out"
 
 
 async def test_the_context_is_the_callers_own() -> None:
@@ -82,7 +82,7 @@ async def test_the_context_is_the_callers_own() -> None:
         return seen + " " + VALUE.get()
 
     VALUE.set("outside")
-    assert await run_in_bridge(Interrupt(), lambda: await_(body())) == "outside inside"
+    assert await Bridge(Interrupt(), lambda: await_(body())) == "outside inside"
     assert VALUE.get() == "inside"
 
 
@@ -108,7 +108,7 @@ async def test_an_exception_is_raised_where_the_coroutine_waits() -> None:
             return f"stopped: {exc}"
         return "never"
 
-    task = asyncio.ensure_future(run_in_bridge(interrupt, lambda: await_(body())))
+    task = asyncio.ensure_future(Bridge(interrupt, lambda: await_(body())))
     await waiting.wait()
     await asyncio.sleep(0)
     interrupt.throw(task, Stop("enough"))
@@ -119,7 +119,7 @@ async def test_an_exception_is_raised_where_the_coroutine_waits() -> None:
 
 async def test_a_cancellation_wins_over_an_interrupt() -> None:
     interrupt = Interrupt()
-    task = asyncio.ensure_future(run_in_bridge(interrupt, lambda: await_(asyncio.sleep(30))))
+    task = asyncio.ensure_future(Bridge(interrupt, lambda: await_(asyncio.sleep(30))))
     await asyncio.sleep(0)
     interrupt.throw(task, Stop())
     interrupt.cancel(task)
@@ -137,7 +137,7 @@ async def test_off_loop_leaves_the_loop_free() -> None:
         assert leave.wait(30)
         return threading.current_thread().name
 
-    task = asyncio.ensure_future(run_in_bridge(Interrupt(), lambda: off_loop(blocks)))
+    task = asyncio.ensure_future(Bridge(Interrupt(), lambda: off_loop(blocks)))
     while not entered.is_set():
         await asyncio.sleep(0)
     leave.set()
@@ -154,7 +154,7 @@ async def test_off_loop_after_the_coroutine_outlives_a_cancellation() -> None:
         assert leave.wait(30)
         return "written"
 
-    task = asyncio.ensure_future(run_in_bridge(interrupt, lambda: off_loop(writes)))
+    task = asyncio.ensure_future(Bridge(interrupt, lambda: off_loop(writes)))
     while not entered.is_set():
         await asyncio.sleep(0)
     interrupt.cancel(task)
@@ -175,7 +175,7 @@ async def test_off_loop_inside_a_coroutine_raises_the_cancellation_once_it_is_do
     async def body() -> None:
         off_loop(sends)
 
-    task = asyncio.ensure_future(run_in_bridge(interrupt, lambda: await_(body())))
+    task = asyncio.ensure_future(Bridge(interrupt, lambda: await_(body())))
     while not entered.is_set():
         await asyncio.sleep(0)
     interrupt.cancel(task)
@@ -189,6 +189,6 @@ def test_without_a_bridge() -> None:
     assert not in_bridge()
     assert off_loop(lambda: threading.current_thread()) is threading.current_thread()
     coro = asyncio.sleep(0)
-    with pytest.raises(RuntimeError, match="run_in_bridge"):
+    with pytest.raises(RuntimeError, match="Bridge"):
         await_(coro)
     coro.close()

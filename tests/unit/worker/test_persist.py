@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from asyncworker.loop import Interrupt, get_loop_thread, run_in_bridge
+from asyncworker.loop import Bridge, Interrupt, get_loop_thread
 from asyncworker.worker import persist
 from asyncworker.worker.persist import flush_settlements, settle, until_done
 
@@ -52,7 +52,7 @@ async def test_in_a_bridge_the_loop_goes_on() -> None:
 
     other = asyncio.create_task(others())
     call = failing(3, threads)
-    assert await run_in_bridge(Interrupt(), lambda: until_done(call, is_away, "a call")) == "done"
+    assert await Bridge(Interrupt(), lambda: until_done(call, is_away, "a call")) == "done"
     other.cancel()
     assert len(threads) == 4
     assert all(name.startswith("asyncworker-io") for name in threads)
@@ -68,7 +68,7 @@ async def test_a_failure_of_its_own_is_raised_at_once() -> None:
         raise ValueError("its own")
 
     with pytest.raises(ValueError, match="its own"):
-        await run_in_bridge(Interrupt(), lambda: until_done(call, is_away, "a call"))
+        await Bridge(Interrupt(), lambda: until_done(call, is_away, "a call"))
     assert calls == 1
 
 
