@@ -24,7 +24,7 @@ from asyncworker.tasks.task import AsyncTask
 from asyncworker.tasks.task_result import use_results
 from asyncworker.worker.fast import use_consumer, use_fast_broker
 from asyncworker.worker.options import add_options, supervise
-from asyncworker.worker.tracing import check_locals
+from asyncworker.worker.stacks import check_locals
 
 __all__ = ["get_app", "install"]
 

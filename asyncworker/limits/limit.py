@@ -80,7 +80,7 @@ class Limit(ABC):
         Args:
             key: Each key has permits of its own.
             timeout_s: Seconds to wait; ``None``: for ever.
-            holder: Who has it, as others are told; without it the name of the asyncio task.
+            holder: Who has it, as others are told; without it the Celery task, or the name of the asyncio task.
 
         Raises:
             LimitTimeout: No permit came free in time; names who holds them.

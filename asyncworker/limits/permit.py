@@ -8,6 +8,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
+from asyncworker.loop import current_job
+
 __all__ = ["Permit", "Place"]
 
 
@@ -49,7 +51,7 @@ class Permit:
         self._place = place
         self.limit = limit
         self.key = key
-        self.holder = holder or _running_task()
+        self.holder = holder or _running()
         self.id = ""
         self.since_s = 0.0
         self.lost = False
@@ -78,6 +80,6 @@ class Permit:
                 self.on_lost()
 
 
-def _running_task() -> str:
-    task = asyncio.current_task()
-    return task.get_name() if task is not None else "?"
+def _running() -> str:
+    job, task = current_job.get(), asyncio.current_task()
+    return str(job) if job is not None else task.get_name() if task is not None else "?"

@@ -14,7 +14,8 @@ from asyncworker.limits import LimitUse, uses_of
 from asyncworker.resources import inject, refuse_resources, resources_of
 from asyncworker.tasks.publish import send
 from asyncworker.tasks.task_result import TaskEagerResult, TaskResult
-from asyncworker.worker.tracing import bridge_method, bridge_run, is_async_function, share_stacks
+from asyncworker.worker.stacks import share_stacks
+from asyncworker.worker.tracing import bridge_method, bridge_run, is_async_function
 
 if TYPE_CHECKING:
     from asyncworker.tasks.partial import IterateSignature, Partial

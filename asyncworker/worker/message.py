@@ -50,6 +50,9 @@ def _share(part: dict[str, Any] | None, names: tuple[str, ...]) -> None:
             part[name] = found
 
 
+#: What the body of most tasks says of its canvas; Celery only reads it.
+_NOTHING_LINKED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
 #: For mypy, which knows half of its attributes.
 _StockMessage: Any = virtual.Message
 
@@ -76,4 +79,7 @@ class Message(_StockMessage):  # type: ignore[misc]
         if not plain or (self.accept is not None and self.content_type not in self.accept):
             return super()._decode()
         body = self.body
-        return decode_json(body.encode() if isinstance(body, str) else bytes(body))
+        payload = decode_json(body.encode() if isinstance(body, str) else bytes(body))
+        if type(payload) is list and payload[-1:] == [_NOTHING_LINKED]:
+            payload[-1] = _NOTHING_LINKED
+        return payload

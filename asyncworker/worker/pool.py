@@ -31,7 +31,8 @@ from asyncworker.worker.outbox import Outbox, OutboxThread
 from asyncworker.worker.persist import flush_settlements
 from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.runner import Runner, exception_info
-from asyncworker.worker.tracing import adopt, check_locals, is_async
+from asyncworker.worker.stacks import check_locals
+from asyncworker.worker.tracing import adopt, is_async
 
 __all__ = ["AsyncPool"]
 

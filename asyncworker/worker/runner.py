@@ -20,7 +20,7 @@ from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.gate import start_gate
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.outbox import Outbox
-from asyncworker.worker.tracing import own_stacks
+from asyncworker.worker.stacks import own_tasks
 
 __all__ = ["Runner", "exception_info"]
 
@@ -117,9 +117,9 @@ class Runner:
         while self._inbox:
             job = self._inbox.popleft()
             # In the context of this callback, which the task gets a copy of.
-            own_stacks()
+            own_tasks()
             current_job.set(job)
-            job.task = self._loop.create_task(_JobBridge(self, job), name=str(job))
+            job.task = self._loop.create_task(_JobBridge(self, job), name=job.id)
             if job.soft_timeout_s:
                 job.timers += (self._loop.call_later(job.soft_timeout_s, self._soft_limit, job, job.soft_timeout_s),)
 
@@ -152,7 +152,7 @@ class Runner:
     # -- on a task's thread --------------------------------------------------------------------------------------
 
     def _run_on_thread(self, job: Job) -> None:
-        own_stacks()
+        own_tasks()
         current_job.set(job)
         job.thread_ident = threading.get_ident()
         try:

@@ -1,7 +1,7 @@
 """Fit a task into the bridge: the stock tracer runs unmodified, and gives way to the loop at the task's body.
 
 Nothing of Celery is replaced: what is set here are attributes of one task object that Celery reads from it (``run``,
-``backend``, ``apply_async``, ``request_stack.__ident_func__``).
+``backend``, ``apply_async``, ``request_stack``).
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from typing import Any, cast
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, _state
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]
-from celery.utils.threads import LocalStack, get_ident
 
-from asyncworker.errors import SettingsError, TaskCancelled
+from asyncworker.errors import TaskCancelled
 from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, running_loop_thread
 from asyncworker.resources import Scope, in_task_scope, inject, refuse_resources
 from asyncworker.worker.backend import OffLoopBackend, in_backend
@@ -28,53 +27,20 @@ from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.limiting import limited, limited_on_thread
 from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.sending import send_from_bridge
+from asyncworker.worker.stacks import own_tasks, share_stacks, shared_tasks
 
 __all__ = [
     "adopt",
     "bridge_method",
     "bridge_run",
-    "check_locals",
     "is_async",
     "is_async_function",
-    "own_stacks",
-    "share_stacks",
 ]
 
 logger = logging.getLogger(__name__)
 
-#: Whose request and task stacks the running code sees. The stacks' own key, the greenlet or thread, would lose them in
-#: child tasks and threads; a context variable goes along.
-_stack_owner: contextvars.ContextVar[object] = contextvars.ContextVar("asyncworker_stack_owner", default=None)
-
-
 #: Set on a function that is bridged already.
 _MARK = "__asyncworker_bridged__"
-
-
-def _ident() -> object:
-    return _stack_owner.get() or get_ident()
-
-
-def own_stacks() -> None:
-    """Give the running context request and task stacks of its own. First thing in a job."""
-    _stack_owner.set(object())
-
-
-def check_locals() -> None:
-    """Refuse Celery's fast locals, which cannot follow a context.
-
-    Raises:
-        SettingsError: ``USE_FAST_LOCALS`` is set.
-    """
-    if LocalStack.__name__ == "_FastLocalStack":
-        raise SettingsError("USE_FAST_LOCALS is set: Celery's fast locals lose task.request in async tasks; unset it")
-
-
-def share_stacks(task: Task[Any, Any] | type[Task[Any, Any]]) -> None:
-    """Make ``current_task`` and the task's request follow the context."""
-    stacks: list[Any] = [_state._task_stack, task.request_stack]  # type: ignore[attr-defined]
-    for stack in stacks:
-        stack.__ident_func__ = _ident
 
 
 def is_async(task: Task[Any, Any]) -> bool:
@@ -162,7 +128,7 @@ def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Cal
         uses = getattr(_state.get_current_task(), "limits", ())
         if uses:
             body = limited(body, uses, run, args, kwargs)
-        return _wait(body) if entered else _run_beside(in_task_scope(body), request_stack())
+        return _wait(body) if entered else _run_beside(in_task_scope(body))
 
     return _marked(bridged)
 
@@ -210,22 +176,36 @@ def _enter_trace(request_stack: Any) -> bool:
             if getattr(request, "_asyncworker_entered", False):
                 return False
             request._asyncworker_entered = True
+            _share_fields(request)
             return True
     return False
 
 
-def _run_beside(coroutine: Coroutine[Any, Any, Any], request_stack: Any) -> None:
+def _share_fields(request: Any) -> None:
+    """Have the running task's request keep its fields where Celery's ``Request`` keeps what it was made from.
+
+    They are the same but for a few, and two such dictionaries are a tenth of what a waiting task takes.
+    """
+    job = current_job.get()
+    if not isinstance(job, Job) or request.is_eager or request.id != job.id:
+        return
+    fields = job.args[2]
+    if type(fields) is dict and fields.get("id") == job.id:
+        fields.update(vars(request))
+        request.__dict__ = fields
+
+
+def _run_beside(coroutine: Coroutine[Any, Any, Any]) -> None:
     """Run an errback on the loop. Its caller, the backend, may be on any thread but the loop's, and must not wait.
 
     The job that failed waits for it before it is acknowledged.
     """
-    task, request = _state.get_current_task(), request_stack.top
+    task = _state.get_current_task()
 
     async def main() -> None:
         in_backend.set(False)
-        own_stacks()
+        own_tasks()
         _state._task_stack.push(task)  # type: ignore[attr-defined]
-        request_stack.push(request)
         try:
             await coroutine
         except Exception:
@@ -245,14 +225,11 @@ def _wait(body: Awaitable[Any]) -> Any:
     """Wait for a task's body, wherever its tracer runs: our pool, another pool, eagerly."""
     if in_bridge():
         return _wait_in_bridge(body)
-    token = _stack_owner.set(_ident())
-    try:
+    with shared_tasks():
         if _on_our_loop():
             # Eager inside a child task of our own loop: only another loop can run it before we return.
             return _on_another_loop(in_task_scope(body))
         return get_loop_thread().run(in_task_scope(body))
-    finally:
-        _stack_owner.reset(token)
 
 
 def _wait_in_bridge(body: Awaitable[Any]) -> Any:

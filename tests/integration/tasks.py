@@ -55,6 +55,20 @@ async def who(self: Any) -> list[str]:
     return [self.request.id, current_task.request.id, thread, *(task.result() for task in children)]
 
 
+@shared_task(name="t.applies", bind=True)
+async def applies(self: Any) -> list[Any]:
+    """Whether the request is as before after another task, and the same one, were run in here, and their ids."""
+    before = dict(vars(self.request))
+    inner = [task.apply(throw=True) for task in (who, nested)]
+    after = dict(vars(self.request))
+    return [before == after, *({result.id, *result.result} == {result.id} for result in inner)]
+
+
+@shared_task(name="t.nested", bind=True)
+async def nested(self: Any) -> list[str]:
+    return [self.request.id, await asyncio.to_thread(lambda: current_task.request.id)]
+
+
 @shared_task(name="t.sleep")
 async def sleep(seconds: float) -> float:
     await asyncio.sleep(seconds)

@@ -74,6 +74,10 @@ def test_the_request_is_right_in_body_children_and_threads(app: Celery) -> None:
         assert set(result.get(timeout=GET_S)) == {result.id}
 
 
+def test_the_request_is_left_alone_by_tasks_that_are_run_in_its_body(app: Celery) -> None:
+    assert app.tasks["t.applies"].delay().get(timeout=GET_S) == [True, True, True]
+
+
 def test_a_thousand_sleeps_overlap(app: Celery) -> None:
     started = time.monotonic()
     results = [app.tasks["t.sleep"].apply_async((1,)) for _ in range(1000)]
