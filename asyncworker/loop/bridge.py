@@ -9,6 +9,7 @@ alone knows the trick; the idea is SQLAlchemy's ``greenlet_spawn``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar, cast
@@ -46,20 +47,22 @@ class Bridge(greenlet.greenlet):  # type: ignore[misc]
         """Begin, or go on with what was waited for; returns what is waited for next."""
         args, self.args = self.args, None
         if args is None:
-            return self._gave_way(self.switch(value))
+            return self.go_on(self.switch, value)
         self.gr_context = greenlet.getcurrent().gr_context  # type: ignore[misc]  # the class above has it
-        return self._gave_way(self.switch(*args))
+        return self.go_on(self.switch, *args)
 
     def throw(self, *exception: Any) -> Any:
         """Go on with an exception."""
-        return self._gave_way(super().throw(*exception))
+        return self.go_on(super().throw, *exception)
 
     def close(self) -> None:
         """End it, as a coroutine is ended that nobody awaits any more."""
-        if not self.dead:
-            super().throw(GeneratorExit)
+        with contextlib.suppress(GeneratorExit, StopIteration):
+            self.throw(GeneratorExit)
 
-    def _gave_way(self, result: Any) -> Any:
+    def go_on(self, switch: Callable[..., Any], *args: Any) -> Any:
+        """Switch to the function; returns what it waits for next, or raises ``StopIteration`` with what it returned."""
+        result = switch(*args)
         if self.dead:
             raise StopIteration(result)
         return result
@@ -67,11 +70,11 @@ class Bridge(greenlet.greenlet):  # type: ignore[misc]
     def __await__(self) -> Iterator[Any]:
         return self
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
     def __next__(self) -> Any:
         return self.send(None)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
 
 
 Coroutine.register(Bridge)

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import WorkerLostError
@@ -197,28 +197,17 @@ class _JobBridge(Bridge):
         self._runner = runner
         self._job = job
 
-    def send(self, value: Any) -> Any:
+    def go_on(self, switch: Callable[..., Any], *args: Any) -> Any:
         try:
-            return super().send(value)
-        except StopIteration as stop:
-            self._runner.put_outcome(self._job, stop.value)
-            raise
+            result = switch(*args)
         except BaseException:
-            self._end_lost()
-
-    def throw(self, *exception: Any) -> Any:
-        try:
-            return super().throw(*exception)
-        except StopIteration as stop:
-            self._runner.put_outcome(self._job, stop.value)
-            raise
-        except BaseException:
-            self._end_lost()
-
-    def _end_lost(self) -> NoReturn:
-        # SystemExit would end the loop, and a cancellation is settled like any other end.
-        self._runner.put_lost(self._job)
-        raise StopIteration from None
+            # SystemExit would end the loop, and a cancellation is settled like any other end.
+            self._runner.put_lost(self._job)
+            raise StopIteration from None
+        if self.dead:
+            self._runner.put_outcome(self._job, result)
+            raise StopIteration
+        return result
 
 
 def _unwrapped(outcome: Any) -> Any:

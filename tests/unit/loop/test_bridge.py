@@ -53,6 +53,32 @@ async def test_it_is_one_asyncio_task() -> None:
     assert seen == [task, task]
 
 
+async def test_it_can_be_awaited_and_closed_like_a_coroutine() -> None:
+    ended: list[str] = []
+
+    async def body() -> str:
+        try:
+            await asyncio.sleep(0)
+            return "slept"
+        finally:
+            ended.append("body")
+
+    assert await Bridge(Interrupt(), lambda: await_(body())) == "slept"
+
+    closed = Bridge(Interrupt(), lambda: await_(body()))
+    closed.send(None)
+    closed.close()
+    assert closed.dead
+    assert ended == ["body", "body"]
+
+    not_begun = Bridge(Interrupt(), lambda: ended.append("begun"))
+    not_begun.close()
+    with pytest.raises(asyncio.CancelledError):
+        Bridge(Interrupt(), lambda: ended.append("begun")).throw(asyncio.CancelledError())
+    assert not_begun.dead
+    assert ended == ["body", "body"]
+
+
 async def test_exceptions_and_timeouts_pass_through() -> None:
     async def times_out() -> str:
         try:
