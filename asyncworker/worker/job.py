@@ -147,7 +147,13 @@ def decoded(args: tuple[Any, ...], request: Reports) -> tuple[Any, ...]:
     """
     if not isinstance(request, Request) or len(args) != len(_TRACER_ARGUMENTS) or not args[-2]:
         return args
-    if isinstance(request.message, Message):
+    stock: Any = request
+    payload = stock._payload
+    if isinstance(stock.message, Message):
         # Celery has copied them into the request, and adds to that.
-        request.message.headers = request.request_dict
-    return (*args[:3], request._payload, None, None)
+        stock.message.headers = stock.request_dict
+        # What a request keeps that was given its body decoded.
+        stock._body, stock._decoded = payload, True
+        stock._content_type = stock._content_encoding = None
+        stock.message.let_go_of_body()
+    return (*args[:3], payload, None, None)

@@ -21,6 +21,9 @@ _SHARED_PROPERTIES = ("correlation_id", "reply_to", "body_encoding")
 
 #: Strings that came before.
 _strings: dict[str, str] = {}
+#: Delivery informations that came before, by exchange and routing key.
+_delivery_infos: dict[tuple[str, str], dict[str, str]] = {}
+_WHERE = {"exchange", "routing_key"}
 _MOST_STRINGS = 1000
 _LONGEST_STRING = 100
 
@@ -31,7 +34,7 @@ def share_strings(payload: dict[str, Any]) -> None:
     _share(payload, ("content-type", "content-encoding"))
     _share(payload.get("headers"), _SHARED_HEADERS)
     _share(properties, _SHARED_PROPERTIES)
-    _share(properties.get("delivery_info"), ("exchange", "routing_key"))
+    _share_delivery_info(properties)
 
 
 def _share(part: dict[str, Any] | None, names: tuple[str, ...]) -> None:
@@ -52,6 +55,22 @@ def _share(part: dict[str, Any] | None, names: tuple[str, ...]) -> None:
 
 #: What the body of most tasks says of its canvas; Celery only reads it.
 _NOTHING_LINKED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+def _share_delivery_info(properties: dict[str, Any]) -> None:
+    """Share all of it, where it says what most do: nobody writes into it; a request has one of its own."""
+    info = properties.get("delivery_info")
+    if type(info) is not dict or info.keys() != _WHERE:
+        return
+    where = (info["exchange"], info["routing_key"])
+    found = _delivery_infos.get(where)
+    if found is None:
+        if len(_delivery_infos) >= _MOST_STRINGS:
+            _delivery_infos.clear()
+        _delivery_infos[where] = info
+    else:
+        properties["delivery_info"] = found
+
 
 #: For mypy, which knows half of its attributes.
 _StockMessage: Any = virtual.Message
@@ -74,11 +93,15 @@ class Message(_StockMessage):  # type: ignore[misc]
         """Forget the body as it was received, in base64: all that comes back, comes from what the broker has."""
         self._raw = None
 
+    def let_go_of_body(self) -> None:
+        """Forget the body, too, once it was decoded."""
+        self.body: bytes | str | None = None
+
     def _decode(self) -> Any:
         plain = self.content_type == "application/json" and self.content_encoding == "utf-8"
         if not plain or (self.accept is not None and self.content_type not in self.accept):
             return super()._decode()
-        body = self.body
+        body = self.body or b""
         payload = decode_json(body.encode() if isinstance(body, str) else bytes(body))
         if type(payload) is list and payload[-1:] == [_NOTHING_LINKED]:
             payload[-1] = _NOTHING_LINKED
