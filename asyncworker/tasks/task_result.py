@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from celery import states
+from celery._state import task_join_will_block  # type: ignore[attr-defined]
 from celery.exceptions import TimeoutError
 from celery.result import AsyncResult, EagerResult, GroupResult, ResultBase
 
@@ -144,6 +145,10 @@ def _values(result: Any, propagate: bool) -> Any:
 
 def _looking_again(get: Callable[..., Any], leaves: list[Any], timeout: float | None, *args: Any, **kwargs: Any) -> Any:
     give_up_at_s = None if timeout is None else time.monotonic() + timeout
+    if not task_join_will_block():
+        # A notice that came while another was waited for. Celery would wait for one more, a second where none comes.
+        for leaf in leaves:
+            leaf.backend.add_pending_result(leaf)
     while True:
         wait_s = LOOK_AGAIN_S if give_up_at_s is None else min(LOOK_AGAIN_S, give_up_at_s - time.monotonic())
         try:

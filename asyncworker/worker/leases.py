@@ -143,9 +143,11 @@ class LeaseKeeper:
         self._on_lost(job)
 
     def _is_due(self, job: Job) -> bool:
+        if job.abandoned or not job.late:
+            return False
         # One that waits for another's lease has not begun, however long it waits.
         begun = job.task is not None or job.thread_ident is not None
-        return job.late and begun and not job.abandoned and (job.leased or job.age_s >= self._settings.lease_s)
+        return job.leased or (begun and job.age_s >= self._settings.lease_s)
 
     async def _leases(self) -> Leases:
         from asyncworker.store import Leases

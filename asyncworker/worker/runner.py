@@ -172,6 +172,7 @@ class Runner:
     def _put(self, job: Job, report: Callable[[], Any], *, succeeded: bool = False) -> None:
         job.settled = True
         job.succeeded = succeeded
+        job.task = None  # whose context has the job: only the garbage collector would find the two
         if job.counted or job.leased:
             ending = self._end_guarded(job, report, succeeded)
             self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(ending)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from celery.worker.request import Request
 from pydantic import BaseModel
 
 from asyncworker import current_item
+from asyncworker.worker.job import Job
 
 
 class Point(BaseModel):
@@ -67,6 +69,18 @@ async def applies(self: Any) -> list[Any]:
 @shared_task(name="t.nested", bind=True)
 async def nested(self: Any) -> list[str]:
     return [self.request.id, await asyncio.to_thread(lambda: current_task.request.id)]
+
+
+@shared_task(name="t.jobs_in_memory")
+async def jobs_in_memory(*, collect: bool) -> int:
+    """How many jobs there are, with this one; and whether the garbage collector takes away more from here on."""
+    found = sum(isinstance(each, Job) for each in gc.get_objects())
+    if collect:
+        gc.enable()
+    else:
+        gc.collect()
+        gc.disable()
+    return found
 
 
 @shared_task(name="t.sleep")

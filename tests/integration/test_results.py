@@ -34,6 +34,23 @@ asyncio.run(main())
 """
 
 
+def test_a_notice_that_came_before_is_not_waited_for(
+    worker: Callable[..., Worker], client: Celery[AsyncTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker(MODULE, "--without-mingle")
+    results = [client.tasks["t.sync_double"].delay(number) for number in range(20)]
+    consumer = client.backend.result_consumer
+    give_up_at_s = time.monotonic() + GET_S
+    while consumer.subscribed_to and time.monotonic() < give_up_at_s:
+        consumer.drain_events(timeout=0.1)
+
+    def wait(timeout: float | None = None) -> None:
+        raise AssertionError("it waits for what has come")
+
+    monkeypatch.setattr(consumer, "drain_events", wait)
+    assert [result.get(timeout=GET_S)[0] for result in results] == [2 * number for number in range(20)]
+
+
 def test_while_it_runs_on_any_loop_in_a_script_and_from_another_process(
     worker: Callable[..., Worker], client: Celery[AsyncTask], worker_env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -78,6 +78,14 @@ def test_the_request_is_left_alone_by_tasks_that_are_run_in_its_body(app: Celery
     assert app.tasks["t.applies"].delay().get(timeout=GET_S) == [True, True, True]
 
 
+def test_what_has_ended_is_not_left_to_the_garbage_collector(app: Celery) -> None:
+    count = app.tasks["t.jobs_in_memory"]
+    count.delay(collect=False).get(timeout=GET_S)
+    ended = [app.tasks[name].delay(1) for name in ("t.sleep", "t.sync_double") for _ in range(100)]
+    assert all(result.get(timeout=GET_S) for result in ended)
+    assert count.delay(collect=True).get(timeout=GET_S) < 20
+
+
 def test_a_thousand_sleeps_overlap(app: Celery) -> None:
     started = time.monotonic()
     results = [app.tasks["t.sleep"].apply_async((1,)) for _ in range(1000)]
