@@ -13,6 +13,7 @@ import logging
 import os
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -58,13 +59,14 @@ class LeaseKeeper:
                 await self._renew()
 
     async def _renew(self) -> None:
-        jobs = {}
+        # This process may run one task twice, where it was delivered again to it: one lease then.
+        jobs: dict[str, list[Job]] = defaultdict(list)
         for job in list(live_jobs.values()):
             if isinstance(job, Job) and self._is_due(job):
                 # Before it is looked whether the job has ended: whoever ends it looks in the other order.
                 job.leased = True
                 if not job.settled:
-                    jobs[key_of(job)] = job
+                    jobs[key_of(job)].append(job)
         if not jobs:
             return
         try:
@@ -74,11 +76,12 @@ class LeaseKeeper:
         except StoreError as exc:
             logger.warning("the leases of %d long tasks could not be renewed: %s", len(jobs), exc)
             return
-        for key, job in jobs.items():
-            if key in lost:
-                self._lose(job)
-            else:
-                self._hold(job)
+        for key, of_key in jobs.items():
+            for job in of_key:
+                if key in lost:
+                    self._lose(job)
+                else:
+                    self._hold(job)
 
     async def wait_for_holder(self, job: Job) -> bool:
         """Wait while another process runs the same task; returns whether it is still to be run.
