@@ -73,9 +73,6 @@ class Bridge(greenlet.greenlet):  # type: ignore[misc]
     def __next__(self) -> Any:
         return self.send(None)
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
 
 Coroutine.register(Bridge)
 

@@ -148,7 +148,8 @@ def _looking_again(get: Callable[..., Any], leaves: list[Any], timeout: float | 
     if not task_join_will_block():
         # A notice that came while another was waited for. Celery would wait for one more, a second where none comes.
         for leaf in leaves:
-            leaf.backend.add_pending_result(leaf)
+            if not leaf._cache:
+                leaf.backend.add_pending_result(leaf, weak=True)  # Celery may yet raise, and forget it
     while True:
         wait_s = LOOK_AGAIN_S if give_up_at_s is None else min(LOOK_AGAIN_S, give_up_at_s - time.monotonic())
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from kombu.transport import virtual
@@ -15,6 +15,9 @@ _MARK = b"__type__"
 
 _decode = msgspec.json.decode
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 #: What many messages have the same of. The id of a task that nobody sent is in three places of one message.
 _SHARED_HEADERS = ("lang", "task", "origin", "argsrepr", "kwargsrepr", "id", "root_id")
 _SHARED_PROPERTIES = ("correlation_id", "reply_to", "body_encoding")
@@ -24,7 +27,7 @@ _strings: dict[str, str] = {}
 #: Delivery informations that came before, by exchange and routing key.
 _delivery_infos: dict[tuple[str, str], dict[str, str]] = {}
 _WHERE = {"exchange", "routing_key"}
-_MOST_STRINGS = 1000
+_MOST_KEPT = 1000
 _LONGEST_STRING = 100
 
 
@@ -44,13 +47,7 @@ def _share(part: dict[str, Any] | None, names: tuple[str, ...]) -> None:
         value = part.get(name)
         if type(value) is not str or len(value) > _LONGEST_STRING:
             continue
-        found = _strings.get(value)
-        if found is None:
-            if len(_strings) >= _MOST_STRINGS:
-                _strings.clear()
-            _strings[value] = value
-        else:
-            part[name] = found
+        part[name] = _earlier(_strings, value, value)
 
 
 #: What the body of most tasks says of its canvas; Celery only reads it.
@@ -62,14 +59,17 @@ def _share_delivery_info(properties: dict[str, Any]) -> None:
     info = properties.get("delivery_info")
     if type(info) is not dict or info.keys() != _WHERE:
         return
-    where = (info["exchange"], info["routing_key"])
-    found = _delivery_infos.get(where)
+    properties["delivery_info"] = _earlier(_delivery_infos, (info["exchange"], info["routing_key"]), info)
+
+
+def _earlier(kept: dict[K, V], key: K, value: V) -> V:
+    """Return the value that came first under that key, and keep the first ones, up to a number."""
+    found = kept.get(key)
     if found is None:
-        if len(_delivery_infos) >= _MOST_STRINGS:
-            _delivery_infos.clear()
-        _delivery_infos[where] = info
-    else:
-        properties["delivery_info"] = found
+        if len(kept) >= _MOST_KEPT:
+            kept.clear()
+        found = kept[key] = value
+    return found
 
 
 #: For mypy, which knows half of its attributes.

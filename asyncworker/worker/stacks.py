@@ -55,9 +55,6 @@ class RequestStack:
     def __len__(self) -> int:
         return len(self._requests.get())
 
-    def __bool__(self) -> bool:
-        return True
-
 
 def _ident() -> object:
     return _owner.get() or get_ident()
