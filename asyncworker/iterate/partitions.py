@@ -57,6 +57,7 @@ async def execute_split(
     send: Send,
     *,
     request: bytes = b"",
+    message: str = "",
     redelivered: bool = False,
     resume: bool = False,
     on_change: OnChange | None = None,
@@ -69,6 +70,7 @@ async def execute_split(
         run: What is run.
         send: Sends partitions to other workers.
         request: What would start the run again.
+        message: Names the message that asks for it.
         redelivered: The same message came again.
         resume: Continue a run that is complete: only what failed is run.
         on_change: Where the fingerprint is not the checkpoint's; ``None``: as the options say.
@@ -82,7 +84,7 @@ async def execute_split(
     from asyncworker.store import Partitions
 
     requests = [run.part(number)[2] for number in range(len(run.ranges()))]
-    asked = request_for(run.run_id, run.task, run.source, run.options, run.fingerprint, request, run.clock)
+    asked = request_for(run.run_id, run.task, run.source, run.options, run.fingerprint, request, message, run.clock)
     hold = await take_run(
         run.store,
         asked,

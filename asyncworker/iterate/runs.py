@@ -43,6 +43,7 @@ async def execute_run(
     task: str = "",
     fingerprint: str = "",
     request: bytes = b"",
+    message: str = "",
     redelivered: bool = False,
     resume: bool = False,
     on_change: OnChange | None = None,
@@ -64,6 +65,7 @@ async def execute_run(
         task: Name of what runs each item.
         fingerprint: Identity of the source and the fixed arguments.
         request: What would start the run again.
+        message: Names the message that asks for it: where the run was begun by the same, this is one that came again.
         redelivered: The same message came again: a run that has ended is not run again, its outcome is told. Nor is one
             that another process is just running: that is waited for.
         resume: Continue a run that is complete as well: only what failed is run.
@@ -89,7 +91,7 @@ async def execute_run(
     if store is None:
         memory = MemoryRecorder(run_id, task, total=source.total, keep_results=options.results != "none", clock=clock)
         return await run_items(call, source, options, recorder=memory, drain=drain, clock=clock)
-    asked = request_for(run_id, task, source, options, fingerprint, request, clock)
+    asked = request_for(run_id, task, source, options, fingerprint, request, message, clock)
     hold = await take_run(
         store,
         asked,
@@ -108,7 +110,14 @@ async def execute_run(
 
 
 def request_for(
-    run_id: str, task: str, source: Source, options: IterateOptions, fingerprint: str, request: bytes, clock: Clock
+    run_id: str,
+    task: str,
+    source: Source,
+    options: IterateOptions,
+    fingerprint: str,
+    request: bytes,
+    message: str,
+    clock: Clock,
 ) -> RunRequest:
     """Make what the store is asked for."""
     return RunRequest(
@@ -118,6 +127,7 @@ def request_for(
         total=source.total,
         keyed=options.key is not None,
         request=request,
+        message=message,
         started_at=clock.now(),
     )
 
@@ -162,7 +172,9 @@ async def take_run(
                 request,
                 resume=resume,
                 on_change=on_change,
-                only_if=lambda row: resume or row is None or row.state != "running",
+                only_if=lambda row: (
+                    row is None or row.state != "running" or (resume and not request.is_of(row.message))
+                ),
             )
         except RunTakenOver:
             logger.info("run %s: another process runs it; this one waits for that", request.run_id)

@@ -79,7 +79,7 @@ class SplitRun:
         )
         part_id = f"{self.run_id}/{number}"
         fingerprint = f"{self.fingerprint}[{start}:{stop}]"
-        return source, options, request_for(part_id, self.task, source, options, fingerprint, b"", self.clock)
+        return source, options, request_for(part_id, self.task, source, options, fingerprint, b"", "", self.clock)
 
 
 async def execute_partition(run: SplitRun, number: int, *, wait: bool = True, drain: Drain | None = None) -> RunOutcome:

@@ -146,6 +146,7 @@ def _new_row(run_id: str, number: int, request: RunRequest) -> dict[str, Any]:
         "fingerprint": request.fingerprint,
         "fence": 0,
         "keyed": request.keyed,
+        "message": request.message,
         "cancel_requested": False,
         "finished_map": b"",
         "checksum": checksum_of(b"", 0, 0),

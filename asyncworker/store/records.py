@@ -48,7 +48,13 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Items are known by a key, not by their index."""
     request: bytes = b""
     """What would start the run again; opaque to the store."""
+    message: str = ""
+    """Names the message that asks, which may come twice; empty: it has no name."""
     started_at: datetime = msgspec.field(default_factory=_now)
+
+    def is_of(self, message: str) -> bool:
+        """Tell whether it is that message that asks."""
+        return bool(self.message) and self.message == message
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

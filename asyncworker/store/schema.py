@@ -36,7 +36,7 @@ __all__ = [
     "version",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -81,6 +81,8 @@ run = Table(
     # Raised each time the run changes hands; a write counts only under the fence that its writer was given.
     Column("fence", Integer, nullable=False),
     Column("keyed", Boolean, nullable=False),
+    # Which message it was begun or resumed by: a second delivery of it is none that asks for more.
+    Column("message", Text, nullable=False),
     Column("total", BigInteger),
     Column("done", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),

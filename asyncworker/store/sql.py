@@ -66,6 +66,7 @@ class Store:
         Args:
             request: What is run.
             redelivered: The same message came again: a run that has ended is not begun, the hold's ``finished`` is set.
+                So it is, whatever is said here, where the run was begun by the message that the request names.
             resume: Continue a complete run as well; only items that failed or were never seen are run.
             on_change: Where the stored fingerprint is another: raise, start afresh, or continue all the same.
             only_if: Given the stored row, says whether it is still what the caller has decided by.
@@ -106,7 +107,8 @@ class Store:
     ) -> RunHold:
         if row is None:
             return await self._start(connection, request, fence=1, new=True)
-        if row.state not in UNENDED and redelivered and not resume:
+        again = request.is_of(row.message) or (redelivered and not resume)
+        if again and row.state not in UNENDED:
             ended = progress_of(row)
             return _hold(ended, row.fence, row.keyed, finished=ended)
         if row.complete and not resume:
@@ -132,6 +134,7 @@ class Store:
             "fingerprint": request.fingerprint,
             "fence": fence,
             "keyed": request.keyed,
+            "message": request.message,
             "cancel_requested": False,
             "finished_map": b"",
             "checksum": checksum_of(b"", 0, 0),
@@ -162,6 +165,7 @@ class Store:
             "attempt": row.attempt + 1,
             "fence": row.fence + 1,
             "fingerprint": request.fingerprint,
+            "message": request.message,
             # What is run from now on is what a later resume must send.
             "request": request.request or row.request,
             "total": request.total if request.total is not None else row.total,

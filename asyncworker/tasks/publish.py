@@ -26,6 +26,7 @@ from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
 
 from asyncworker.loop import off_loop_async
+from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE
 
 __all__ = ["publish_many", "send"]
 
@@ -40,9 +41,9 @@ async def publish_many(signatures: Iterable[Signature[Any]]) -> list[Any]:
     """Send many tasks without holding up the running loop, in as few round trips as the broker allows.
 
     Args:
-        signatures: Of tasks, or groups, whose tasks are sent in the same way; read as fast as they are sent. What is no
-            plain task of a group, such as a chain, goes by itself. For a chain or a chord use its own ``apply_async``:
-            Celery takes no part in batches with them.
+        signatures: Of tasks and fan-outs, or groups, whose tasks are sent in the same way; read as fast as they are
+            sent. What is no plain task of a group, such as a chain, goes by itself. For a chain or a chord use its own
+            ``apply_async``: Celery takes no part in batches with them.
 
     Returns:
         Their results, in the order of the signatures: a ``GroupResult`` for a group.
@@ -54,7 +55,7 @@ async def publish_many(signatures: Iterable[Signature[Any]]) -> list[Any]:
     results: list[Any] = []
     chunk: list[asyncio.Future[AsyncResult[Any]]] = []
     for signature in signatures:
-        if type(signature) not in (Signature, group):
+        if not isinstance(signature, Signature) or signature.get("subtask_type") not in (None, "group"):
             raise TypeError(f"publish_many() takes signatures of tasks and groups, not {signature!r:.200}")
         chunk.append(_outgoing(signature.app).put(_sender(signature)))
         if len(chunk) == 2 * BATCH:
@@ -80,7 +81,16 @@ def _sender(signature: Signature[Any]) -> Callable[..., Any]:
     """Return what sends a signature, under the same ids when it is called again."""
     if isinstance(signature, group):
         return _Group(signature)
-    return functools.partial(signature.apply_async, task_id=signature.options.get("task_id") or uuid())
+    return functools.partial(signature.apply_async, **_names(signature))
+
+
+def _names(signature: Any) -> dict[str, Any]:
+    """Return the options that make a message the same one, however often it is sent."""
+    given = signature["options"]
+    names = {"task_id": given.get("task_id") or uuid()}
+    if signature["task"] == RUN_ITERATE:
+        names["headers"] = {MESSAGE_HEADER: uuid(), **(given.get("headers") or {})}
+    return names
 
 
 class _Group:
@@ -105,7 +115,7 @@ def _with_ids(signature: Any) -> Any:
         fixed = [_with_ids(each) for each in part] if name == "tasks" else _with_ids(part)
         copied["kwargs"] = {**copied["kwargs"], name: fixed}
     if kind not in ("chain", "chord"):
-        copied["options"] = {"task_id": uuid(), **copied["options"]}
+        copied["options"] = {**copied["options"], **_names(copied)}
     return copied
 
 

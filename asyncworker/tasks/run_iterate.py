@@ -29,12 +29,13 @@ from asyncworker.loop import current_job
 from asyncworker.resources import in_item_scope, in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import shared_store
-from asyncworker.tasks.names import RUN_ITERATE
+from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE
 from asyncworker.tasks.partition_sender import partition_sender
 from asyncworker.tasks.payloads import decode, encode
 from asyncworker.tasks.progress_meta import ProgressMeta
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
+from asyncworker.tasks.task_result import TaskResult
 from asyncworker.tasks.told import was_told
 from asyncworker.worker.tracing import is_async
 
@@ -65,10 +66,17 @@ class RunIterateTask(AsyncTask):
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:  # type: ignore[override]
         """Send the fan-out to where its target would be sent."""
+        return super().apply_async(args, kwargs, **self._addressed(kwargs, options))
+
+    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> TaskResult:
+        """Awaitable twin of `apply_async`."""
+        return await super().aapply_async(args, kwargs, **self._addressed(kwargs, options))
+
+    def _addressed(self, kwargs: Any, options: dict[str, Any]) -> dict[str, Any]:
         if not options.keys() & {"queue", "exchange", "routing_key"} and kwargs and "task" in kwargs:
-            route = self.app.amqp.router.lookup_route(kwargs["task"])
-            options = {**(route or {}), **options}
-        return super().apply_async(args, kwargs, **options)
+            route = self.app.amqp.router.lookup_route(kwargs["task"]) or {}
+            options = {**({"queue": route} if isinstance(route, str) else route), **options}
+        return {**options, "headers": {MESSAGE_HEADER: uuid.uuid4().hex, **(options.get("headers") or {})}}
 
 
 @shared_task(name=RUN_ITERATE, base=RunIterateTask, bind=True, acks_late=True, reject_on_worker_lost=True)
@@ -107,6 +115,7 @@ async def run_iterate(
     await keep_house(settings)
     how: dict[str, Any] = {
         "request": dumps(request).encode(),
+        "message": str(getattr(self.request, MESSAGE_HEADER, None) or ""),
         "redelivered": bool((self.request.delivery_info or {}).get("redelivered")),
         "resume": resume,
         "drain": drain_of_this_job(settings),

@@ -102,6 +102,31 @@ def test_a_delivery_that_has_lost_its_lease_goes_back_to_rabbitmq(
         time.sleep(0.2)
 
 
+def test_a_fan_out_that_is_done_is_not_begun_anew_by_its_first_delivery(
+    worker: Callable[..., Worker], rabbitmq: RabbitMQ, valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    """A frozen worker has the message, and does not know that it has lost it: by its own account nobody else has it."""
+    log, vhost = tmp_path / "log", rabbitmq.add_vhost()
+    env = ENV | {"ASYNCWORKER_BROKER_URL": rabbitmq.broker_url(vhost)}
+    first = worker(MODULE, "--without-mingle", env=env)
+    first.pause()
+    urls: Any = SimpleNamespace(broker_url=rabbitmq.broker_url(vhost), result_url=valkey.result_url)
+    with client_app(urls) as app:
+        result = app.tasks["t.item"].partial(log=str(log)).iterate(number=range(100)).delay()
+        time.sleep(1)  # until it is on its way to the only one who takes it
+        rabbitmq.drop_connections(vhost)
+        second = worker(MODULE, "--without-mingle", env=env, name="second@test")
+        assert result.get(timeout=60)["done"] == 100
+    first.resume()
+    first.wait_for_log(f"[{result.id}] received")
+    until = time.monotonic() + 30
+    while rabbitmq.messages(vhost):
+        assert time.monotonic() < until, "a delivery was not settled"
+        time.sleep(0.2)
+    assert f"[{result.id}] received" in second.log()
+    assert sorted(map(int, log.read_text().split())) == list(range(100))
+
+
 @pytest.mark.parametrize("kind", ["task", "fan-out"])
 def test_a_delivery_that_waits_for_its_holder_does_not_hold_up_the_end_of_its_worker(
     worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, tmp_path: Path, kind: str

@@ -118,6 +118,30 @@ def test_a_group_that_is_sent_again_has_the_same_ids(client: Celery[Any], valkey
     assert all("task_id" not in task["options"] for task in header.tasks)
 
 
+@pytest.mark.parametrize("route", [{"t.item": {"queue": "items"}}, {"t.item": "items"}, lambda name, *_, **__: "items"])
+def test_a_fan_out_goes_to_the_queue_of_its_task_and_has_a_name(
+    client: Celery[Any], valkey: EmbeddedServer, route: Any
+) -> None:
+    """The name of its message, by which a second delivery is known; not that of another under the same id."""
+    client.conf.task_routes = route
+    fan_out = client.tasks["t.item"].partial().iterate(number=[1, 2])
+    fan_out.apply_async(task_id="own")
+    fan_out.apply_async(task_id="own")
+
+    async def send() -> None:
+        await fan_out.adelay()
+        await publish_many([fan_out, group([fan_out])])
+
+    asyncio.run(send())
+    again = _sender(fan_out)
+    again(), again()
+    messages = sent(valkey, "items")
+    assert {message["headers"]["task"] for message in messages} == {"asyncworker.iterate"}
+    names = [message["headers"]["asyncworker_message"] for message in messages]
+    assert (len(names), len(set(names)), names[-1]) == (7, 6, names[-2])
+    assert not sent(valkey)
+
+
 async def test_only_signatures_of_tasks(client: Celery[Any]) -> None:
     add = client.tasks["t.add"]
     with pytest.raises(TypeError, match="takes signatures of tasks and groups"):

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from celery import Celery
+from celery.utils import uuid
 from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
+
+from asyncworker.tasks.names import MESSAGE_HEADER
 
 __all__ = ["NotAccepted", "Publisher"]
 
@@ -54,7 +57,8 @@ class Publisher:
             producer = self._connected()
             for task_id, name, args, kwargs in messages:
                 message = self._app.amqp.as_task_v2(task_id, name, args=tuple(args), kwargs=dict(kwargs))
-                self._app.amqp.send_task_message(producer, name, message, queue=self._queue, retry=False)
+                named = {MESSAGE_HEADER: uuid()}  # as asyncworker's own clients name a fan-out's
+                self._app.amqp.send_task_message(producer, name, message, queue=self._queue, retry=False, headers=named)
         except (OperationalError, OSError, *self._app.connection_for_write().connection_errors) as exc:
             self.close()
             raise NotAccepted(f"{type(exc).__name__}: {exc}") from exc

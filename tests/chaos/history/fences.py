@@ -82,6 +82,7 @@ def _check_repeated(history: History, run_id: str, items: list[Execution], repor
     for item in items:
         by_index[item.index].append(item)
     unexplained: list[int] = []
+    by_one_back = 0
     for executions in by_index.values():
         for earlier, later in itertools.pairwise(executions):
             death_s = history.deaths.get(earlier.pid)
@@ -93,8 +94,11 @@ def _check_repeated(history: History, run_id: str, items: list[Execution], repor
                 report.count("fan_out", "items again: cut by a shutdown")
             elif _silent_before(history, later, earlier):
                 report.count("fan_out", "items again: a silent holder back")
+                by_one_back += 1
             else:
                 unexplained.append(later.index)
+    if by_one_back > _TAIL_FACTOR * CONCURRENCY:
+        report.violate(history, run_id, f"{by_one_back} of its items were executed again by a holder that was away")
     if unexplained:
         report.violate(history, run_id, f"items {unexplained} were executed again without a reason")
 

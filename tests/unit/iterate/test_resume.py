@@ -106,12 +106,17 @@ async def test_a_holder_that_is_overtaken_stops_and_spoils_nothing(store: Store)
 
 
 #: What a second delivery says of itself. One that lay with a frozen process calls itself the first, and comes late.
-SECOND = [{"redelivered": True}, {"redelivered": True, "resume": True}, {"redelivered": False}]
+SECOND: list[dict[str, Any]] = [
+    {"redelivered": True},
+    {"redelivered": True, "resume": True},
+    {"redelivered": False},
+    {"redelivered": False, "resume": True, "message": "first"},
+]
 
 
 @pytest.mark.parametrize("says", SECOND)
 async def test_a_second_delivery_waits_for_the_holder_and_is_told_the_outcome(
-    store: Store, says: dict[str, bool]
+    store: Store, says: dict[str, Any]
 ) -> None:
     release = asyncio.Event()
 
@@ -123,7 +128,7 @@ async def test_a_second_delivery_waits_for_the_holder_and_is_told_the_outcome(
         raise AssertionError("run twice")
 
     source = source_of({"x": range(10)})
-    first = asyncio.create_task(execute(slow, source, store, checkpoint_every_s=0.01))
+    first = asyncio.create_task(execute(slow, source, store, message="first", checkpoint_every_s=0.01))
     while not await store.runs():
         await asyncio.sleep(0)
     second = asyncio.create_task(execute(never, source, store, lease_s=0.5, **says))
@@ -135,15 +140,14 @@ async def test_a_second_delivery_waits_for_the_holder_and_is_told_the_outcome(
 
 
 @pytest.mark.parametrize("says", SECOND)
-async def test_a_second_delivery_takes_over_from_a_holder_that_is_silent(store: Store, says: dict[str, bool]) -> None:
+async def test_a_second_delivery_takes_over_from_a_holder_that_is_silent(store: Store, says: dict[str, Any]) -> None:
     async def fast(row: dict[str, Any]) -> str:
         return "fast"
 
     source = source_of({"x": range(10)})
     # Begun, and never heard of again.
-    await store.begin_run(
-        RunRequest(run_id="run", task="task", fingerprint=source.fingerprint(b"fixed"), total=10), redelivered=False
-    )
+    fingerprint = source.fingerprint(b"fixed")
+    await store.begin_run(RunRequest(run_id="run", task="task", fingerprint=fingerprint, total=10, message="first"))
     outcome = await execute(fast, source, store, lease_s=0.1, **says)
     assert (outcome.progress.attempt, outcome.progress.state) == (2, "done")
 

@@ -178,6 +178,18 @@ async def test_a_complete_run_that_is_redelivered_is_told_and_not_begun(store: S
     assert (again.finished.state, again.finished.finished_at) == ("done", NOW)
 
 
+async def test_a_complete_run_is_told_to_the_message_that_it_was_begun_by(store: Store) -> None:
+    """A delivery of it that lay with a frozen process does not know that there was another."""
+    hold = await store.begin_run(request(message="one"))
+    await store.write(hold, batch([0], [b"0"], state="done", complete=True, total=1), 0)
+    for resume in (False, True):
+        assert (await store.begin_run(request(message="one"), resume=resume)).finished is not None
+    resumed = await store.begin_run(request(message="two"), resume=True)
+    await store.write(resumed, batch([0, 1], state="done", complete=True, total=2), resumed.next_chunk)
+    assert (await store.begin_run(request(message="two"), resume=True)).finished == await store.progress("run")
+    assert (await store.begin_run(request(message="three"))).attempt == 1
+
+
 async def test_a_complete_run_that_is_sent_again_starts_afresh(store: Store) -> None:
     hold = await store.begin_run(request())
     ended = batch([0], [b"0"], failures=[failure(1)], state="failed", complete=True)
