@@ -47,20 +47,20 @@ class Bridge(greenlet.greenlet):  # type: ignore[misc]
         """Begin, or go on with what was waited for; returns what is waited for next."""
         args, self.args = self.args, None
         if args is None:
-            return self.go_on(self.switch, value)
+            return self.go_on(self.switch, (value,))
         self.gr_context = greenlet.getcurrent().gr_context  # type: ignore[misc]  # the class above has it
-        return self.go_on(self.switch, *args)
+        return self.go_on(self.switch, args)
 
     def throw(self, *exception: Any) -> Any:
         """Go on with an exception."""
-        return self.go_on(super().throw, *exception)
+        return self.go_on(super().throw, exception)
 
     def close(self) -> None:
         """End it, as a coroutine is ended that nobody awaits any more."""
         with contextlib.suppress(GeneratorExit, StopIteration):
             self.throw(GeneratorExit)
 
-    def go_on(self, switch: Callable[..., Any], *args: Any) -> Any:
+    def go_on(self, switch: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Switch to the function; returns what it waits for next, or raises ``StopIteration`` with what it returned."""
         result = switch(*args)
         if self.dead:

@@ -67,8 +67,8 @@ class Watchdog:
                     return  # the loop was closed
             elif not reported and self.lag_s >= self._blocked_after_s:
                 reported = True
-                self.stalls += 1
                 self._report()
+                self.stalls += 1
 
     def _report(self) -> None:
         task = asyncio.current_task(self._loop_thread.loop)

@@ -16,7 +16,7 @@ from kombu.transport import virtual
 from redis.exceptions import NoScriptError, ResponseError
 
 from asyncworker.worker.fetch import BATCH, FETCH, PROBE, Fetch, Fetched
-from asyncworker.worker.message import Message, decode_json, share_strings
+from asyncworker.worker.message import Message, decode_json, share_parts
 from asyncworker.worker.unacked import AckBuffer, QoS
 from asyncworker.worker.wakeup import MOST_KEYS, Waiter
 
@@ -173,7 +173,7 @@ class Channel(_StockChannel):  # type: ignore[misc]
         try:
             payload = decode_json(fetched.raw)
             payload["properties"]["delivery_tag"] = fetched.tag
-            share_strings(payload)
+            share_parts(payload)
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             # No worker could read it, nor any give it back.
             logger.critical("dropped from queue %s, no message: %r (%r)", fetched.queue, fetched.raw[:200], exc)

@@ -8,7 +8,7 @@ import msgspec
 from kombu.transport import virtual
 from kombu.utils.json import loads
 
-__all__ = ["Message", "decode_json", "share_strings"]
+__all__ = ["Message", "decode_json", "share_parts"]
 
 #: In a document that holds a value with a type of kombu's, which its own reader turns into that type.
 _MARK = b"__type__"
@@ -31,11 +31,12 @@ _MOST_KEPT = 1000
 _LONGEST_STRING = 100
 
 
-def share_strings(payload: dict[str, Any]) -> None:
-    """Have a message take its strings from earlier ones where they are equal: ten thousand may be in flight at once."""
-    properties = payload["properties"]
+def share_parts(payload: dict[str, Any]) -> None:
+    """Have a message take its parts from earlier ones where they are equal: ten thousand may be in flight at once."""
+    properties, headers = payload["properties"], payload.get("headers")
     _share(payload, ("content-type", "content-encoding"))
-    _share(payload.get("headers"), _SHARED_HEADERS)
+    _share(headers, _SHARED_HEADERS)
+    _share_usual(headers)
     _share(properties, _SHARED_PROPERTIES)
     _share_delivery_info(properties)
 
@@ -50,8 +51,17 @@ def _share(part: dict[str, Any] | None, names: tuple[str, ...]) -> None:
         part[name] = _earlier(_strings, value, value)
 
 
-#: What the body of most tasks says of its canvas; Celery only reads it.
+#: What the body of most tasks says of its canvas, and their headers of limits and stamps; Celery only reads it.
 _NOTHING_LINKED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_USUAL_HEADERS: dict[str, Any] = {"timelimit": [None, None], "stamps": {}}
+
+
+def _share_usual(headers: dict[str, Any] | None) -> None:
+    if not headers:
+        return
+    for name, usual in _USUAL_HEADERS.items():
+        if headers.get(name) == usual:
+            headers[name] = usual
 
 
 def _share_delivery_info(properties: dict[str, Any]) -> None:
@@ -94,8 +104,9 @@ class Message(_StockMessage):  # type: ignore[misc]
         self._raw = None
 
     def let_go_of_body(self) -> None:
-        """Forget the body, too, once it was decoded."""
+        """Forget the body, too, once it was decoded; no error can come of it any more."""
         self.body: bytes | str | None = None
+        self.errors: Any = ()
 
     def _decode(self) -> Any:
         plain = self.content_type == "application/json" and self.content_encoding == "utf-8"

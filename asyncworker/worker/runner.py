@@ -198,7 +198,7 @@ class _JobBridge(Bridge):
         self._runner = runner
         self._job = job
 
-    def go_on(self, switch: Callable[..., Any], *args: Any) -> Any:
+    def go_on(self, switch: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         try:
             result = switch(*args)
         except BaseException:

@@ -128,7 +128,9 @@ def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Cal
         uses = getattr(_state.get_current_task(), "limits", ())
         if uses:
             body = limited(body, uses, run, args, kwargs)
-        return _wait(body) if entered else _run_beside(in_task_scope(body))
+        if not entered:
+            return _run_beside(in_task_scope(body))
+        return _wait_in_bridge(body) if in_bridge() else _wait(body)
 
     return _marked(bridged)
 
@@ -222,9 +224,7 @@ async def _collected(generator: AsyncIterator[Any]) -> list[Any]:
 
 
 def _wait(body: Awaitable[Any]) -> Any:
-    """Wait for a task's body, wherever its tracer runs: our pool, another pool, eagerly."""
-    if in_bridge():
-        return _wait_in_bridge(body)
+    """Wait for a task's body where its tracer is not in a bridge: in another pool, or eagerly."""
     with shared_tasks():
         if _on_our_loop():
             # Eager inside a child task of our own loop: only another loop can run it before we return.
@@ -233,6 +233,7 @@ def _wait(body: Awaitable[Any]) -> Any:
 
 
 def _wait_in_bridge(body: Awaitable[Any]) -> Any:
+    """Wait for a task's body in the pool's bridge."""
     job = current_job.get()
     if not isinstance(job, Job):
         return _await_in_scope(body)
