@@ -99,7 +99,7 @@ class IdleClock(_SetClock):
             if self._sleepers and not self._holds:
                 self._wake_next()
             else:
-                # With a timer: without one, epoll on Linux 6.18 was seen to sleep on with an event there.
+                # Looked at now and then: of holds that follow each other at once, no gap would ever be told.
                 await asyncio.sleep(0.001)
 
     def _wake_next(self) -> None:
