@@ -10,8 +10,6 @@ from celery.worker import consumer as stock
 from celery.worker.state import active_requests, task_reserved
 from vine import promise
 
-from asyncworker.worker.transport import Transport
-
 __all__ = ["Consumer"]
 
 _ACKNOWLEDGEMENTS = frozenset({"ack_log_error", "reject_log_error"})
@@ -35,7 +33,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._collects_acks = issubclass(self.conninfo.get_transport_cls(), Transport)
+        self._collects_acks = getattr(self.conninfo.get_transport_cls(), "collects_acks", False)
 
     def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> None:
         """Consume from one more queue; not where the worker was told to end in between."""

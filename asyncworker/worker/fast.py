@@ -1,4 +1,4 @@
-"""Chooses the consumer and the Redis transport of our own, where broker and configuration allow it."""
+"""Chooses the consumer and the transport of our own, where broker and configuration allow it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ TRANSPORTS = {
     "redis": "asyncworker.worker.transport:Transport",
     "rediss": "asyncworker.worker.transport:Transport",
     "redis+socket": "asyncworker.worker.transport:SocketTransport",
+    "amqp": "asyncworker.worker.amqp_transport:Transport",
+    "pyamqp": "asyncworker.worker.amqp_transport:Transport",
+    "amqps": "asyncworker.worker.amqp_transport:SSLTransport",
 }
 
 
@@ -30,7 +33,8 @@ def use_consumer(app: Any) -> None:
 def use_fast_broker(app: Any, settings: Settings) -> None:
     """Have this process, a worker that is about to start, fetch in batches; the app's URLs stay what they are.
 
-    Another broker than Redis, Sentinel, several URLs to fall back on and a transport of the app's own keep kombu's.
+    Other brokers than Redis and RabbitMQ, Sentinel, several URLs to fall back on and a transport of the app's own keep
+    kombu's.
     """
     conf = app.conf
     if not settings.fast_broker or conf.broker_transport:

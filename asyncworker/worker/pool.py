@@ -133,7 +133,7 @@ class AsyncPool(BasePool):
         timeout: float | None = None,
         **_options: Any,
     ) -> Job:
-        """Take a task: start it where a slot is free, else let it wait its turn."""
+        """Take a task: start it where a slot is free, else let it wait its turn; in a worker that ends, in vain."""
         calls = (accept_callback, callback, error_callback, timeout_callback)
         request = request_of(Reports(*(call or _ignore for call in calls)))
         job = Job(
@@ -147,7 +147,7 @@ class AsyncPool(BasePool):
         if self._hub is None and self._outbox_thread is None:
             # The transport has no event loop of kombu's: Celery then expects settling from any thread.
             self._outbox_thread = OutboxThread(self._outbox)
-        if len(self._jobs) >= self.limit:
+        if self._closing or len(self._jobs) >= self.limit:
             self._waiting.append(job)
         else:
             self._begin(job)

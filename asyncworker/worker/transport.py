@@ -72,6 +72,7 @@ class Transport(_StockTransport):  # type: ignore[misc]
     """For ``redis://`` and ``rediss://``."""
 
     Channel = Channel
+    collects_acks = True
 
     #: Whether kombu's event loop polls it.
     in_hub = False

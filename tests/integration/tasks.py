@@ -340,6 +340,12 @@ async def poison(unless: str) -> str:
     return "survived"
 
 
+@shared_task(name="t.dies")
+async def dies(log: str) -> None:
+    append(log, "begun")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @shared_task(name="t.logged_late", acks_late=True)
 async def logged_late(log: str, seconds: float) -> float:
     append(log, "begun")
