@@ -81,7 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_zombies: Annotated[int, Meta(ge=0)] = 0
     """A worker with so many tasks that do not end after being cancelled shuts down, to be started anew; 0: never."""
     fast_broker: bool = True
-    """A worker takes messages from Redis in batches, by a transport of its own; off: one by one, by kombu's."""
+    """A worker takes messages from Redis and RabbitMQ in batches, by transports of its own; off: by kombu's."""
     fast_results: bool = True
     """A worker stores successful results in Redis in batches, on one connection; off: one by one, as Celery does."""
     statsd: str = ""

@@ -108,17 +108,19 @@ class Connection(_StockConnection):  # type: ignore[misc]
     #: The hub that polls it.
     hub: Any = None
 
-    def Transport(self, host: str, connect_timeout: float, ssl: Any = False, *timeouts: Any, **options: Any) -> Any:
+    def Transport(
+        self,
+        host: str,
+        connect_timeout: float,
+        ssl: Any = False,
+        read_timeout: float | None = None,
+        write_timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
         """Make its socket."""
-        read_timeout, write_timeout = timeouts or (None, None)
-        return (_SSL if ssl else _TCP)(
-            host,
-            connect_timeout=connect_timeout,
-            ssl=ssl,
-            read_timeout=read_timeout,
-            write_timeout=write_timeout,
-            **options,
-        )
+        kind = _SSL if ssl else _TCP
+        timeouts = {"connect_timeout": connect_timeout, "read_timeout": read_timeout, "write_timeout": write_timeout}
+        return kind(host, ssl=ssl, **timeouts, **options)
 
     def blocking_read(self, timeout: float | None = None) -> Any:
         """Read one frame; returns whether it ended a message or an answer."""
