@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -36,6 +36,7 @@ from asyncworker.store import (
     Progress,
     RunHold,
     RunState,
+    Silence,
 )
 
 if TYPE_CHECKING:
@@ -123,8 +124,8 @@ class _Holder:
         self._ends_at: float | None = None
         if run.options.total_timeout_s is not None:
             self._ends_at = self._clock.monotonic() + run.options.total_timeout_s
-        #: What each partition's time stamp was, and since when.
-        self._seen: dict[int, tuple[Any, float]] = {}
+        #: That of who runs a partition, by its number.
+        self._silences: dict[int, Silence] = {}
         self._looked = asyncio.Event()
         self._ended = asyncio.Event()
         #: Why no more partitions are begun.
@@ -280,16 +281,13 @@ class _Holder:
             self._reason = RunTimeout(f"run {self._run.run_id} took longer than {options.total_timeout_s:g} s")
 
     async def _free_the_silent(self) -> None:
-        now = self._clock.monotonic()
         for part in self._parts:
             if part.progress.state != "running" or part.number == self._own:
-                self._seen.pop(part.number, None)
+                self._silences.pop(part.number, None)
                 continue
-            sign = (part.fence, part.progress.updated_at)
-            seen, since = self._seen.get(part.number, (None, now))
-            if seen != sign:
-                self._seen[part.number] = (sign, now)
-            elif now - since >= self._run.lease_s and await self._partitions.release(part):
+            silence = self._silences.setdefault(part.number, Silence(WATCH_S, self._clock))
+            silent_s = silence.lasts_s((part.fence, part.progress.updated_at))
+            if silent_s >= self._run.lease_s and await self._partitions.release(part):
                 logger.warning(
                     "run %s: who runs partition %d has been silent for %g s; it is sent again",
                     self._run.run_id,

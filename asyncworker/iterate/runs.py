@@ -20,7 +20,7 @@ from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.source import Source
-from asyncworker.store import Progress, RunHold, RunRequest, wait_writable
+from asyncworker.store import Progress, RunHold, RunRequest, Silence, wait_writable
 
 if TYPE_CHECKING:
     from asyncworker.store import OnChange, Store
@@ -241,35 +241,33 @@ async def _wait_for_holder(
 ) -> tuple[datetime | None, bool]:
     """Return once nobody holds the run: it has ended, was released, or its holder is silent for ``lease_s``.
 
-    The holder's time stamps are only compared with each other: the clocks of two machines need not agree.
-
     Returns:
         The time stamp by which this was decided, ``None`` where there is no such run; and whether somebody held it.
     """
-    seen: datetime | None = None
-    seen_at_s = clock.monotonic()
+    every_s = min(1.0, (lease_s or 0.0) / 5)
+    silence = Silence(every_s, clock)
+    waited = False
     while True:
         try:
             progress = await store.progress(run_id, merge=False)
         except RunNotFound:
             return None, False
         if progress.state != "running":
-            return progress.updated_at, seen is not None
+            return progress.updated_at, waited
         if lease_s is None:
             raise RunTakenOver(f"run {run_id}: another process holds it")
         if drain is not None and drain.requested:
             raise RunDrained(f"run {run_id}: another process holds it; this one waits for that no more")
-        if progress.updated_at != seen:
-            seen, seen_at_s = progress.updated_at, clock.monotonic()
-        elif clock.monotonic() - seen_at_s >= lease_s:
+        waited = True
+        if silence.lasts_s(progress.updated_at) >= lease_s:
             asked_at_s = clock.monotonic()
             await wait_writable(store)
             if clock.monotonic() - asked_at_s < lease_s / 3:
                 logger.warning("run %s: its holder has been silent for %g s; taking it over", run_id, lease_s)
-                return seen, True
+                return progress.updated_at, True
             # Nobody could write, and it neither: now it may.
-            seen_at_s = clock.monotonic()
-        await clock.sleep(min(1.0, lease_s / 5))
+            silence.begin()
+        await clock.sleep(every_s)
 
 
 async def outcome_of(

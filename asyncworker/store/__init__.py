@@ -25,6 +25,7 @@ from asyncworker.store.records import (
     RunState,
 )
 from asyncworker.store.shared import payloads_of, shared_store
+from asyncworker.store.silence import Silence
 
 if TYPE_CHECKING:
     from asyncworker.store.deliveries import DeadLetter, Deliveries, Start
@@ -56,6 +57,7 @@ __all__ = [
     "RunHold",
     "RunRequest",
     "RunState",
+    "Silence",
     "Start",
     "Store",
     "TaskState",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from asyncworker.errors import StoreError
 from asyncworker.loop import live_jobs
 from asyncworker.settings import Settings
-from asyncworker.store import shared_store
+from asyncworker.store import Silence, shared_store
 from asyncworker.worker.job import Job
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class LeaseKeeper:
         A worker that is told to end waits no longer: see ``job.draining``. A store that is away lets it run: late acks
         promise at least once.
         """
-        seen, seen_at_s, lease_s = None, time.monotonic(), self._settings.lease_s
+        lease_s = self._settings.lease_s
+        silence = Silence(every_s := min(1.0, lease_s / 5))
         try:
             leases = await self._leases()
             while not (job.abandoned or job.draining):
@@ -99,19 +100,17 @@ class LeaseKeeper:
                 if lease.ended:
                     age_s = (datetime.now(UTC) - lease.renewed_at).total_seconds()
                     return age_s > _ENDED_KEPT * lease_s
-                if lease.renewed_at != seen:
-                    seen, seen_at_s = lease.renewed_at, time.monotonic()
-                elif time.monotonic() - seen_at_s >= lease_s:
+                if silence.lasts_s(lease.renewed_at) >= lease_s:
                     asked_at_s = time.monotonic()
                     await leases.wait_writable()
                     if time.monotonic() - asked_at_s > lease_s / 3:
                         # Nobody could write, and the holder neither: now it may.
-                        seen_at_s = time.monotonic()
+                        silence.begin()
                     elif await leases.take(key_of(job), lease):
                         logger.warning("%s: its holder was silent for %g s; taking it over", job, lease_s)
                         self._hold(job)
                         return True
-                await asyncio.sleep(min(1.0, lease_s / 5))
+                await asyncio.sleep(every_s)
         except StoreError as exc:
             logger.warning("%s is delivered again, and its lease could not be looked at: %s", job, exc)
         return True

@@ -128,6 +128,39 @@ def test_a_fan_out_that_is_done_is_not_begun_anew_by_its_first_delivery(
 
 
 @pytest.mark.parametrize("kind", ["task", "fan-out"])
+def test_a_process_that_was_frozen_does_not_take_over_from_itself(
+    worker: Callable[..., Worker], rabbitmq: RabbitMQ, valkey: EmbeddedServer, tmp_path: Path, kind: str
+) -> None:
+    """Both deliveries are with it: that the holder was silent says nothing, for it was away as well."""
+    log, vhost = tmp_path / "log", rabbitmq.add_vhost()
+    env = ENV | {"ASYNCWORKER_BROKER_URL": rabbitmq.broker_url(vhost)}
+    node = worker(MODULE, "--without-mingle", env=env)
+    urls: Any = SimpleNamespace(broker_url=rabbitmq.broker_url(vhost), result_url=valkey.result_url)
+    with client_app(urls) as app:
+        if kind == "task":
+            result = app.tasks["t.logged_late"].delay(str(log), 20)
+        else:
+            item = app.tasks["t.item"].partial(log=str(log), pause_s=0.5).options(concurrency=5)
+            result = item.iterate(number=range(150)).delay()
+        node.wait_for_log(f"[{result.id}] received")
+        time.sleep(5)  # a task's lease is taken after three
+        rabbitmq.drop_connections(vhost)
+        until = time.monotonic() + 30
+        while node.log().count(f"[{result.id}] received") < 2:
+            assert time.monotonic() < until, node.log()
+            time.sleep(0.05)
+        for _ in range(3):
+            time.sleep(1)
+            node.pause()
+            time.sleep(4)
+            node.resume()
+        result.get(timeout=90)
+    assert "taking it over" not in node.log()
+    lines = log.read_text().split()
+    assert sorted(lines) == (["begun", "ended"] if kind == "task" else sorted(map(str, range(150))))
+
+
+@pytest.mark.parametrize("kind", ["task", "fan-out"])
 def test_a_delivery_that_waits_for_its_holder_does_not_hold_up_the_end_of_its_worker(
     worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, tmp_path: Path, kind: str
 ) -> None:

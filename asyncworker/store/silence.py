@@ -1,0 +1,45 @@
+"""How long somebody has shown no sign of life, as seen by who may have been away as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asyncworker.clock import SYSTEM_CLOCK, Clock
+
+__all__ = ["Silence"]
+
+
+class Silence:
+    """Of one who leaves signs in the store. They are only compared: the clocks of two machines need not agree.
+
+    Time counts only while it was looked for signs: a process that is frozen for a minute finds the same sign
+    afterwards, but so it would if the other one was frozen with it, as the same process is.
+
+    Args:
+        every_s: How often it is looked.
+        clock: Time.
+    """
+
+    __slots__ = ("_clock", "_every_s", "_looked_at_s", "_seconds", "_sign")
+
+    def __init__(self, every_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self._sign: Any = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on."""
+        self._seconds = 0.0
+        self._looked_at_s = self._clock.monotonic()
+
+    def lasts_s(self, sign: Any) -> float:
+        """Return how long that sign has been the last one, now that it was looked."""
+        since_s = self._looked_at_s
+        if sign != self._sign:
+            self._sign = sign
+            self.begin()
+            return 0.0
+        self._looked_at_s = self._clock.monotonic()
+        self._seconds += min(self._looked_at_s - since_s, 2 * self._every_s)
+        return self._seconds
