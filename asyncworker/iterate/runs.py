@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import uuid
 from collections.abc import Callable
@@ -244,8 +245,7 @@ async def _wait_for_holder(
     Returns:
         The time stamp by which this was decided, ``None`` where there is no such run; and whether somebody held it.
     """
-    every_s = min(1.0, (lease_s or 0.0) / 5)
-    silence = Silence(every_s, clock)
+    silence = Silence.of_lease(lease_s or 0.0, clock)
     waited = False
     while True:
         try:
@@ -259,15 +259,10 @@ async def _wait_for_holder(
         if drain is not None and drain.requested:
             raise RunDrained(f"run {run_id}: another process holds it; this one waits for that no more")
         waited = True
-        if silence.lasts_s(progress.updated_at) >= lease_s:
-            asked_at_s = clock.monotonic()
-            await wait_writable(store)
-            if clock.monotonic() - asked_at_s < lease_s / 3:
-                logger.warning("run %s: its holder has been silent for %g s; taking it over", run_id, lease_s)
-                return progress.updated_at, True
-            # Nobody could write, and it neither: now it may.
-            silence.begin()
-        await clock.sleep(every_s)
+        if await silence.outlasts(lease_s, progress.updated_at, functools.partial(wait_writable, store)):
+            logger.warning("run %s: its holder has been silent for %g s; taking it over", run_id, lease_s)
+            return progress.updated_at, True
+        await clock.sleep(silence.every_s)
 
 
 async def outcome_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
@@ -20,13 +21,18 @@ class Silence:
         clock: Time.
     """
 
-    __slots__ = ("_clock", "_every_s", "_looked_at_s", "_seconds", "_sign")
+    __slots__ = ("_clock", "_looked_at_s", "_seconds", "_sign", "every_s")
 
     def __init__(self, every_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._every_s = every_s
+        self.every_s = every_s
         self._clock = clock
         self._sign: Any = None
         self.begin()
+
+    @classmethod
+    def of_lease(cls, lease_s: float, clock: Clock = SYSTEM_CLOCK) -> Silence:
+        """Of the holder of a lease: it is looked often enough."""
+        return cls(min(1.0, lease_s / 5), clock)
 
     def begin(self) -> None:
         """Count from now on."""
@@ -41,5 +47,23 @@ class Silence:
             self.begin()
             return 0.0
         self._looked_at_s = self._clock.monotonic()
-        self._seconds += min(self._looked_at_s - since_s, 2 * self._every_s)
+        self._seconds += min(self._looked_at_s - since_s, 2 * self.every_s)
         return self._seconds
+
+    async def outlasts(self, lease_s: float, sign: Any, wait_writable: Callable[[], Awaitable[None]]) -> bool:
+        """Tell whether that sign has been the last one for a lease, in which it could have left another.
+
+        Args:
+            lease_s: How long.
+            sign: The last one.
+            wait_writable: Returns once somebody may write to the store.
+        """
+        if self.lasts_s(sign) < lease_s:
+            return False
+        asked_at_s = self._clock.monotonic()
+        await wait_writable()
+        if self._clock.monotonic() - asked_at_s < lease_s / 3:
+            return True
+        # Nobody could write, and it neither: now it may.
+        self.begin()
+        return False

@@ -1,6 +1,10 @@
 """Names that go over the wire."""
 
-__all__ = ["MESSAGE_HEADER", "OUR_TASKS", "RUN_ITERATE", "RUN_PARTITION"]
+from typing import Any
+
+from celery.utils import uuid
+
+__all__ = ["MESSAGE_HEADER", "OUR_TASKS", "RUN_ITERATE", "RUN_PARTITION", "with_message_name"]
 
 #: The task that runs a fan-out.
 RUN_ITERATE = "asyncworker.iterate"
@@ -11,3 +15,8 @@ RUN_PARTITION = "asyncworker.iterate_partition"
 MESSAGE_HEADER = "asyncworker_message"
 
 OUR_TASKS = frozenset({RUN_ITERATE, RUN_PARTITION})
+
+
+def with_message_name(headers: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the headers of a fan-out's message, with a new name where it has none."""
+    return {MESSAGE_HEADER: uuid(), **(headers or {})}

@@ -26,7 +26,7 @@ from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
 
 from asyncworker.loop import off_loop_async
-from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE
+from asyncworker.tasks.names import RUN_ITERATE, with_message_name
 
 __all__ = ["publish_many", "send"]
 
@@ -89,7 +89,7 @@ def _names(signature: Any) -> dict[str, Any]:
     given = signature["options"]
     names = {"task_id": given.get("task_id") or uuid()}
     if signature["task"] == RUN_ITERATE:
-        names["headers"] = {MESSAGE_HEADER: uuid(), **(given.get("headers") or {})}
+        names["headers"] = with_message_name(given.get("headers"))
     return names
 
 

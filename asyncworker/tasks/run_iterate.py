@@ -29,7 +29,7 @@ from asyncworker.loop import current_job
 from asyncworker.resources import in_item_scope, in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import shared_store
-from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE
+from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE, with_message_name
 from asyncworker.tasks.partition_sender import partition_sender
 from asyncworker.tasks.payloads import decode, encode
 from asyncworker.tasks.progress_meta import ProgressMeta
@@ -76,7 +76,7 @@ class RunIterateTask(AsyncTask):
         if not options.keys() & {"queue", "exchange", "routing_key"} and kwargs and "task" in kwargs:
             route = self.app.amqp.router.lookup_route(kwargs["task"]) or {}
             options = {**({"queue": route} if isinstance(route, str) else route), **options}
-        return {**options, "headers": {MESSAGE_HEADER: uuid.uuid4().hex, **(options.get("headers") or {})}}
+        return {**options, "headers": with_message_name(options.get("headers"))}
 
 
 @shared_task(name=RUN_ITERATE, base=RunIterateTask, bind=True, acks_late=True, reject_on_worker_lost=True)

@@ -139,13 +139,12 @@ class Connection(_StockConnection):  # type: ignore[misc]
 
     def on_tick(self) -> None:
         """Called by the hub before it waits: send the acknowledgements, and let begin what waits for them."""
-        self.flush()
-        start_gate.let_through()
-        while self.connected and self.transport.has_more:
-            # Who waited for an answer has read on.
-            self.receive()
+        while True:
             self.flush()
             start_gate.let_through()
+            if not (self.connected and self.transport.has_more):
+                return
+            self.receive()  # who waited for an answer has read on
 
     def receive(self) -> None:
         """Hand over what has come; of more than one turn's the hub sees what was not received yet."""

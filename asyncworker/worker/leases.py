@@ -11,7 +11,6 @@ import asyncio
 import functools
 import logging
 import os
-import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
@@ -90,7 +89,7 @@ class LeaseKeeper:
         promise at least once.
         """
         lease_s = self._settings.lease_s
-        silence = Silence(every_s := min(1.0, lease_s / 5))
+        silence = Silence.of_lease(lease_s)
         try:
             leases = await self._leases()
             while not (job.abandoned or job.draining):
@@ -100,17 +99,12 @@ class LeaseKeeper:
                 if lease.ended:
                     age_s = (datetime.now(UTC) - lease.renewed_at).total_seconds()
                     return age_s > _ENDED_KEPT * lease_s
-                if silence.lasts_s(lease.renewed_at) >= lease_s:
-                    asked_at_s = time.monotonic()
-                    await leases.wait_writable()
-                    if time.monotonic() - asked_at_s > lease_s / 3:
-                        # Nobody could write, and the holder neither: now it may.
-                        silence.begin()
-                    elif await leases.take(key_of(job), lease):
-                        logger.warning("%s: its holder was silent for %g s; taking it over", job, lease_s)
-                        self._hold(job)
-                        return True
-                await asyncio.sleep(every_s)
+                silent = await silence.outlasts(lease_s, lease.renewed_at, leases.wait_writable)
+                if silent and await leases.take(key_of(job), lease):
+                    logger.warning("%s: its holder was silent for %g s; taking it over", job, lease_s)
+                    self._hold(job)
+                    return True
+                await asyncio.sleep(silence.every_s)
         except StoreError as exc:
             logger.warning("%s is delivered again, and its lease could not be looked at: %s", job, exc)
         return True

@@ -24,6 +24,14 @@ MODULE = tasks.__name__
 ENV = {"ASYNCWORKER_LEASE_S": "3"}
 
 
+def on_rabbitmq(rabbitmq: RabbitMQ, valkey: EmbeddedServer) -> tuple[str, dict[str, str], Any]:
+    """Make a virtual host; returns it, a worker's environment, and where a client finds both servers."""
+    vhost = rabbitmq.add_vhost()
+    url = rabbitmq.broker_url(vhost)
+    urls = SimpleNamespace(broker_url=url, result_url=valkey.result_url)
+    return vhost, ENV | {"ASYNCWORKER_BROKER_URL": url}, urls
+
+
 @pytest.mark.parametrize("name", ["t.logged_late", "t.logged_late_sync"])
 def test_a_long_task_that_is_delivered_again_is_run_once(
     worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, tmp_path: Path, name: str
@@ -82,10 +90,8 @@ def test_a_delivery_that_has_lost_its_lease_goes_back_to_rabbitmq(
     worker: Callable[..., Worker], rabbitmq: RabbitMQ, valkey: EmbeddedServer, tmp_path: Path
 ) -> None:
     """The holder has lost its connection, and with it its delivery: the other one is all that the broker has."""
-    log, vhost = tmp_path / "log", rabbitmq.add_vhost()
-    env = ENV | {"ASYNCWORKER_BROKER_URL": rabbitmq.broker_url(vhost)}
+    log, (vhost, env, urls) = tmp_path / "log", on_rabbitmq(rabbitmq, valkey)
     first = worker(MODULE, "--without-mingle", env=env)
-    urls: Any = SimpleNamespace(broker_url=rabbitmq.broker_url(vhost), result_url=valkey.result_url)
     with client_app(urls) as app:
         result = app.tasks["t.logged_late"].delay(str(log), 20)
         first.wait_for_log(f"[{result.id}] received")
@@ -96,21 +102,16 @@ def test_a_delivery_that_has_lost_its_lease_goes_back_to_rabbitmq(
         first.resume()
         assert result.get(timeout=60) == 20
     # The second has begun it before the first could take its lease, and gives way; on a very busy machine, or waits.
-    until = time.monotonic() + 30
-    while rabbitmq.messages(vhost):
-        assert time.monotonic() < until, "a delivery was not settled"
-        time.sleep(0.2)
+    rabbitmq.wait_until_settled(vhost, 30)
 
 
 def test_a_fan_out_that_is_done_is_not_begun_anew_by_its_first_delivery(
     worker: Callable[..., Worker], rabbitmq: RabbitMQ, valkey: EmbeddedServer, tmp_path: Path
 ) -> None:
     """A frozen worker has the message, and does not know that it has lost it: by its own account nobody else has it."""
-    log, vhost = tmp_path / "log", rabbitmq.add_vhost()
-    env = ENV | {"ASYNCWORKER_BROKER_URL": rabbitmq.broker_url(vhost)}
+    log, (vhost, env, urls) = tmp_path / "log", on_rabbitmq(rabbitmq, valkey)
     first = worker(MODULE, "--without-mingle", env=env)
     first.pause()
-    urls: Any = SimpleNamespace(broker_url=rabbitmq.broker_url(vhost), result_url=valkey.result_url)
     with client_app(urls) as app:
         result = app.tasks["t.item"].partial(log=str(log)).iterate(number=range(100)).delay()
         time.sleep(1)  # until it is on its way to the only one who takes it
@@ -119,10 +120,7 @@ def test_a_fan_out_that_is_done_is_not_begun_anew_by_its_first_delivery(
         assert result.get(timeout=60)["done"] == 100
     first.resume()
     first.wait_for_log(f"[{result.id}] received")
-    until = time.monotonic() + 30
-    while rabbitmq.messages(vhost):
-        assert time.monotonic() < until, "a delivery was not settled"
-        time.sleep(0.2)
+    rabbitmq.wait_until_settled(vhost, 30)
     assert f"[{result.id}] received" in second.log()
     assert sorted(map(int, log.read_text().split())) == list(range(100))
 
@@ -132,10 +130,8 @@ def test_a_process_that_was_frozen_does_not_take_over_from_itself(
     worker: Callable[..., Worker], rabbitmq: RabbitMQ, valkey: EmbeddedServer, tmp_path: Path, kind: str
 ) -> None:
     """Both deliveries are with it: that the holder was silent says nothing, for it was away as well."""
-    log, vhost = tmp_path / "log", rabbitmq.add_vhost()
-    env = ENV | {"ASYNCWORKER_BROKER_URL": rabbitmq.broker_url(vhost)}
+    log, (vhost, env, urls) = tmp_path / "log", on_rabbitmq(rabbitmq, valkey)
     node = worker(MODULE, "--without-mingle", env=env)
-    urls: Any = SimpleNamespace(broker_url=rabbitmq.broker_url(vhost), result_url=valkey.result_url)
     with client_app(urls) as app:
         if kind == "task":
             result = app.tasks["t.logged_late"].delay(str(log), 20)

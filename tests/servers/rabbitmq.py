@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,13 @@ class RabbitMQ:
         """How many messages a queue holds, those that are delivered and not acknowledged among them."""
         listed = self.ctl("list_queues", "-p", vhost, "name", "messages", "--no-table-headers")
         return {name: int(count) for name, count in (line.split() for line in listed.splitlines())}.get(queue, 0)
+
+    def wait_until_settled(self, vhost: str, timeout_s: float = 60.0) -> None:
+        """Wait until every message is acknowledged."""
+        give_up_at_s = time.monotonic() + timeout_s
+        while self.messages(vhost):
+            assert time.monotonic() < give_up_at_s, "a delivery was not settled"
+            time.sleep(0.2)
 
     def drop_connections(self, vhost: str) -> None:
         """Close every connection to a virtual host."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from celery import Celery
 
 from asyncworker.cli.embedded import EmbeddedServer
@@ -27,35 +25,6 @@ WAIT_S = 60.0
 OURS = os.environ.get("ASYNCWORKER_FAST_BROKER") != "0"
 
 
-@pytest.fixture
-def vhost(rabbitmq: RabbitMQ) -> str:
-    return rabbitmq.add_vhost()
-
-
-@pytest.fixture
-def worker_env(rabbitmq: RabbitMQ, vhost: str, valkey: EmbeddedServer, state_dir: Path) -> dict[str, str]:
-    return {
-        "ASYNCWORKER_BROKER_URL": rabbitmq.broker_url(vhost),
-        "ASYNCWORKER_RESULT_URL": valkey.result_url,
-        "ASYNCWORKER_STATE_DIR": str(state_dir),
-    }
-
-
-@pytest.fixture
-def client(rabbitmq: RabbitMQ, vhost: str, valkey: EmbeddedServer) -> Iterator[Celery[Any]]:
-    urls: Any = SimpleNamespace(broker_url=rabbitmq.broker_url(vhost), result_url=valkey.result_url)
-    with client_app(urls) as app:
-        yield app
-
-
-def settled(rabbitmq: RabbitMQ, vhost: str) -> None:
-    """Wait until every message is acknowledged, by a worker that has nothing else to do."""
-    give_up_at_s = time.monotonic() + WAIT_S
-    while rabbitmq.messages(vhost):
-        assert time.monotonic() < give_up_at_s, "a message was not acknowledged"
-        time.sleep(0.2)
-
-
 def test_messages_of_all_sizes(
     worker: Callable[..., Worker], client: Celery[Any], rabbitmq: RabbitMQ, vhost: str
 ) -> None:
@@ -66,7 +35,7 @@ def test_messages_of_all_sizes(
     sizes = [0, 1, 200_000, *edges, 3_000_000, *range(3 * MOST_A_TURN)]
     results = [client.tasks["t.length"].delay("x" * size) for size in sizes]
     assert [result.get(timeout=WAIT_S) for result in results] == sizes
-    settled(rabbitmq, vhost)
+    rabbitmq.wait_until_settled(vhost)
 
 
 def test_late_acknowledgements_arrive_while_the_worker_is_idle(
@@ -75,7 +44,7 @@ def test_late_acknowledgements_arrive_while_the_worker_is_idle(
     worker(MODULE, "-c", "50", "--without-mingle")
     results = [client.tasks["t.sleep_late"].delay(0.1) for _ in range(120)]
     assert [result.get(timeout=WAIT_S) for result in results] == [0.1] * 120
-    settled(rabbitmq, vhost)
+    rabbitmq.wait_until_settled(vhost)
 
 
 def test_an_early_acknowledgement_is_with_the_broker_before_its_task_begins(
@@ -85,7 +54,7 @@ def test_an_early_acknowledgement_is_with_the_broker_before_its_task_begins(
     client.tasks["t.dies"].delay(str(tmp_path / "begun"))
     first = worker(MODULE, "-c", "50", "--without-mingle")
     first.wait(timeout_s=WAIT_S)
-    settled(rabbitmq, vhost)
+    rabbitmq.wait_until_settled(vhost)
     second = worker(MODULE, "-c", "50", "--without-mingle", name="second@test")
     assert client.tasks["t.add"].delay(1, 2).get(timeout=WAIT_S) == 3
     assert second.returncode is None
@@ -102,7 +71,7 @@ def test_cut_off_in_the_flow(
         results += [client.tasks["t.sleep_late"].delay(0.2) for _ in range(200)]
         rabbitmq.drop_connections(vhost)
     assert [result.get(timeout=WAIT_S) for result in results] == [0.2] * 600
-    settled(rabbitmq, vhost)
+    rabbitmq.wait_until_settled(vhost)
     assert node.stop() == 0
 
 
@@ -121,13 +90,15 @@ def test_behind_tls(rabbitmq: RabbitMQ, vhost: str, valkey: EmbeddedServer, tmp_
         }
         trusting = {"ca_certs": str(certificate), "cert_reqs": ssl.CERT_REQUIRED}
         with (
-            running_worker(tmp_path, "-c", "50", "--without-mingle", app="tests.integration.amqp_app", env=env) as node,
+            running_worker(
+                tmp_path, "-c", "50", "--without-mingle", app="tests.integration.rabbitmq.amqp_app", env=env
+            ) as node,
             client_app(urls, broker_use_ssl=trusting, include=[MODULE]) as app,
         ):
             assert ("amqp_transport" in node.log()) is OURS
             sizes = [0, 100, 300_000, *range(2 * MOST_A_TURN)]
             results = [app.tasks["t.length"].delay("x" * size) for size in sizes]
             assert [result.get(timeout=WAIT_S) for result in results] == sizes
-            settled(rabbitmq, vhost)
+            rabbitmq.wait_until_settled(vhost)
             assert node.stop() == 0
             del results

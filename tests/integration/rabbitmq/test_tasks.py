@@ -1,49 +1,22 @@
-"""The async pool on RabbitMQ, where the transport is kombu's own: what works on Redis works there."""
+"""The async pool on RabbitMQ: what works on Redis works there."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Celery, chain, chord
 from celery.exceptions import TaskRevokedError
 
-from asyncworker.cli.embedded import EmbeddedServer
 from tests.integration import tasks
-from tests.servers.client import client_app
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.worker import Worker
 
 GET_S = 30.0
 MODULE = tasks.__name__
-
-
-@pytest.fixture
-def vhost(rabbitmq: RabbitMQ) -> str:
-    return rabbitmq.add_vhost()
-
-
-@pytest.fixture
-def worker_env(rabbitmq: RabbitMQ, vhost: str, valkey: EmbeddedServer, state_dir: Path) -> dict[str, str]:
-    """Messages through RabbitMQ, results on Redis."""
-    return {
-        "ASYNCWORKER_BROKER_URL": rabbitmq.broker_url(vhost),
-        "ASYNCWORKER_RESULT_URL": valkey.result_url,
-        "ASYNCWORKER_STATE_DIR": str(state_dir),
-    }
-
-
-@pytest.fixture
-def client(worker_env: dict[str, str], state_dir: Path) -> Iterator[Celery[Any]]:
-    urls: Any = SimpleNamespace(
-        broker_url=worker_env["ASYNCWORKER_BROKER_URL"], result_url=worker_env["ASYNCWORKER_RESULT_URL"]
-    )
-    with client_app(urls, asyncworker_state_dir=str(state_dir)) as app:
-        yield app
 
 
 def wait_until(reached: Callable[[], object], timeout_s: float = GET_S) -> None:
