@@ -25,7 +25,7 @@ class LiveJob:
         name: The task's name.
         started_at_s: ``time.monotonic()`` of its start.
         task: Its asyncio task; ``None`` for a job on a thread, or not yet started.
-        coroutine: What is awaited inside its bridge; ``None`` before and after.
+        coroutine: What is awaited inside its bridge, or for its admission where it was delivered again; else ``None``.
         thread_ident: The thread of a synchronous job.
         draining: The process was told to end: the job may stop early.
         on_drain: Called on the loop when that happens.

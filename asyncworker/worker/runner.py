@@ -89,7 +89,9 @@ class Runner:
     # -- a job that was delivered again --------------------------------------------------------------------------
 
     async def _start_guarded(self, job: Job, on_loop: bool) -> None:
-        refusal = await self._guard.admit(job)
+        job.coroutine = admission = self._guard.admit(job)
+        refusal = await admission
+        job.coroutine = None
         if refusal is not None:
             self._put(job, functools.partial(job.request.on_failure, exception_info(refusal)))
         elif job.abandoned:  # revoked meanwhile

@@ -32,6 +32,15 @@ def on_rabbitmq(rabbitmq: RabbitMQ, valkey: EmbeddedServer) -> tuple[str, dict[s
     return vhost, ENV | {"ASYNCWORKER_BROKER_URL": url}, urls
 
 
+def wait_until_it_waits_for_a_holder(client: Celery, node: Worker) -> None:
+    """Wait until the one job of a worker waits for another process, which runs the same task or fan-out."""
+    until = time.monotonic() + 30
+    seen: list[Any] = []
+    while "wait_for_holder: " not in str(seen):
+        assert time.monotonic() < until, str(seen)
+        seen = client.control.broadcast("coroutines", destination=[node.name], reply=True, timeout=5, limit=1)
+
+
 @pytest.mark.parametrize("name", ["t.logged_late", "t.logged_late_sync"])
 def test_a_long_task_that_is_delivered_again_is_run_once(
     worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, tmp_path: Path, name: str
@@ -171,7 +180,7 @@ def test_a_delivery_that_waits_for_its_holder_does_not_hold_up_the_end_of_its_wo
     first.pause()  # so that the other one gets it
     redeliver(valkey)
     second = worker(MODULE, "--without-mingle", env=ENV | {"ASYNCWORKER_LEASE_S": "600"}, name="second@test")
-    second.wait_for_log(f"[{result.id}] received")
+    wait_until_it_waits_for_a_holder(client, second)
     first.resume()
     assert second.stop(30) == 0
     second.wait_for_log("goes back to the queue" if kind == "task" else "waits for that no more")

@@ -49,7 +49,8 @@ def test_a_missing_server_skips_or_fails(
         raise MissingServer("no sshd")
 
 
-@pytest.mark.parametrize("processes", ["0", "2"])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("processes", ["0", "1"])
 def test_a_session_that_leaves_a_process_fails(tmp_path: Path, processes: str) -> None:
     (tmp_path / "test_careless.py").write_text(
         "import subprocess, sys\n"
@@ -58,7 +59,7 @@ def test_a_session_that_leaves_a_process_fails(tmp_path: Path, processes: str) -
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "-W", "ignore"]
     session = subprocess.run(
-        [*command, "-n", processes, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        [*command, "-n", processes, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert session.returncode == 1
     assert "1 passed" in session.stdout
