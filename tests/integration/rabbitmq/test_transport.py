@@ -14,6 +14,7 @@ from celery import Celery
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.worker.amqp_transport import MOST_A_TURN, READ_AHEAD_BYTES
 from tests.integration import tasks
+from tests.integration.rabbitmq import amqp_app
 from tests.servers.client import client_app
 from tests.servers.http import self_signed
 from tests.servers.proxy import running_proxy
@@ -90,9 +91,7 @@ def test_behind_tls(rabbitmq: RabbitMQ, vhost: str, valkey: EmbeddedServer, tmp_
         }
         trusting = {"ca_certs": str(certificate), "cert_reqs": ssl.CERT_REQUIRED}
         with (
-            running_worker(
-                tmp_path, "-c", "50", "--without-mingle", app="tests.integration.rabbitmq.amqp_app", env=env
-            ) as node,
+            running_worker(tmp_path, "-c", "50", "--without-mingle", app=amqp_app.__name__, env=env) as node,
             client_app(urls, broker_use_ssl=trusting, include=[MODULE]) as app,
         ):
             assert ("amqp_transport" in node.log()) is OURS
@@ -102,3 +101,30 @@ def test_behind_tls(rabbitmq: RabbitMQ, vhost: str, valkey: EmbeddedServer, tmp_
             rabbitmq.wait_until_settled(vhost)
             assert node.stop() == 0
             del results
+
+
+def test_quorum_queues(
+    worker: Callable[..., Worker], worker_env: dict[str, str], rabbitmq: RabbitMQ, vhost: str, state_dir: Path
+) -> None:
+    """They have no limit for a whole channel, and delayed tasks wait in queues of the broker's own."""
+    urls: Any = SimpleNamespace(
+        broker_url=worker_env["ASYNCWORKER_BROKER_URL"], result_url=worker_env["ASYNCWORKER_RESULT_URL"]
+    )
+    options: dict[str, Any] = {"app": amqp_app.__name__, "env": {"AMQP_QUORUM": "1"}}
+    with client_app(urls, asyncworker_state_dir=str(state_dir), include=[MODULE], **amqp_app.QUORUM) as app:
+        node = worker(MODULE, "-c", "50", "--without-mingle", **options)
+        listed = rabbitmq.ctl("list_queues", "-p", vhost, "--silent", "name", "type")
+        assert ["celery", "quorum"] in [line.split() for line in listed.splitlines()]
+        delayed = app.tasks["t.add"].apply_async((1, 2), countdown=3)
+        results = [app.tasks["t.length"].delay("x" * size) for size in range(3 * MOST_A_TURN)]
+        assert [result.get(timeout=WAIT_S) for result in results] == [*range(3 * MOST_A_TURN)]
+        assert delayed.get(timeout=WAIT_S) == 3
+        fan_out = app.tasks["t.item"].partial(base=1).iterate(number=range(100)).delay()
+        assert fan_out.get(timeout=WAIT_S)["done"] == 100
+        late = [app.tasks["t.sleep_late"].delay(2) for _ in range(120)]
+        node.wait_for_log(f"[{late[0].id}] received")
+        node.kill()
+        worker(MODULE, "-c", "200", "--without-mingle", name="second@test", **options)
+        assert [result.get(timeout=WAIT_S) for result in late] == [2] * 120
+        rabbitmq.wait_until_settled(vhost)
+        del delayed, fan_out, late, results
