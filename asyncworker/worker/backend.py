@@ -22,6 +22,7 @@ from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
 from asyncworker.worker.persist import settle, until_done
 from asyncworker.worker.progress import outcome_of
+from asyncworker.worker.refusals import refuses_for_now
 from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.retried import store_retry, stored
 
@@ -93,6 +94,11 @@ class OffLoopBackend:
                 with outcome_of(str(args[0] if args else kwargs.get("task_id"))):
                     return getattr(self._app.backend, name)(*args, **kwargs)
             return getattr(self._app.backend, name)(*args, **kwargs)
+        except ResponseError as exc:
+            backend: Any = self._app.backend
+            if refuses_for_now(exc) and isinstance(backend, RedisBackend):
+                backend.client.connection_pool.disconnect(inuse_connections=False)  # its name may lead to another one
+            raise
         finally:
             in_backend.reset(token)
 
@@ -146,6 +152,8 @@ class OffLoopBackend:
         until_done(call, self._is_away, f"mark_as_retry of {task_id}")
 
     def _is_away(self, exc: Exception) -> bool:
+        if refuses_for_now(exc):
+            return True
         # kombu counts KeyError among Redis' connection errors; from here it would be one of the result's own.
         return not isinstance(exc, KeyError) and bool(self._app.backend.exception_safe_to_retry(exc))
 

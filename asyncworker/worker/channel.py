@@ -17,6 +17,8 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from asyncworker.worker.fetch import BATCH, FETCH, PROBE, Fetch, Fetched
 from asyncworker.worker.message import Message, decode_json, share_parts
+from asyncworker.worker.persist import log_wait
+from asyncworker.worker.refusals import PAUSE_S, RefusedForNow, refuses_for_now
 from asyncworker.worker.unacked import AckBuffer, QoS
 from asyncworker.worker.wakeup import MOST_KEYS, Waiter
 
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 #: Of each broker that this process knows.
 _acks: defaultdict[tuple[Any, ...], AckBuffer] = defaultdict(AckBuffer)
-_lost: defaultdict[tuple[Any, ...], list[tuple[Fetch, float]]] = defaultdict(list)
+_lost: defaultdict[tuple[Any, ...], list[tuple[list[str], float]]] = defaultdict(list)
 
 #: A server that was frozen, or parted, may carry out so much later what a connection brought it.
 LOOK_FOR_LOST_S = 600.0
@@ -53,6 +55,7 @@ class Channel(_StockChannel):  # type: ignore[misc]
         self._fetch: Fetch | None = None
         self._tags: set[str] = set()
         self._more = True
+        self._paused_until_s = 0.0
         self._waiters: dict[str, Waiter] = {}
         super().__init__(*args, **kwargs)
         info = self.connection.client
@@ -62,12 +65,23 @@ class Channel(_StockChannel):  # type: ignore[misc]
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """Give the channel's client; kombu makes a new one for each operation."""
+        """Give the channel's client; kombu makes a new one for each operation.
+
+        Raises:
+            RefusedForNow: The server cannot write now. It may not be the one any more that its name stands for, so
+                the next operation connects anew.
+        """
         if client is None:
             if self._own_client is None or self._own_client.connection_pool is not self._pool:
                 self._own_client = self._create_client()
             client = self._own_client
-        yield client
+        try:
+            yield client
+        except ResponseError as exc:
+            if not refuses_for_now(exc):
+                raise
+            client.connection_pool.disconnect(inuse_connections=False)
+            raise RefusedForNow(str(exc)) from exc
 
     # -- acknowledgements ----------------------------------------------------------------------------------------
 
@@ -79,7 +93,7 @@ class Channel(_StockChannel):  # type: ignore[misc]
     @property
     def collects_acks(self) -> bool:
         """Whether acknowledgements are sent later: by kombu's event loop, or by the connection after this one."""
-        return self.connection is None or self.connection.in_hub
+        return self.connection is None or self.connection.hub is not None
 
     def is_fetched(self, delivery_tag: str) -> bool:
         """Tell whether a message was entered as unacknowledged when it was fetched."""
@@ -94,7 +108,14 @@ class Channel(_StockChannel):  # type: ignore[misc]
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        if not self._in_batches():
+        if time.monotonic() < self._paused_until_s:
+            return
+        try:
+            in_batches = self._in_batches()
+        except RefusedForNow as exc:
+            self._pause(exc)
+            return
+        if not in_batches:
             super()._brpop_start(timeout)
             return
         limit = BATCH
@@ -120,7 +141,7 @@ class Channel(_StockChannel):  # type: ignore[misc]
                 # Nothing is owed: the server has closed the connection.
                 self.client.connection.disconnect()
                 raise ConnectionError("Redis closed the connection")
-            return bool(super()._brpop_read(**options))
+            return self._read_one(**options)
         messages, self._more = self._receive_batch()
         if not messages:
             raise Empty
@@ -129,6 +150,16 @@ class Channel(_StockChannel):  # type: ignore[misc]
         else:
             self._deliver_batch(messages)
         return True
+
+    def _read_one(self, **options: Any) -> bool:
+        try:
+            return bool(super()._brpop_read(**options))
+        except ResponseError as exc:
+            if not refuses_for_now(exc):
+                raise
+            self.client.connection.disconnect()
+            self._pause(exc)
+        raise Empty
 
     def _receive_batch(self) -> tuple[list[Fetched], bool]:
         fetch, self._fetch = self._fetch, None
@@ -139,11 +170,15 @@ class Channel(_StockChannel):  # type: ignore[misc]
             self._script_known = False
             return [], True
         except ResponseError as exc:
-            self._refuse_batches(exc)
+            if refuses_for_now(exc):
+                self.client.connection.disconnect()
+                self._pause(exc)
+            else:
+                self._refuse_batches(exc)
             return [], True
         except BaseException:
             # The server may have done it. What it took is found by its tags once there is a connection.
-            _lost[self._broker].append((fetch, time.monotonic()))
+            self.give_back_later(fetch.tags())
             self.client.connection.disconnect()
             raise
         finally:
@@ -219,6 +254,8 @@ class Channel(_StockChannel):  # type: ignore[misc]
                 client.execute_command("BLMOVE", key, key, "RIGHT", "RIGHT", 0.001)
                 self._digest = client.execute_command("SCRIPT", "LOAD", FETCH)
         except ResponseError as exc:
+            if refuses_for_now(exc):
+                raise
             self._refuse_batches(exc)
         else:
             self._batches = True
@@ -233,13 +270,16 @@ class Channel(_StockChannel):  # type: ignore[misc]
 
     # -- what a lost connection leaves ---------------------------------------------------------------------------
 
+    def give_back_later(self, tags: list[str]) -> None:
+        """Return messages to their queues, of those that are found under these tags, once the server takes that."""
+        _lost[self._broker].append((tags, time.monotonic()))
+
     def recover_lost(self) -> None:
         """Give back what fetches took whose answers were lost; some are carried out only after the connection ended."""
         lost = _lost[self._broker]
         for each in list(lost):
-            fetch, lost_at_s = each
+            tags, lost_at_s = each
             with self.conn_or_acquire() as client:
-                tags = fetch.tags()
                 found = client.execute_command("HMGET", self._key(self.unacked_key), *tags)
             taken = [tag for tag, entry in zip(tags, found, strict=True) if entry is not None]
             for tag in reversed(taken):
@@ -247,7 +287,7 @@ class Channel(_StockChannel):  # type: ignore[misc]
             if taken or time.monotonic() - lost_at_s > LOOK_FOR_LOST_S:
                 lost.remove(each)
             if taken:
-                logger.warning("%d messages whose connection was lost on their way return to the queue", len(taken))
+                logger.warning("%d messages that could not be taken, or given back, return to their queue", len(taken))
 
     def close(self) -> None:
         """Close the channel; a batch that is on its way returns to its queues."""
@@ -278,7 +318,19 @@ class Channel(_StockChannel):  # type: ignore[misc]
         except self.connection_errors:
             waiter.close()
             raise
+        except ResponseError as exc:
+            if not refuses_for_now(exc):
+                raise
+            waiter.close()
+            self._pause(exc)
         raise Empty
+
+    def _pause(self, reason: Exception) -> None:
+        """Fetch nothing for a moment; what runs goes on. The server's name is looked up again then."""
+        log_wait("fetching messages", reason)
+        self._more = True
+        self._paused_until_s = time.monotonic() + PAUSE_S
+        self.connection.wake_later(PAUSE_S)
 
     def _poll_error(self, type: str, **options: Any) -> None:
         if type in ("BRPOP", "LISTEN"):

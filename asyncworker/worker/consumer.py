@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,9 @@ from celery import bootsteps
 from celery.worker import consumer as stock
 from celery.worker.state import active_requests, task_reserved
 from vine import promise
+
+from asyncworker.worker.persist import log_wait
+from asyncworker.worker.refusals import PAUSE_S, RefusedForNow
 
 __all__ = ["Consumer"]
 
@@ -39,6 +43,20 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
         """Consume from one more queue; not where the worker was told to end in between."""
         if self.blueprint.state == _RUN:
             super().add_task_queue(queue, *args, **options)
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Connect again; to a server that cannot take what a consumer declares, in a moment."""
+        if isinstance(exc, RefusedForNow):
+            log_wait("starting to consume", exc)
+            time.sleep(PAUSE_S)
+        else:
+            super().on_connection_error_before_connected(exc)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The same for a connection that was there."""
+        if isinstance(exc, RefusedForNow):
+            time.sleep(PAUSE_S)
+        super().on_connection_error_after_connected(exc)
 
     def on_close(self) -> None:
         """Forget what was received, but not what runs: it can be revoked after a reconnect, and while it drains."""

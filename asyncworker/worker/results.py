@@ -24,6 +24,7 @@ from asyncworker.loop import current_job
 from asyncworker.worker.job import Job
 from asyncworker.worker.persist import log_wait, waits
 from asyncworker.worker.redis_client import async_client
+from asyncworker.worker.refusals import refuses_for_now
 
 __all__ = ["ResultWriter"]
 
@@ -200,7 +201,9 @@ class ResultWriter:
                 self._refuse(exc)
                 raise
             except Exception as exc:
-                if not self._backend.exception_safe_to_retry(exc) or isinstance(exc, KeyError):
+                if refuses_for_now(exc):
+                    await self._client.connection_pool.disconnect()  # the next may lead to another server
+                elif not self._backend.exception_safe_to_retry(exc) or isinstance(exc, KeyError):
                     raise
                 log_wait(f"storing {len(batch)} results", exc)
             else:

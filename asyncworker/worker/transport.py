@@ -74,8 +74,8 @@ class Transport(_StockTransport):  # type: ignore[misc]
     Channel = Channel
     collects_acks = True
 
-    #: Whether kombu's event loop polls it.
-    in_hub = False
+    #: kombu's event loop, while it polls this.
+    hub: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -83,13 +83,19 @@ class Transport(_StockTransport):  # type: ignore[misc]
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Have the hub poll it: from now on acknowledgements are collected, and jobs wait for theirs."""
-        self.in_hub = start_gate.closed = True
+        self.hub = loop
+        start_gate.closed = True
         super().register_with_event_loop(connection, loop)
+
+    def wake_later(self, after_s: float) -> None:
+        """Have the hub turn once more after that, whatever it waits for."""
+        if self.hub is not None:
+            self.hub.call_later(after_s, lambda: None)
 
     def close_connection(self, connection: Any) -> None:
         """Close it. Jobs do not wait for the next one."""
-        if self.in_hub:
-            self.in_hub = False
+        if self.hub is not None:
+            self.hub = None
             start_gate.open()
         super().close_connection(connection)
 

@@ -8,6 +8,8 @@ from typing import Any
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 
+from asyncworker.worker.refusals import RefusedForNow
+
 __all__ = ["AckBuffer", "QoS"]
 
 logger = logging.getLogger(__name__)
@@ -71,9 +73,17 @@ class QoS(_StockQoS):  # type: ignore[misc]
             self.flush_acks()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Reject, after what was acknowledged before."""
+        """Reject, after what was acknowledged before; what is not to come again is acknowledged."""
+        if not requeue:
+            self.ack(delivery_tag)
+            return
         self.flush_acks()
-        super().reject(delivery_tag, requeue=requeue)
+        try:
+            super().reject(delivery_tag, requeue=True)
+        except RefusedForNow as exc:
+            logger.warning("a message is given back to its queue later: %s", exc)
+            self.channel.give_back_later([delivery_tag])
+            virtual.QoS.ack(self, delivery_tag)
 
     def flush_acks(self) -> None:
         """Send what was collected; a broker that is away gets it later."""

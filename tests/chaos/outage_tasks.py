@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import shared_task
+from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 #: A file to which every task appends; a line is one write, whole.
@@ -71,6 +72,17 @@ async def sends(self: Any, how: str, gate: str) -> str:
             await asyncio.sleep(0.1)
         else:
             return str(sent.id)
+
+
+@shared_task(name="o.puts_back", bind=True, acks_late=True)
+async def puts_back(self: Any, gate: str) -> int:
+    """Return to the queue once a file is there; ends when it comes again."""
+    note("begin", self.request.id)
+    if self.request.delivery_info["redelivered"]:
+        return 1
+    while not await asyncio.to_thread(os.path.exists, gate):
+        await asyncio.sleep(0.02)
+    raise Reject("not now", requeue=True)
 
 
 @shared_task(name="o.heartbeat", ignore_result=True)
