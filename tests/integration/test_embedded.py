@@ -114,7 +114,7 @@ def test_it_ends_with_its_owner_and_the_next_one_starts_afresh(tmp_path: Path) -
     pid, _ = said(owner)
     former = psutil.Process(pid)
     owner.kill()
-    owner.wait(10)
+    owner.wait(30)
     # At once, while the former server may still be writing: it must not be taken for one that stays.
     with EmbeddedServer(tmp_path) as server:
         assert server.owned

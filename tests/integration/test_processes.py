@@ -32,7 +32,7 @@ def test_output_goes_to_the_log_and_the_exit_code_is_kept(tmp_path: Path) -> Non
     log = tmp_path / "log"
     log.write_text("of an earlier process\n")
     child = Child([sys.executable, "-c", "import sys; print('out'); sys.exit('err')"], log=log)
-    assert child.wait(10) == 1
+    assert child.wait(30) == 1
     assert child.log() == "err\nout\n" or child.log() == "out\nerr\n"
     assert log.read_text().startswith("of an earlier process\n")
 
@@ -43,7 +43,7 @@ def test_arguments_and_environment_arrive_as_they_are(tmp_path: Path) -> None:
     with Child(
         [sys.executable, "-c", program, *arguments], log=tmp_path / "log", env={"NAME": "value"}, cwd=tmp_path
     ) as child:
-        child.wait(10)
+        child.wait(30)
         assert child.log() == f"{arguments} value {tmp_path}\n"
 
 
@@ -82,6 +82,6 @@ def test_it_dies_with_its_owner_however_that_dies(number: signal.Signals) -> Non
     with owner.stdout:
         child = psutil.Process(int(owner.stdout.readline()))
         owner.send_signal(number)
-        owner.wait(10)
+        owner.wait(30)
     gone, _ = psutil.wait_procs([child], timeout=10)
     assert gone

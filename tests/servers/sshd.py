@@ -107,7 +107,7 @@ def running_sshd(
         (folder / "known_hosts").write_text(f"[{host}]:{port} {host_key}")
         command = [*enter, program, "-D", "-e", "-f", str(folder / "sshd_config")]
         with Child(_limited(command, open_files), log=folder / "sshd.log") as child:
-            if not child.wait_for_log(_STARTED, 10.0):
+            if not child.wait_for_log(_STARTED, 30.0):
                 continue  # that port was taken in between
             server = Sshd(host, port, getpass.getuser(), folder / "client_key", folder / "known_hosts", child)
             try:

@@ -36,7 +36,7 @@ class Worker:
         """Everything it has logged so far."""
         return self.child.log()
 
-    def wait_for_log(self, text: str, timeout_s: float = 30.0) -> None:
+    def wait_for_log(self, text: str, timeout_s: float = 60.0) -> None:
         """Wait until the log holds that text, or fail with the whole log."""
         assert self.child.wait_for_log(text, timeout_s), f"{text!r} is not in the worker's log:\n{self.log()}"
 
@@ -52,7 +52,7 @@ class Worker:
         """SIGCONT."""
         self.child.signal(signal.SIGCONT)
 
-    def stop(self, grace_s: float = 15.0) -> int:
+    def stop(self, grace_s: float = 30.0) -> int:
         """SIGTERM, a warm shutdown; the exit code."""
         self.resume()
         return self.child.stop(grace_s)
@@ -60,7 +60,7 @@ class Worker:
     def signal(self, number: signal.Signals) -> None:
         self.child.signal(number)
 
-    def wait(self, timeout_s: float = 15.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         """Wait for its own end; the exit code."""
         code = self.child.wait(timeout_s)
         assert code is not None, f"the worker is still running; its log:\n{self.log()}"
