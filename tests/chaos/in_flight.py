@@ -72,6 +72,8 @@ def measure(folder: Path, tasks: int, env: Mapping[str, str] | None = None) -> C
                 most = max(most, _connections(queue, worker))
                 assert worker.returncode is None, worker.log()
                 time.sleep(0.02)
+            # They stay open; a short end may have come and gone between two looks.
+            most = max(most, _connections(queue, worker))
     return Cost(tasks, rss_mb, most)
 
 

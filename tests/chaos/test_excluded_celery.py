@@ -21,7 +21,7 @@ from tests.servers.worker import ROOT, Worker, running_worker
 
 #: Of prefork; as many tasks run as an outage begins, and as many are sent after it.
 PROCESSES = 2
-WORK_S = 2.0
+WORK_S = 5.0
 CRASH = "AttributeError: 'NoneType' object has no attribute 'hostname'"
 
 

@@ -15,7 +15,8 @@ from tests.servers.proxy import Proxy
 from tests.servers.valkey import RestartableValkey, running_valkey
 
 PARTITION_S = 30.0
-WORK_S = 5.0
+#: Longer than it takes to begin both scenes, and shorter than the partition.
+WORK_S = 15.0
 
 #: One that gives Redis a second to answer, and so reconnects all the time; and one with all defaults, whose first check
 #: of an open connection is due after 25 s.

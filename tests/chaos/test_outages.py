@@ -123,13 +123,14 @@ def test_what_follows_a_task_is_sent_when_the_broker_is_back(scene: Scene, redis
     """The next task of a chain, and a retry, are to be sent while Redis is down; a chord is to be counted."""
     scene.app.tasks["o.heartbeat"].delay(str(scene.stop_path))
     late = scene.app.tasks["o.late"]
-    chains = [chain(late.si(0, WORK_S), late.si(n, 0), app=scene.app).apply_async().id for n in range(5)]
-    again = [scene.app.tasks["o.again"].delay(n, WORK_S).id for n in range(5)]
-    counted = chord([late.si(n, WORK_S) for n in range(5)], scene.app.tasks["o.total"].s(), app=scene.app)().id
-    scene.wait_for(lambda: scene.noted("begin").total() == 15, "the beginning of every task")
+    work_s = 5.0  # the first to begin is not to end before the last one has begun
+    chains = [chain(late.si(0, work_s), late.si(n, 0), app=scene.app).apply_async().id for n in range(5)]
+    again = [scene.app.tasks["o.again"].delay(n, work_s).id for n in range(5)]
+    counted = chord([late.si(n, work_s) for n in range(5)], scene.app.tasks["o.total"].s(), app=scene.app)().id
+    scene.wait_for(lambda: len(scene.noted("begin")) >= 15, "the beginning of every task")
     redis_server.kill()
     before = scene.beats()
-    time.sleep(OUTAGE_S)
+    time.sleep(work_s + OUTAGE_S - WORK_S)
     scene.check_beats(before)
     redis_server.start()
     assert [scene.result(task_id) for task_id in chains] == list(range(5))
@@ -215,7 +216,7 @@ def test_results_wait_for_redis_while_rabbitmq_goes_on(
         try:
             scene.wait_for(lambda: "Hard time limit (1" in scene.worker.log(), "the hard limit")
             scene.wait_for(lambda: scene.noted("end").total() == EACH * len(ALL), "the end of every task")
-            assert scene.app.control.ping(timeout=5, limit=1)
+            scene.wait_for(lambda: scene.app.control.ping(timeout=5, limit=1), "an answer of remote control")
         finally:
             redis_server.thaw()
         assert isinstance(scene.result(limited), TimeLimitExceeded)
