@@ -183,6 +183,28 @@ def test_rabbitmq_ends_and_comes_back(
         scene.check(sent, redelivered=1)
 
 
+def test_rabbitmq_takes_no_messages_for_a_while(
+    rabbitmq: RabbitMQ, redis_server: RestartableValkey, tmp_path: Path
+) -> None:
+    """Its memory is full: it holds back who publishes, and what follows a task is to be sent."""
+    urls = Urls(rabbitmq.broker_url(rabbitmq.add_vhost()), redis_server.url(1))
+    with running_scene(tmp_path, urls, urls) as scene:
+        late = scene.app.tasks["o.late"]
+        chains = [chain(late.si(1, WORK_S), late.si(2, 0), app=scene.app).apply_async().id for _ in range(EACH)]
+        again = scene.send("o.again", seconds=2 * WORK_S)["o.again"]
+        sent = scene.begin(*ALL, seconds=2 * WORK_S)
+        rabbitmq.ctl("set_vm_memory_high_watermark", "0")
+        try:
+            before = scene.beats()
+            time.sleep(2 * WORK_S + OUTAGE_S)
+            scene.check_beats(before)
+        finally:
+            rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+        scene.check(sent)
+        assert [scene.result(task_id) for task_id in chains] == [2] * EACH
+        assert [scene.result(task_id) for task_id in again] == list(range(EACH))
+
+
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_the_connection_is_lost_just_after_sigterm(
     rabbitmq: RabbitMQ, redis_server: RestartableValkey, tmp_path: Path, broker: str

@@ -33,6 +33,8 @@ def redis_server(tmp_path: Path) -> Iterator[RestartableValkey]:
     options = {"dbfilename": TAKEN, "save": "3600 1", "stop-writes-on-bgsave-error": "no"}
     with running_valkey(folder, options) as server:
         yield server
+        with server.connect() as connection:
+            connection.config_set("save", "")  # it could not end
 
 
 @pytest.fixture
@@ -43,27 +45,26 @@ def scene(redis_server: RestartableValkey, tmp_path: Path) -> Iterator[Scene]:
 
 
 @contextlib.contextmanager
-def refusing(server: RestartableValkey, kind: str) -> Iterator[redis.Redis]:
+def refusing(server: RestartableValkey, kind: str) -> Iterator[None]:
     """Have it refuse to write while the block runs."""
-    with server.connect() as connection:
-        if kind == "full":
-            connection.config_set("maxmemory", 1)
-        elif kind == "replica":
-            connection.replicaof("127.0.0.1", server.port + 1)
-        else:
-            connection.bgsave()
-            while connection.info("persistence")["rdb_bgsave_in_progress"]:
-                time.sleep(0.02)
-            connection.config_set("stop-writes-on-bgsave-error", "yes")
+    cannot_save = _unable_to_save(server) if kind == "cannot save" else None
+    with cannot_save or server.refusing_writes(as_replica=kind == "replica") as connection:
         with pytest.raises(redis.ResponseError):
             connection.set("refused", "?")
+        yield
+
+
+@contextlib.contextmanager
+def _unable_to_save(server: RestartableValkey) -> Iterator[redis.Redis]:
+    with server.connect() as connection:
+        connection.bgsave()
+        while connection.info("persistence")["rdb_bgsave_in_progress"]:
+            time.sleep(0.02)
+        connection.config_set("stop-writes-on-bgsave-error", "yes")
         try:
             yield connection
         finally:
-            connection.config_set("maxmemory", 0)
             connection.config_set("stop-writes-on-bgsave-error", "no")
-            connection.replicaof("NO", "ONE")
-            connection.config_set("save", "")  # it could not end
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -35,6 +35,8 @@ class Publisher:
         self._url = broker_url
         options = {"confirm_publish": True} if broker_url.startswith("amqp") else {"socket_timeout": 5.0}
         self._app.conf.update(broker_transport_options=options, task_default_queue=queue)
+        transport = self._app.connection_for_write()
+        self._errors = (OperationalError, OSError, *transport.connection_errors, *transport.channel_errors)
         self._queue = queue
         self._connection: Connection | None = None
         self._producer: Producer | None = None
@@ -59,7 +61,7 @@ class Publisher:
                 message = self._app.amqp.as_task_v2(task_id, name, args=tuple(args), kwargs=dict(kwargs))
                 named = {MESSAGE_HEADER: uuid()}  # as asyncworker's own clients name a fan-out's
                 self._app.amqp.send_task_message(producer, name, message, queue=self._queue, retry=False, headers=named)
-        except (OperationalError, OSError, *self._app.connection_for_write().connection_errors) as exc:
+        except self._errors as exc:
             self.close()
             raise NotAccepted(f"{type(exc).__name__}: {exc}") from exc
 

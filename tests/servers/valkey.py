@@ -94,6 +94,20 @@ class RestartableValkey:
         with self.connect() as connection:
             return sum(int(connection.client_kill_filter(_type=kind, skipme=True)) for kind in ("normal", "pubsub"))
 
+    @contextlib.contextmanager
+    def refusing_writes(self, *, as_replica: bool) -> Iterator[redis.Redis]:
+        """Have it answer and refuse to write while the block runs: as a replica of nobody, or since it is full."""
+        with self.connect() as connection:
+            if as_replica:
+                connection.replicaof("127.0.0.1", self.port + 1)
+            else:
+                connection.config_set("maxmemory", 1)
+            try:
+                yield connection
+            finally:
+                connection.replicaof("NO", "ONE")
+                connection.config_set("maxmemory", 0)
+
     def _answers(self) -> bool:
         with contextlib.suppress(redis.RedisError), self.connect() as connection:
             return bool(connection.ping())  # false while it still loads its file: BusyLoadingError

@@ -25,12 +25,17 @@ class Broker(Protocol):
     result_url: str
     loses_on_its_way: bool
     """Whether it is documented that a message on its way to a worker is lost when the connection ends."""
+    may_refuse: bool
+    """Whether its workers are to stand that it answers and cannot write."""
 
     def down(self, *, crash: bool) -> None:
         """Stop it, or kill it."""
 
+    def refuse(self, *, as_replica: bool) -> None:
+        """Have it answer and refuse to write."""
+
     def up(self) -> None:
-        """Start it again over its data."""
+        """Start it again over its data, or have it write again."""
 
     def cut(self) -> None:
         """Cut the connections of all its clients."""
@@ -55,7 +60,11 @@ class RedisBroker:
         self.env = {"ASYNCWORKER_FAST_BROKER": "1" if fast else "0"}
         #: kombu's BRPOP takes a message out of its queue before the worker has it; our own transport does not.
         self.loses_on_its_way = not fast
+        #: kombu's ends the worker then.
+        self.may_refuse = fast
         self.broker_url, self.result_url = server.url(0), server.url(1)
+        self._refusal = contextlib.ExitStack()
+        self._refuses = False
 
     def down(self, *, crash: bool) -> None:
         if crash:
@@ -63,8 +72,16 @@ class RedisBroker:
         else:
             self._server.stop()
 
+    def refuse(self, *, as_replica: bool) -> None:
+        self._refusal.enter_context(self._server.refusing_writes(as_replica=as_replica))
+        self._refuses = True
+
     def up(self) -> None:
-        self._server.start()
+        if self._refuses:
+            self._refuses = False
+            self._refusal.close()
+        else:
+            self._server.start()
 
     def cut(self) -> None:
         self._server.kill_connections()
@@ -87,7 +104,7 @@ class RabbitBroker:
 
     name = "rabbitmq"
     env: Mapping[str, str] = {}
-    loses_on_its_way = False
+    loses_on_its_way = may_refuse = False
 
     def __init__(self, server: RabbitMQ, results: RestartableValkey) -> None:
         self._server = server
@@ -99,6 +116,9 @@ class RabbitBroker:
             self._server.kill()
         else:
             self._server.stop()
+
+    def refuse(self, *, as_replica: bool) -> None:
+        raise NotImplementedError("it holds back who publishes, and refuses nothing")
 
     def up(self) -> None:
         self._server.start()

@@ -19,7 +19,7 @@ _DEATHS = frozenset({"killed", "crashed", "stuck"})
 #: A process that shows no sign of life for so long was frozen, or starved.
 BREAK_S = 0.7
 #: Lines of harm that hits the connections of all workers.
-BROKER_HARMS = frozenset({"disconnect", "restart", "crash", "up"})
+BROKER_HARMS = frozenset({"disconnect", "restart", "crash", "refuse", "up"})
 
 
 @dataclass(frozen=True)

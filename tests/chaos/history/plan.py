@@ -23,6 +23,7 @@ HARMS = {
     "disconnect": 8,
     "restart": 5,
     "crash": 5,
+    "refuse": 8,
 }
 #: Tasks between two harms.
 _EVERY = 28
@@ -42,7 +43,8 @@ class Harm:
 
     ``kill``: SIGKILL. ``freeze``: SIGSTOP for less than a lease; ``freeze_long``: for longer; ``freeze_kill``: SIGKILL
     in the place of SIGCONT. ``leave``: SIGTERM. ``disconnect``: every connection of the broker is cut. ``restart``: of
-    the broker, in order; ``crash``: by SIGKILL.
+    the broker, in order; ``crash``: by SIGKILL. ``refuse``: it answers and cannot write, where its workers are to stand
+    that; else nothing.
     """
 
     kind: str

@@ -102,15 +102,18 @@ class ChaosRun:
             self._up_at_s = None
 
     def _harm(self, step: Harm) -> None:
-        if step.kind not in ("disconnect", "restart", "crash"):
+        if step.kind not in ("disconnect", "restart", "crash", "refuse"):
             self.fleet.suffer(step)
-        elif self._up_at_s is None:
+        elif self._up_at_s is None and (step.kind != "refuse" or self._broker.may_refuse):
             append(self.log, step.kind, pid=-1)
             if step.kind == "disconnect":
                 self._broker.cut()
+                return
+            if step.kind == "refuse":
+                self._broker.refuse(as_replica=step.victim < 0.5)
             else:
                 self._broker.down(crash=step.kind == "crash")
-                self._up_at_s = time.monotonic() + step.seconds
+            self._up_at_s = time.monotonic() + step.seconds
 
     def _calm(self) -> None:
         self.fleet.calm()
