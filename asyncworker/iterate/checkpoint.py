@@ -27,7 +27,7 @@ class Recorder(Protocol):
 
     run_id: str
     full: bool
-    """More has settled than is recorded yet: pullers wait for `room`."""
+    """More has settled than is recorded yet, or the run may have another holder: pullers wait for `room`."""
 
     def finished(self, index: int, digest: bytes | None) -> bool:
         """Whether an earlier attempt of the run has finished this item; counts it as resumed."""
@@ -43,6 +43,9 @@ class Recorder(Protocol):
 
     def retried(self) -> None:
         """An attempt failed, and the item will be tried again."""
+
+    def check_hold(self) -> None:
+        """Become full where the run may have another holder by now. Asked before items are begun."""
 
     async def room(self) -> None:
         """Wait until the recorder is not full."""
@@ -161,6 +164,9 @@ class MemoryRecorder(Tally):
     def failed(self, failure: ItemFailure) -> None:
         """An item failed for good."""
         self._failed += 1
+
+    def check_hold(self) -> None:
+        """Nobody else knows of it."""
 
     async def room(self) -> None:
         """There always is."""

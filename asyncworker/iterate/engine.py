@@ -243,6 +243,7 @@ class _Engine:
             while not (self._stopping or self._draining):
                 if monotonic() >= turns.slice_ends:
                     await turns.give_way()
+                    recorder.check_hold()
                 elif recorder.full:
                     await recorder.room()
                 elif self._ready:

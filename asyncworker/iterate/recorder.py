@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,8 @@ class StoreRecorder(Tally):
     """Writes a run's checkpoint: one transaction every so often, one at a time, and one at the end.
 
     A store that does not answer is tried again for its `patience_s`; the run goes on meanwhile, until so much waits to
-    be written that the pullers are held back.
+    be written that the pullers are held back, or nothing was written for `lease_s`: from then on another process may
+    have taken the run over, as it may from one that was frozen.
     """
 
     #: What may wait to be written before pullers are held back, in items and in bytes of results.
@@ -53,6 +55,7 @@ class StoreRecorder(Tally):
         keep_results: bool = True,
         encode: Callable[[Any], bytes] = msgspec.json.encode,
         first_index: int = 0,
+        lease_s: float = math.inf,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(hold.progress, clock)
@@ -81,6 +84,8 @@ class StoreRecorder(Tally):
         self._stop: Stop | None = None
         self._unwritten: Batch | None = None
         self._written_at = self._cut_at = clock.monotonic()
+        self._lease_s = lease_s
+        self._held_until = self._cut_at + lease_s
         self.transactions = 0
 
     # -- told by the engine --------------------------------------------------------------------------------------------
@@ -144,6 +149,13 @@ class StoreRecorder(Tally):
             self._room.clear()
             self._wake.set()
 
+    def check_hold(self) -> None:
+        """Hold pullers back where nothing was written for a lease."""
+        if self._clock.monotonic() >= self._held_until and not self._closed:
+            self.full = True
+            self._room.clear()
+            self._wake.set()
+
     async def room(self) -> None:
         """Wait until what waits to be written is within bounds."""
         await self._room.wait()
@@ -195,7 +207,7 @@ class StoreRecorder(Tally):
             while True:
                 await self._pause()
                 due = self._clock.monotonic() >= self._written_at + self.HEARTBEAT_S
-                if self._changed or due or self._unwritten is not None:
+                if self._changed or due or self.full or self._unwritten is not None:
                     await self._flush()
         except asyncio.CancelledError:
             raise
@@ -266,7 +278,10 @@ class StoreRecorder(Tally):
             small = await put_aside(self.run_id, batch.results, self._store.payloads)
             self._unwritten = batch = msgspec.structs.replace(batch, results=small)
         self.transactions += 1
+        # Others count from when they see it, which may be before it is known here.
+        held_until = self._clock.monotonic() + self._lease_s
         cancel_requested = await self._store.write(self._hold, batch, self._next_chunk)
+        self._held_until = held_until
         self._next_chunk += max(len(batch.results), len(batch.keys))
         return cancel_requested
 

@@ -72,7 +72,7 @@ async def execute_run(
         resume: Continue a run that is complete as well: only what failed is run.
         drain: Asks the run to stop early, for the process to end.
         lease_s: A message that came again waits for the run's holder, and takes over once that has shown no sign of
-            life for so long. What a holder still writes after that is refused.
+            life for so long. What a holder still writes after that is refused; it begins no item until it knows.
         on_change: Where the fingerprint is not the checkpoint's: raise, start afresh, or continue; ``None``: as the
             options say.
         encode: Makes bytes of a result; what it raises fails the item.
@@ -106,7 +106,17 @@ async def execute_run(
     if hold.finished is not None:
         return dataclasses.replace(await outcome_of(hold.finished, store, options, decode), recalled=True)
     return await run_held(
-        call, source, options, store, hold, drain=drain, encode=encode, decode=decode, observe=observe, clock=clock
+        call,
+        source,
+        options,
+        store,
+        hold,
+        drain=drain,
+        lease_s=lease_s,
+        encode=encode,
+        decode=decode,
+        observe=observe,
+        clock=clock,
     )
 
 
@@ -207,6 +217,7 @@ async def run_held(
     hold: RunHold,
     *,
     drain: Drain | None,
+    lease_s: float,
     encode: Callable[[Any], bytes],
     decode: Callable[[bytes], Any],
     observe: Observe | None,
@@ -221,6 +232,7 @@ async def run_held(
         keep_results=options.results != "none",
         encode=encode,
         first_index=source.first_index,
+        lease_s=lease_s,
         clock=clock,
     )
     if observe is not None:

@@ -116,6 +116,7 @@ async def execute_partition(run: SplitRun, number: int, *, wait: bool = True, dr
         run.store,
         hold,
         drain=drain,
+        lease_s=run.lease_s,
         encode=run.encode,
         decode=run.decode,
         observe=None,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from asyncworker.errors import StoreError
+from asyncworker.clock import SystemClock
+from asyncworker.errors import RunTakenOver, StoreError
 from asyncworker.iterate import source_of
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.store import Batch, RunHold, Store
@@ -57,6 +58,64 @@ async def test_a_store_that_lags_holds_the_pullers_back(store: Store, monkeypatc
     lagging.may_write.set()
     outcome = await task
     assert outcome.progress.done == executed == 1000
+
+
+class AwayClock(SystemClock):
+    """Of a process that may have been away."""
+
+    away_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.away_s
+
+
+async def test_who_was_away_for_a_lease_begins_nothing_until_it_has_written(store: Store) -> None:
+    """It was taken over meanwhile, and the store is slow to tell."""
+    lagging = Lagging(store)
+    lagging.may_write.set()
+    clock = AwayClock()
+    executed = 0
+
+    async def call(row: dict[str, Any]) -> None:
+        nonlocal executed
+        await asyncio.sleep(0.001)
+        executed += 1
+
+    source = source_of({"x": range(100_000)})
+    task = asyncio.create_task(execute(call, source, store, concurrency=4, lease_s=60, clock=clock))
+    while executed < 100:
+        await asyncio.sleep(0.001)
+    lagging.may_write.clear()
+    while not lagging.under_way:
+        await asyncio.sleep(0.001)
+    lately = executed
+    while executed < lately + 100:  # a store that is slow is nothing to wait for
+        await asyncio.sleep(0.001)
+    clock.away_s = 60
+    await asyncio.sleep(0.1)  # the slice of time ends in which nobody asks; it is over for who was away indeed
+    lately = executed
+    await asyncio.sleep(0.2)
+    begun_before_it_wrote = executed - lately
+    await execute(lambda row: asyncio.sleep(0), source_of({"x": range(100_000)}), Store(store._engine), resume=True)
+    lagging.may_write.set()
+    with pytest.raises(RunTakenOver):
+        await task
+    assert begun_before_it_wrote == 0
+    assert executed == lately
+
+
+async def test_who_was_away_and_still_holds_the_run_goes_on(store: Store) -> None:
+    clock = AwayClock()
+    executed = 0
+
+    async def call(row: dict[str, Any]) -> None:
+        nonlocal executed
+        executed += 1
+        clock.away_s += 20
+        await asyncio.sleep(0)
+
+    outcome = await execute(call, source_of({"x": range(50)}), store, concurrency=4, lease_s=60, clock=clock)
+    assert outcome.progress.done == executed == 50
 
 
 async def test_a_store_that_fails_for_a_while_is_tried_again(store: Store) -> None:
