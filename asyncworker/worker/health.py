@@ -46,11 +46,11 @@ class HealthFile:
         self._lag_s = lag_s
         self._most_lag_s = most_lag_s
         self._in_flight = in_flight
-        self._failed = False
+        self._failed = self._removed = False
 
     def beat(self) -> None:
         """Write it, unless the loop is blocked. A disk that does not take it is told once, and not fatal."""
-        if self._lag_s() > self._most_lag_s:
+        if self._removed or self._lag_s() > self._most_lag_s:
             return
         content = msgspec.json.encode(Health(os.getpid(), time.time(), self._in_flight()))
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
@@ -63,7 +63,8 @@ class HealthFile:
             self._failed = True
 
     def remove(self) -> None:
-        """Take it away: the worker takes no more tasks."""
+        """Take it away for good: the worker takes no more tasks, though the loop that writes turns while it drains."""
+        self._removed = True
         self._path.unlink(missing_ok=True)
 
 

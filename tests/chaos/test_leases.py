@@ -75,7 +75,7 @@ def test_a_frozen_worker_is_taken_over_and_its_outcome_is_refused(
 ) -> None:
     log = tmp_path / "log"
     first = worker(MODULE, "--without-mingle", env=ENV)
-    result = client.tasks["t.logged_late"].apply_async((str(log), 6), link=client.tasks["t.logged_link"].si(str(log)))
+    result = client.tasks["t.logged_late"].apply_async((str(log), 12), link=client.tasks["t.logged_link"].si(str(log)))
     first.wait_for_log(f"[{result.id}] received")
     time.sleep(5)
     first.pause()
@@ -84,7 +84,7 @@ def test_a_frozen_worker_is_taken_over_and_its_outcome_is_refused(
     second.wait_for_log("taking it over")
     first.resume()
     first.wait_for_log("was taken over by another process; its outcome here is ignored")
-    assert result.get(timeout=60) == 6
+    assert result.get(timeout=60) == 12
     second.wait_for_log(f"t.logged_late[{result.id}] succeeded")
     until = time.monotonic() + 20
     while "linked" not in log.read_text():
@@ -146,7 +146,7 @@ def test_a_process_that_was_frozen_does_not_take_over_from_itself(
             result = app.tasks["t.logged_late"].delay(str(log), 20)
         else:
             item = app.tasks["t.item"].partial(log=str(log), pause_s=0.5).options(concurrency=5)
-            result = item.iterate(number=range(150)).delay()
+            result = item.iterate(number=range(250)).delay()
         node.wait_for_log(f"[{result.id}] received")
         time.sleep(5)  # a task's lease is taken after three
         rabbitmq.drop_connections(vhost)
@@ -162,7 +162,7 @@ def test_a_process_that_was_frozen_does_not_take_over_from_itself(
         result.get(timeout=90)
     assert "taking it over" not in node.log()
     lines = log.read_text().split()
-    assert sorted(lines) == (["begun", "ended"] if kind == "task" else sorted(map(str, range(150))))
+    assert sorted(lines) == (["begun", "ended"] if kind == "task" else sorted(map(str, range(250))))
 
 
 @pytest.mark.parametrize("kind", ["task", "fan-out"])
@@ -194,11 +194,11 @@ def test_a_task_that_was_cut_by_a_cold_shutdown_is_run_by_the_next_worker_at_onc
 ) -> None:
     log = tmp_path / "log"
     first = worker(MODULE, "--without-mingle", env=ENV)
-    result = client.tasks["t.logged_late"].delay(str(log), 8)
+    result = client.tasks["t.logged_late"].delay(str(log), 16)
     first.wait_for_log(f"[{result.id}] received")
     time.sleep(5)
     first.signal(signal.SIGQUIT)
     first.wait(30)
     second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
-    assert result.get(timeout=60) == 8
+    assert result.get(timeout=60) == 16
     assert "taking it over" not in second.log()

@@ -64,7 +64,7 @@ def test_an_innocent_task_that_is_delivered_again_leaves_no_trace(
         first = worker(
             tasks.__name__, "--without-mingle", env={"ASYNCWORKER_MAX_DELIVERIES": "1"}, name=f"first{attempt}@test"
         )
-        result = client.tasks["t.sleep_late"].apply_async((1,), task_id="the-same")
+        result = client.tasks["t.sleep_late"].apply_async((3,), task_id="the-same")
         first.wait_for_log("t.sleep_late[the-same] received")
         first.kill()
         first.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -43,6 +44,26 @@ def test_alive_blocked_and_gone(worker: Callable[..., Worker], client: Celery, t
 
     assert node.stop() == 0
     assert "is not there" in health(path).stderr
+
+
+def test_a_worker_that_drains_is_gone_for_a_probe(
+    worker: Callable[..., Worker], client: Celery, tmp_path: Path
+) -> None:
+    """It takes no more tasks, and the loop that wrote the file goes on turning."""
+    path, gate = tmp_path / "health", tmp_path / "gate"
+    node = worker(tasks.__name__, "--without-mingle", env={"ASYNCWORKER_HEALTH_FILE": str(path)})
+    draining = client.tasks["t.thread_until"].delay(str(gate))
+    node.wait_for_log(f"[{draining.id}] received")
+    node.signal(signal.SIGTERM)
+    until = time.monotonic() + 30
+    while path.exists():
+        assert time.monotonic() < until, node.log()
+        time.sleep(0.02)
+    time.sleep(2.5)  # two beats
+    assert "is not there" in health(path).stderr
+    gate.touch()
+    assert node.wait() == 0
+    assert not path.exists()
 
 
 def test_a_worker_that_cannot_consume_is_not_alive_until_it_does_again(
