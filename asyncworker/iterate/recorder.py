@@ -145,16 +145,18 @@ class StoreRecorder(Tally):
             or self._results_bytes >= self.BYTES_HELD
             or len(self._failures) >= self.ITEMS_HELD
         ):
-            self.full = True
-            self._room.clear()
-            self._wake.set()
+            self._hold_back()
 
     def check_hold(self) -> None:
         """Hold pullers back where nothing was written for a lease."""
         if self._clock.monotonic() >= self._held_until and not self._closed:
-            self.full = True
-            self._room.clear()
-            self._wake.set()
+            self._hold_back()
+
+    def _hold_back(self) -> None:
+        """Let pullers wait for the next checkpoint, which is due now."""
+        self.full = True
+        self._room.clear()
+        self._wake.set()
 
     async def room(self) -> None:
         """Wait until what waits to be written is within bounds."""

@@ -90,19 +90,17 @@ def test_results_and_messages_wait(scene: Scene, redis_server: RestartableValkey
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_waits_in_the_queue_stays_there(redis_server: RestartableValkey, tmp_path: Path, kind: str) -> None:
+def test_what_waits_in_the_queue_stays_there(scene: Scene, redis_server: RestartableValkey, kind: str) -> None:
     """More is queued than the worker may take: what it asks for meanwhile is refused, and neither lost nor doubled."""
-    urls = Urls(redis_server.url(0), redis_server.url(1))
-    with running_scene(tmp_path, urls, urls) as scene:
-        sent = scene.send("o.early", "o.late", seconds=0.5, count=150)
-        scene.wait_for(lambda: scene.noted("begin").total() >= 100, "the first tasks")
-        with refusing(redis_server, kind):
-            time.sleep(2 * OUTAGE_S)
-        for name, task_ids in sent.items():
-            assert [scene.result(task_id) for task_id in task_ids] == list(range(150)), name
-        assert set(scene.noted("begin").values()) == {1}
-        with redis_server.connect() as connection:
-            scene.wait_for(lambda: not connection.exists("celery", "unacked"), "an empty broker")
+    sent = scene.send("o.early", "o.late", seconds=0.5, count=150)
+    scene.wait_for(lambda: scene.noted("begin").total() >= 100, "the first tasks")
+    with refusing(redis_server, kind):
+        time.sleep(2 * OUTAGE_S)
+    for name, task_ids in sent.items():
+        assert [scene.result(task_id) for task_id in task_ids] == list(range(150)), name
+    assert set(scene.noted("begin").values()) == {1}
+    with redis_server.connect() as connection:
+        scene.wait_for(lambda: not connection.exists("celery", "unacked"), "an empty broker")
 
 
 @pytest.mark.parametrize("kind", KINDS)
