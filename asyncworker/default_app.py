@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import os
 from collections.abc import Iterable
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlencode, urlsplit
 
 from celery import Celery, signals
 from celery.utils.dispatch import Signal
@@ -18,10 +18,12 @@ from kombu.utils.compat import detect_environment
 
 from asyncworker.errors import AsyncWorkerError, SettingsError
 from asyncworker.iterate import mark_records
+from asyncworker.limits import use_limits_url
 from asyncworker.metrics import check_metrics, start_metrics, stop_metrics
-from asyncworker.settings import Settings, load_settings
+from asyncworker.settings import load_settings
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.tasks.task_result import use_results
+from asyncworker.worker.defaults import POOL, AppDefaults, use_urls_of_conf
 from asyncworker.worker.fast import use_consumer, use_fast_broker
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.stacks import check_locals
@@ -29,11 +31,6 @@ from asyncworker.worker.stacks import check_locals
 __all__ = ["get_app", "install"]
 
 _App = TypeVar("_App", bound="Celery[Any]")
-
-POOL = "asyncworker.worker.pool:AsyncPool"
-
-#: How long Redis may owe an answer before the connection counts as lost.
-REDIS_ANSWER_S = 15.0
 
 _app: Celery[AsyncTask] | None = None
 
@@ -75,15 +72,16 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
             (eventlet or gevent patches, ``USE_FAST_LOCALS``).
     """
     check_environment()
+    include = tuple(include)
     settings = load_settings()
-    modules = (*settings.include, *include)
-    _check_modules(modules)
+    _check_modules((*settings.include, *include))
     if settings.broker_url:
         # Where Celery itself looks first, so that ours comes before CELERY_BROKER_URL.
         os.environ["CELERY_BROKER_URL"] = settings.broker_url
     if settings.result_url:
         os.environ["CELERY_RESULT_BACKEND"] = settings.result_url
-    app.add_defaults(lambda: _defaults(settings, modules))
+    _use_defaults(app, include)
+    use_limits_url(lambda: load_settings(conf=app.conf).limits_url or str(app.conf.broker_read_url or ""))
     _use_async_tasks(app)
     use_results(app)
     add_options(app)
@@ -92,7 +90,8 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
     # Makes `inspect coroutines` known to the worker, and to the command line.
     importlib.import_module("asyncworker.worker.control")
     connect: Any = functools.partial(Signal.connect, weak=False)
-    connect(signals.import_modules, _import_tasks, sender=app, dispatch_uid=f"asyncworker-{id(app)}")
+    import_tasks = functools.partial(_import_tasks, include)
+    connect(signals.import_modules, import_tasks, sender=app, dispatch_uid=f"asyncworker-{id(app)}")
     connect(signals.worker_ready, _start_metrics, dispatch_uid="asyncworker-metrics")
     connect(signals.worker_shutdown, _stop_metrics, dispatch_uid="asyncworker-metrics")
     # Its sender is a host name: once for all apps.
@@ -130,46 +129,19 @@ def _check_modules(modules: Iterable[str]) -> None:
             )
 
 
-def _defaults(settings: Settings, modules: tuple[str, ...]) -> dict[str, Any]:
-    defaults: dict[str, Any] = {
-        "worker_pool": POOL,
-        "worker_concurrency": settings.concurrency,
-        # A message waits in the broker, where another worker can have it, until a slot is free.
-        "worker_prefetch_multiplier": 1,
-        "broker_connection_retry_on_startup": True,
-        "worker_cancel_long_running_tasks_on_connection_loss": False,
-    }
-    if _is_redis(os.environ.get("CELERY_BROKER_URL", "")):
-        # kombu's own is to wait for ever: an acknowledgement on a connection that died without a word would make the
-        # worker deaf.
-        defaults["broker_transport_options"] = {"socket_timeout": REDIS_ANSWER_S, "socket_keepalive": True}
-    defaults["redis_socket_timeout"] = REDIS_ANSWER_S
-    if modules:
-        defaults["include"] = list(modules)
-    result_url = os.environ.get("CELERY_RESULT_BACKEND") or result_url_of(os.environ.get("CELERY_BROKER_URL", ""))
-    if result_url:
-        defaults["result_backend"] = result_url
-    return defaults
+def _use_defaults(app: Any, include: tuple[str, ...]) -> None:
+    """Put our defaults below the app's configuration, whenever that is read, and read again from another object."""
 
+    def configured(source: Any, **_: Any) -> None:
+        if not any(isinstance(layer, AppDefaults) for layer in source.maps):
+            source.add_defaults(AppDefaults(app, include))
+        # What is wrong is raised where a setting is used; here Celery would only log it.
+        with contextlib.suppress(SettingsError):
+            use_urls_of_conf(source)
 
-def _is_redis(broker_url: str) -> bool:
-    return urlsplit(broker_url).scheme in ("redis", "rediss", "redis+socket")
-
-
-def result_url_of(broker_url: str) -> str:
-    """Return the result backend on the same Redis as a broker; empty for other brokers.
-
-    A socket's database has another name in each: ``virtual_host`` for the broker, ``db`` for the backend.
-    """
-    parts = urlsplit(broker_url)
-    if parts.scheme in ("redis", "rediss"):
-        return broker_url
-    if parts.scheme != "redis+socket":
-        return ""
-    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    query["db"] = query.pop("virtual_host", query.get("db", "0")).lstrip("/")
-    # Not geturl(), which drops the empty authority that makes the path absolute.
-    return f"redis+socket://{parts.path}?{urlencode(query)}"
+    app.on_after_configure.connect(configured, weak=False, dispatch_uid="asyncworker-defaults")
+    if app.configured:
+        configured(app.conf)
 
 
 def _use_async_tasks(app: Any) -> None:
@@ -180,9 +152,15 @@ def _use_async_tasks(app: Any) -> None:
         app.__dict__.pop("Task", None)
 
 
-def _import_tasks(sender: Celery[Any], **_: Any) -> None:
+def _import_tasks(include: tuple[str, ...], sender: Celery[Any], **_: Any) -> None:
     """Import the worker's modules ourselves, so that one that fails is told in one line."""
-    for module in (*sender.conf.imports, *sender.conf.include):
+    conf = sender.conf
+    try:
+        ours = (*load_settings(conf=conf).include, *include)
+    except SettingsError as exc:
+        raise SystemExit(f"asyncworker: {exc}") from None
+    # An app's own include is no reason to leave out ours.
+    for module in dict.fromkeys((*conf.imports, *conf.include, *ours)):
         try:
             sender.loader.import_task_module(module)
         except Exception as exc:
@@ -225,6 +203,7 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
     mark_records()
     try:
         settings = load_settings(conf=app.conf)
+        use_urls_of_conf(app.conf)  # set since the configuration was read
         check_environment()
         check_metrics(settings)
         _check_broker(app, settings.broker_wait_s)

@@ -1,7 +1,8 @@
 """One frozen settings object, read once from the environment (``ASYNCWORKER_*``) and a Celery configuration.
 
 The environment wins over the configuration, and the configuration over the defaults here. A configuration key is the
-setting's name with the prefix ``asyncworker_``: ``app.conf.asyncworker_sync_threads = 8``.
+setting's name with the prefix ``asyncworker_``: ``app.conf.asyncworker_sync_threads = 8``; in capital letters, and with
+the namespace of the configuration before it, as Celery's own keys (``CELERY_ASYNCWORKER_SYNC_THREADS`` in Django).
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ import msgspec
 from msgspec import Meta
 
 from asyncworker.errors import SettingsError
+from asyncworker.setting_names import ENV_PREFIX, names_in_conf, names_in_environment
 
 __all__ = ["ENV_PREFIX", "Settings", "load_settings"]
-
-ENV_PREFIX = "ASYNCWORKER_"
-CONF_PREFIX = "asyncworker_"
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -116,29 +115,16 @@ def load_settings(env: Mapping[str, str] | None = None, conf: Mapping[str, Any] 
         conf: A Celery configuration, or any mapping with ``asyncworker_*`` keys.
 
     Raises:
-        SettingsError: A name that is not a setting, or a value that is not allowed: names it, its value, what is.
+        SettingsError: A misspelt name, or a value that is not allowed: names it, and what is.
     """
-    env = os.environ if env is None else env
-    conf = {} if conf is None else conf
-    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    fields = {field.name: field.type for field in msgspec.structs.fields(Settings)}
     given: dict[str, Any] = {}
-    for prefix, source in ((CONF_PREFIX, conf), (ENV_PREFIX, env)):
-        for key in source:
-            if not isinstance(key, str) or not key.startswith(prefix):
-                continue
-            name = key[len(prefix) :].lower()
-            if name in _OTHER_READERS:
-                continue
-            if name not in fields:
-                raise SettingsError(f"{key}: no such setting; known: {', '.join(sorted(fields))}")
-            given[name] = _converted(key, source[key], fields[name].type)
+    if conf is not None:
+        for name, key, value in names_in_conf(conf, fields):
+            given[name] = _converted(key, value, fields[name])
+    for name, key, value in names_in_environment(os.environ if env is None else env, fields):
+        given[name] = _converted(key, value, fields[name])
     return Settings(**given)
-
-
-#: Names with our prefix that are read elsewhere: the demo, the embedded server, `asyncworker sftp`, the tests.
-_OTHER_READERS = frozenset(
-    {"demo_pause_s", "redis_server", "sftp_passphrase", "sftp_password", "tests_fast", "tests_require_servers"}
-)
 
 
 def _converted(key: str, value: Any, wanted: Any) -> Any:

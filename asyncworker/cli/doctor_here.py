@@ -15,11 +15,12 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from asyncworker.cli.findings import Finding, broken, fine, told, warning
-from asyncworker.default_app import POOL, check_environment
+from asyncworker.default_app import check_environment
 from asyncworker.errors import AsyncWorkerError, SettingsError
 from asyncworker.settings import ENV_PREFIX, Settings
 from asyncworker.store.probe import probe_store
 from asyncworker.tasks.names import OUR_TASKS
+from asyncworker.worker.defaults import POOL
 from asyncworker.worker.tracing import is_async
 
 __all__ = ["check_folder", "check_packages", "check_pool", "check_process", "check_store", "check_tasks", "check_time"]

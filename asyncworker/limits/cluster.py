@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -39,12 +40,12 @@ ANSWER_S = 5.0
 #: After an error of the connection that listens.
 PAUSE_S = 0.5
 
-#: What the worker's configuration says; else the environment does.
-_url = ""
+#: What the app's configuration says; else the environment does.
+_url: str | Callable[[], str] = ""
 
 
-def use_limits_url(url: str) -> None:
-    """Set the Redis of cluster-wide limits for this process; any spelling of Celery's or of redis-py's."""
+def use_limits_url(url: str | Callable[[], str]) -> None:
+    """Set the Redis of cluster-wide limits for this process, or a way to ask for it; in any spelling."""
     global _url
     _url = url
 
@@ -55,7 +56,7 @@ def limits_url() -> str:
     Raises:
         LimitError: There is none: it is never guessed, since a limit that does not hold is worse than none.
     """
-    url = _url
+    url = _url if isinstance(_url, str) else _url()
     if not url:
         settings = load_settings()
         url = settings.limits_url or settings.broker_url or os.environ.get("CELERY_BROKER_URL", "")

@@ -15,6 +15,7 @@ import pytest
 from celery import Celery
 
 import asyncworker
+from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.errors import SettingsError
 from tests.integration import own_app
 from tests.servers.worker import ROOT, Worker
@@ -145,6 +146,47 @@ def test_a_worker_that_cannot_start_says_why_in_one_line(case: str, unused_tcp_p
     assert ended.returncode == 1
     assert ended.stderr.strip().splitlines()[-1].startswith(message), ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+OWN_APP = """
+import asyncworker, celery
+
+app = asyncworker.install(celery.Celery("mine"))
+app.config_from_object({conf!r}, namespace="CELERY")
+
+
+@app.task(name="mine.where")
+async def where():
+    from asyncworker.settings import load_settings
+
+    return [app.conf.worker_concurrency, load_settings(conf=app.conf).sync_threads]
+"""
+
+
+def test_a_misspelt_key_of_the_configuration_ends_a_worker_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN_APP.format(conf={"CELERY_ASYNCWORKER_CONCURENCY": 3}))
+    ended = celery("-A", "mine", "worker", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1] == (
+        "asyncworker: CELERY_ASYNCWORKER_CONCURENCY: no such setting; did you mean CELERY_ASYNCWORKER_CONCURRENCY?"
+    )
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_beside_a_service_of_its_name_has_the_settings_of_its_configuration(
+    worker: Callable[..., Worker], valkey: EmbeddedServer, client: Celery, tmp_path: Path
+) -> None:
+    conf = {
+        "CELERY_ASYNCWORKER_BROKER_URL": valkey.broker_url,
+        "CELERY_ASYNCWORKER_RESULT_URL": valkey.result_url,
+        "CELERY_ASYNCWORKER_CONCURRENCY": 3,
+        "CELERY_ASYNCWORKER_SYNC_THREADS": 2,
+    }
+    (tmp_path / "mine.py").write_text(OWN_APP.format(conf=conf))
+    links = {"ASYNCWORKER_SERVICE_HOST": "10.0.0.7", "ASYNCWORKER_PORT": "tcp://10.0.0.7:80"}
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "ASYNCWORKER_BROKER_URL": "", "ASYNCWORKER_RESULT_URL": ""} | links
+    worker(None, "--without-mingle", app="mine", env=env)
+    assert client.send_task("mine.where").get(timeout=60) == [3, 2]
 
 
 def test_the_loop_thread_is_one_a_process() -> None:

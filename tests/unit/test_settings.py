@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncworker import setting_names
 from asyncworker.errors import SettingsError
 from asyncworker.settings import Settings, load_settings
 
@@ -21,9 +22,76 @@ def test_include_is_a_list_separated_by_commas() -> None:
     assert load_settings({}, {"asyncworker_include": ["a", "b"]}).include == ("a", "b")
 
 
-def test_an_unknown_name_is_refused_and_the_known_ones_are_told() -> None:
-    with pytest.raises(SettingsError, match=r"ASYNCWORKER_SYNC_THREDS: no such setting; known: .*sync_threads"):
-        load_settings({"ASYNCWORKER_SYNC_THREDS": "4"})
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("ASYNCWORKER_SYNC_THREDS", "ASYNCWORKER_SYNC_THREADS"),
+        ("ASYNCWORKER_CONCURENCY", "ASYNCWORKER_CONCURRENCY"),
+        ("ASYNCWORKER_BROKER", "ASYNCWORKER_BROKER_URL"),
+        ("ASYNCWORKER_STORE_URI", "ASYNCWORKER_STORE_URL"),
+        ("ASYNCWORKER_STATSD_HOST", "ASYNCWORKER_STATSD"),
+        ("ASYNCWORKER_REDIS_SERVR", "ASYNCWORKER_REDIS_SERVER"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_and_the_nearest_name_is_told(given: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{given}: no such setting; did you mean {meant}\?$"):
+        load_settings({given: "4"})
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("asyncworker_concurency", "asyncworker_concurrency"),
+        ("ASYNCWORKER_STORE_URI", "ASYNCWORKER_STORE_URL"),
+        ("asyncworker_broker", "asyncworker_broker_url"),
+    ],
+)
+def test_a_misspelt_key_of_a_configuration_is_refused_too(given: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{given}: no such setting; did you mean {meant}\?$"):
+        load_settings({}, {given: "4"})
+
+
+def test_nobody_else_writes_keys_of_ours_into_a_configuration() -> None:
+    with pytest.raises(SettingsError, match=r"^asyncworker_qqq: no such setting; known: .*sync_threads"):
+        load_settings({}, {"asyncworker_qqq": 1})
+
+
+def service_links(service: str) -> dict[str, str]:
+    """What Kubernetes puts into the containers beside a Service with a port that has a name."""
+    name, at = service.upper().replace("-", "_"), "10.0.0.7"
+    links = {f"{name}_SERVICE_HOST": at, f"{name}_SERVICE_PORT": "6379", f"{name}_SERVICE_PORT_HTTP_METRICS": "6379"}
+    for protocol in ("TCP", "UDP", "SCTP"):
+        url = f"{protocol.lower()}://{at}:6379"
+        port = f"{name}_PORT_6379_{protocol}"
+        links |= {f"{name}_PORT": url, port: url, f"{port}_PROTO": protocol.lower()}
+        links |= {f"{port}_PORT": "6379", f"{port}_ADDR": at}
+    return links
+
+
+@pytest.mark.parametrize(
+    "service",
+    ["asyncworker", "asyncworker-redis", "asyncworker-prometheus", "asyncworker-statsd", "asyncworker-store-url"],
+)
+def test_what_kubernetes_injects_for_a_service_is_no_setting(service: str) -> None:
+    assert load_settings(service_links(service)) == Settings()
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    env = {"ASYNCWORKER_CONCURRENCY": "", "ASYNCWORKER_BROKER_URL": ""}
+    settings = load_settings(env, {"asyncworker_broker_url": "redis://"})
+    assert (settings.broker_url, settings.concurrency) == ("redis://", 1000)
+
+
+def test_a_port_of_ours_is_read_beside_them() -> None:
+    links = service_links("asyncworker") | {"ASYNCWORKER_PROMETHEUS_PORT": "9100"}
+    assert load_settings(links).prometheus_port == 9100
+
+
+def test_a_variable_that_is_near_no_setting_is_reported_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    setting_names._reported.clear()
+    for _ in range(2):
+        assert load_settings({"ASYNCWORKER_IMAGE_VERSION": "1.2"}) == Settings()
+    assert [record.getMessage() for record in caplog.records] == ["ASYNCWORKER_IMAGE_VERSION: no such setting; ignored"]
 
 
 @pytest.mark.parametrize("name", ["ASYNCWORKER_REDIS_SERVER", "ASYNCWORKER_TESTS_REQUIRE_SERVERS"])
