@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from time import monotonic
 from typing import Any
 
@@ -16,6 +17,7 @@ from asyncworker.errors import (
     ItemTimeout,
     RunCancelled,
     RunDrained,
+    RunError,
     RunTakenOver,
     RunTimeout,
     StoreError,
@@ -28,6 +30,7 @@ from asyncworker.iterate.item import Item, SkipItem, set_current_item
 from asyncworker.iterate.item_logging import FailureLog
 from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, failure_of, type_name
+from asyncworker.iterate.puller import Puller
 from asyncworker.iterate.retry import RetryPolicy, Waiting, Work
 from asyncworker.iterate.source import Row, Source
 from asyncworker.iterate.turns import Turns
@@ -59,7 +62,7 @@ async def run_items(
     """Run every item of a source, at most ``options.concurrency`` at once.
 
     Failed items do not raise here: `RunOutcome.raise_for_failures` does, whether the run went on past them or stopped.
-    Context variables that an item sets are seen by later items of the same puller.
+    Each item sees the context variables of whoever runs this, and none that another item has set.
 
     Args:
         call: Runs one item, given its keyword arguments.
@@ -114,12 +117,16 @@ class _Engine:
         self._durations = summary("item.duration", task=recorder.progress().task) if are_read() else None
         if self._durations is not None:
             self._call = _timed(self._call, self._durations)
+        if options.item_timeout_s is not None:
+            self._call = _limited(self._call, options.item_timeout_s)
         self._failures: list[ItemFailure] = []
         self._exceptions: list[BaseException] = []
         self._failed = 0
         self._label = f"{options.name} ({recorder.run_id})" if options.name else recorder.run_id
         self._failure_log = FailureLog(self._label, clock)
-        self._pullers: list[asyncio.Task[None]] = []
+        self._pullers: list[Puller] = []
+        #: What each puller begins with.
+        self._context = copy_context()
         self._alive = 0
         self._ended = asyncio.Event()
         self._stopping = False
@@ -148,7 +155,7 @@ class _Engine:
         finally:
             if limit is not None:
                 limit.cancel()
-        if self._draining and self._reason is None and self._has_more():
+        if self._draining and self._reason is None and not self._ran_out():
             self._reason = self._drained()
         await self._wind_up()
         return await self._conclude()
@@ -158,7 +165,7 @@ class _Engine:
         total = self._source.total
         count = self._options.concurrency if total is None else max(1, min(self._options.concurrency, total))
         self._alive = count
-        self._pullers = [asyncio.create_task(self._pull(), name=f"iterate-{number}") for number in range(count)]
+        self._pullers = [Puller(self._pull, number, self._context.copy()) for number in range(count)]
         job = current_job.get()
         if job is not None:
             job.items = lambda: items_in_flight(self._pullers)
@@ -170,6 +177,8 @@ class _Engine:
     def _drain(self, grace_s: float) -> None:
         """Pull no more, and let what is in flight finish."""
         self._draining = True
+        for puller in self._pullers:
+            puller.over = True
         self._intake.stop()
         self._turns.wake_all()
         asyncio.get_running_loop().call_later(grace_s, lambda: self._stop(self._drained()))
@@ -177,16 +186,16 @@ class _Engine:
     def _drained(self) -> RunDrained:
         return RunDrained(f"run {self._label} stopped early; another attempt goes on from its checkpoint")
 
-    def _has_more(self) -> bool:
-        return bool(self._ready) or bool(self._waiting) or not self._intake.exhausted
+    def _ran_out(self) -> bool:
+        return self._intake.exhausted and not self._waiting.count and not self._ready
 
     def _stop(self, reason: BaseException | None) -> None:
         """Pull no more and cancel what is in flight. The first reason counts."""
         if not self._stopping:
             self._stopping = True
             self._reason = reason
-            for task in self._pullers:
-                task.cancel()
+            for puller in self._pullers:
+                puller.stop()
         self._ended.set()
 
     async def _wind_up(self) -> None:
@@ -224,6 +233,11 @@ class _Engine:
             raise reason
         if self._stopped_by:
             await self._recorder.close("failed", error=self._stopped_by)
+        elif not self._ran_out():
+            # Only items that were run, or that the source does not have, are a reason to say that all were.
+            lost = RunError(f"run {self._label} came to its end with items left; another attempt goes on from there")
+            await self._recorder.close("failed", error=str(lost))
+            raise lost
         else:
             state: RunState = "failed" if self._failed else "done"
             await self._recorder.close(state, complete=True, total=self._intake.pulled)
@@ -237,43 +251,47 @@ class _Engine:
 
     # -- pulling -------------------------------------------------------------------------------------------------------
 
-    async def _pull(self) -> None:
+    async def _pull(self, puller: Puller) -> None:
         turns, intake, recorder = self._turns, self._intake, self._recorder
+        waiting, cap = self._waiting, self._waiting_cap
         try:
-            while not (self._stopping or self._draining):
+            while not puller.over:
                 if monotonic() >= turns.slice_ends:
                     await turns.give_way()
                     recorder.check_hold()
                 elif recorder.full:
                     await recorder.room()
                 elif self._ready:
-                    await self._run_item(self._ready.popleft())
-                elif intake.readable and len(self._waiting) < self._waiting_cap:
+                    await self._run_item(self._ready.popleft(), puller)
+                elif intake.readable and waiting.count < cap:
                     work = intake.next()
                     if work is not None:
-                        await self._run_item(work)
-                elif intake.exhausted and not self._waiting:
+                        await self._run_item(work, puller)
+                elif self._ran_out():
                     return
                 else:
                     await turns.idle()
         except Exception as exc:
             self._stop(exc)
         finally:
-            self._alive -= 1
-            turns.wake_all()
-            if not self._alive:
-                self._ended.set()
+            if puller.over and not (self._stopping or self._draining or _is_being_closed()):
+                self._pullers[puller.number] = Puller(self._pull, puller.number, self._context.copy())
+            else:
+                self._alive -= 1
+                turns.wake_all()
+                if not self._alive:
+                    self._ended.set()
 
     def _due(self, work: Work) -> None:
         self._ready.append(work)
-        if len(self._waiting) == self._waiting_cap - 1:
+        if self._waiting.count == self._waiting_cap - 1:
             # Pulling was held back until now.
             self._turns.wake_all()
         else:
             self._turns.wake_one()
 
     def _may_pull(self) -> bool:
-        return len(self._waiting) < self._waiting_cap
+        return self._waiting.count < self._waiting_cap
 
     def _give(self, work: Work) -> None:
         self._ready.append(work)
@@ -281,16 +299,15 @@ class _Engine:
 
     # -- one item ------------------------------------------------------------------------------------------------------
 
-    async def _run_item(self, work: Work) -> None:
+    async def _run_item(self, work: Work, puller: Puller) -> None:
         item, row, digest = work
         if self._gate is not None and not self._gate.admit(work):
             return
         set_current_item(item)
+        before = copy_context()
+        puller.item = item
         try:
-            if self._options.item_timeout_s is None:
-                value = await self._call(row)
-            else:
-                value = await self._call_limited(row, self._options.item_timeout_s)
+            value = await self._call(row)
         except SkipItem:
             self._recorder.skipped(item.index, digest)
             return
@@ -302,20 +319,18 @@ class _Engine:
         except BaseException as exc:
             self._settle_failure(work, exc)
             return
+        finally:
+            puller.item = None
+            try:
+                if copy_context() != before:
+                    puller.over = True
+            except Exception:  # two values that cannot be compared are two values
+                puller.over = True
         try:
             self._recorder.done(item.index, digest, value)
         except Exception as exc:
             # It cannot be stored: another attempt would give the like.
             self._fail(item, row, exc)
-
-    async def _call_limited(self, row: Row, limit_s: float) -> Any:
-        try:
-            async with asyncio.timeout(limit_s) as limit:
-                return await self._call(row)
-        except TimeoutError as exc:
-            if limit.expired():
-                raise ItemTimeout(f"took longer than {limit_s:g} s") from exc
-            raise
 
     def _settle_failure(self, work: Work, exc: BaseException) -> None:
         """Try again later, or record; called in the puller, where the exception is handled."""
@@ -323,10 +338,6 @@ class _Engine:
         if self._stopping:
             # Interrupted, whatever it made of the cancellation: it did not fail, and a resumed run tries it again.
             return
-        task = asyncio.current_task()
-        while isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
-            # The item cancelled the task that it runs in: that is its own failure, and not the puller's end.
-            task.uncancel()
         delay_s = self._policy.delay_s(item.attempt, exc)
         if delay_s is None:
             self._fail(item, row, exc)
@@ -364,6 +375,19 @@ def _timed(call: Call, durations: Summary) -> Call:
             durations.add(monotonic() - began_s)
 
     return timed
+
+
+def _limited(call: Call, limit_s: float) -> Call:
+    async def limited(row: Row) -> Any:
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                return await call(row)
+        except TimeoutError as exc:
+            if limit.expired():
+                raise ItemTimeout(f"took longer than {limit_s:g} s") from exc
+            raise
+
+    return limited
 
 
 def _is_being_closed() -> bool:

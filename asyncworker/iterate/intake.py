@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import copy_context
+from functools import partial
 from time import monotonic
 
 from asyncworker.errors import SourceError
@@ -39,11 +41,15 @@ class Intake:
         self.error: SourceError | None = None
         self.readable = False
         self._source = source
+        self._first_index = source.first_index
+        self._run_id = recorder.run_id
+        self._finished = recorder.finished
         self._key = key
-        self._recorder = recorder
         self._turns = turns
         self._refuse = refuse
         self._rows: Iterator[Row] | None = None
+        self._next: Callable[[], Row] | None = None
+        self._stopped = False
         self._feeder: asyncio.Task[None] | None = None
 
     def open(self, may_pull: Callable[[], bool], give: Callable[[Work], None]) -> None:
@@ -58,13 +64,15 @@ class Intake:
             self._feeder = asyncio.create_task(self._feed(opened, may_pull, give), name="iterate-source")
         else:
             self._rows = opened
+            # Code of the caller's does not run in the context of whichever item was here last.
+            self._next = partial(copy_context().run, next, opened) if self._source.one_shot else opened.__next__
             self.readable = True
 
     def next(self) -> Work | None:
         """Read a sync source once; ``None`` where that gave nothing to run."""
-        assert self._rows is not None
+        assert self._next is not None
         try:
-            row = next(self._rows)
+            row = self._next()
         except StopIteration:
             self._end(None)
             return None
@@ -76,6 +84,7 @@ class Intake:
     def stop(self) -> asyncio.Task[None] | None:
         """Read no more, and close a sync source; what closes an async one is returned, to be waited for."""
         self.readable = False
+        self._stopped = True
         close = getattr(self._rows, "close", None)
         if close is not None:
             close()
@@ -99,9 +108,9 @@ class Intake:
         except StopAsyncIteration:
             self._end(None)
         except BaseException as exc:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if self._stopped or isinstance(exc, GeneratorExit):
                 raise
+            # By a source that has its own task cancelled, too: nobody would read on.
             self._end(exc)
         finally:
             close = getattr(rows, "aclose", None)
@@ -120,7 +129,7 @@ class Intake:
 
     def _admit(self, row: Row) -> Work | None:
         """Give a row its index and key; ``None`` where it is not to be run."""
-        index = self._source.first_index + self.pulled
+        index = self._first_index + self.pulled
         key = digest = None
         if self._key is not None:
             try:
@@ -130,9 +139,9 @@ class Intake:
                 self._end(SourceError(f"item {index} has no usable key {self._key!r}: {type_name(exc)}: {exc}"))
                 return None
         self.pulled += 1
-        item = Item(index, key, 1, self._recorder.run_id)
+        item = Item(index, key, 1, self._run_id)
         try:
-            if self._recorder.finished(index, digest):
+            if self._finished(index, digest):
                 return None
         except SourceError as exc:
             self._refuse(item, row, exc)

@@ -43,47 +43,63 @@ class RetryPolicy:
 
 
 class Waiting:
-    """Items whose next attempt is not due yet, and the one timer that watches over them."""
+    """Items whose next attempt is not due yet, and the one timer that watches over them.
+
+    Attributes:
+        count: How many there are.
+    """
 
     def __init__(self, clock: Clock, due: Callable[[Work], None]) -> None:
+        self.count = 0
+        self._closed = False
         self._clock = clock
         self._due = due
         self._heap: list[tuple[float, int, Work]] = []
         self._timer: asyncio.Task[None] | None = None
         self._parked: set[asyncio.Task[None]] = set()
 
-    def __len__(self) -> int:
-        return len(self._heap) + len(self._parked)
-
     def push(self, work: Work, delay_s: float) -> None:
         """Let an item wait; `due` is called with it after so many seconds."""
         item = work[0]
         entry = (self._clock.monotonic() + delay_s, item.index, work)
         heapq.heappush(self._heap, entry)
+        self.count += 1
         if self._heap[0] is entry:
             # Due before all others: the timer that sleeps would wake too late.
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = asyncio.create_task(self._watch(), name="iterate-retries")
+            self._watch_on()
 
     def park(self, work: Work, until: Coroutine[Any, Any, None]) -> None:
         """Let an item wait; `due` is called with it when a coroutine, which does not raise, has come to its end."""
 
         def ended(task: asyncio.Task[None]) -> None:
             self._parked.discard(task)
-            if not task.cancelled():
+            self.count -= 1
+            if not self._closed:
+                # Also where somebody has cancelled it: an item that waits is never lost.
                 self._due(work)
 
         task = asyncio.create_task(until, name="iterate-parked")
         self._parked.add(task)
+        self.count += 1
         task.add_done_callback(ended)
 
     def cancel(self) -> None:
         """Let nothing come back any more."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for task in self._parked:
             task.cancel()
+
+    def _watch_on(self) -> None:
+        self._timer = asyncio.create_task(self._watch(), name="iterate-retries")
+        self._timer.add_done_callback(self._watched)
+
+    def _watched(self, timer: asyncio.Task[None]) -> None:
+        if timer is self._timer and self._heap and not self._closed:
+            self._watch_on()  # somebody has cancelled it
 
     async def _watch(self) -> None:
         while self._heap:
@@ -91,4 +107,6 @@ class Waiting:
             if remaining_s > 0:
                 await self._clock.sleep(remaining_s)
                 continue
-            self._due(heapq.heappop(self._heap)[2])
+            work = heapq.heappop(self._heap)[2]
+            self.count -= 1
+            self._due(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -133,7 +134,7 @@ class Holding:
 class Held:
     """Permits that were got already, for the length of a block in one task; all of them are given back at its end."""
 
-    __slots__ = ("_cancelling", "_permits", "_task")
+    __slots__ = ("_cancelling", "_context", "_permits", "_task")
 
     def __init__(self, permits: Sequence[Permit]) -> None:
         self._permits = permits
@@ -143,6 +144,7 @@ class Held:
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
+        self._context = contextvars.copy_context()
         for permit in self._permits:
             if permit.valid_until_s:  # those of the cluster
                 permit.on_lost = self._lost
@@ -167,7 +169,8 @@ class Held:
             ) from error
 
     def _lost(self) -> None:
-        self._task.cancel()
+        # In the holder's context: to the task of an item it is the item that asks.
+        self._context.run(self._task.cancel)
 
 
 @contextlib.asynccontextmanager
