@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import deque
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded
+from celery.app.trace import trace_task_ret
 from celery.concurrency.base import BasePool
 from celery.exceptions import Reject
 from celery.platforms import EX_FAILURE
@@ -68,11 +70,17 @@ class AsyncPool(BasePool):
         self._outbox_thread: OutboxThread | None = None
         self._closing = False
         self._ended = False
-        self._late_names = frozenset(task.name for task in self.app.tasks.values() if needs_lease(task))
         self._timer = Timer()
         self._outbox = Outbox()
         self._loop_thread = get_loop_thread(threads=self._settings.sync_threads)
-        self._async_names = self._adopt_tasks()
+        self._results = ResultWriter.for_backend(self.app.backend) if self._settings.fast_results else None
+        if self._results is not None:
+            self._loop_thread.on_stop(self._results.close)
+        self._adopted: dict[str, Any] = {}
+        self._async_names: set[str] = set()
+        self._late_names: set[str] = set()
+        for task in self.app.tasks.values():
+            self._adopt(task)
         self._loop_thread.on_stop(_close_resources)
         self._loop_thread.on_stop(flush_settlements)
         leases = LeaseKeeper(self._settings, self._lost)
@@ -134,6 +142,13 @@ class AsyncPool(BasePool):
         **_options: Any,
     ) -> Job:
         """Take a task: start it where a slot is free, else let it wait its turn; in a worker that ends, in vain."""
+        name = args[0]
+        task = self.app.tasks.get(name)
+        if task is not self._adopted.get(name):  # registered since the pool was started
+            self._adopt(task)
+        if target is trace_task_ret:
+            # The tracer of an embedded worker, which would take whatever app is current on the thread it runs on.
+            target = functools.partial(trace_task_ret, app=self.app)
         calls = (accept_callback, callback, error_callback, timeout_callback)
         request = request_of(Reports(*(call or _ignore for call in calls)))
         job = Job(
@@ -143,7 +158,7 @@ class AsyncPool(BasePool):
             soft_timeout_s=soft_timeout or self.options.get("soft_timeout"),
             timeout_s=timeout or self.options.get("timeout"),
         )
-        job.late = job.name in self._late_names
+        job.late = name in self._late_names
         if self._hub is None and self._outbox_thread is None:
             # The transport has no event loop of kombu's: Celery then expects settling from any thread.
             self._outbox_thread = OutboxThread(self._outbox)
@@ -237,22 +252,17 @@ class AsyncPool(BasePool):
 
     # -- starting and settling -----------------------------------------------------------------------------------
 
-    def _adopt_tasks(self) -> frozenset[str]:
-        """Fit all tasks into the bridge; return the names of those that run on the loop."""
-        results = ResultWriter.for_backend(self.app.backend) if self._settings.fast_results else None
-        if results is not None:
-            self._loop_thread.on_stop(results.close)
-        async_names = set()
-        for task in self.app.tasks.values():
-            adopt(task, results)
-            if is_async(task):
-                async_names.add(task.name)
-            elif task.soft_time_limit:
-                logger.warning(
-                    "task %s is not async: its soft time limit cannot be raised in its thread and has no effect",
-                    task.name,
-                )
-        return frozenset(async_names)
+    def _adopt(self, task: Any) -> None:
+        """Fit a task into the bridge; it may take the place of an earlier one of its name."""
+        self._adopted[task.name] = task
+        adopt(task, self._results)
+        for names, wanted in ((self._async_names, is_async(task)), (self._late_names, needs_lease(task))):
+            (names.add if wanted else names.discard)(task.name)
+        if task.soft_time_limit and task.name not in self._async_names:
+            logger.warning(
+                "task %s is not async: its soft time limit cannot be raised in its thread and has no effect",
+                task.name,
+            )
 
     def _keep_leases(self, leases: LeaseKeeper) -> None:
         self._leases_task = self._loop_thread.loop.create_task(leases.keep(), name="asyncworker-leases")

@@ -1,0 +1,56 @@
+"""Celery's own worker for tests, in a thread of the test's process, with the pool of asyncworker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyncworker.cli.embedded import EmbeddedServer
+
+pytestmark = pytest.mark.timeout(120)
+
+#: A process of its own, as a user's test session is one: a pool is started once a process.
+SCRIPT = """
+import asyncio, sys, threading
+
+import asyncworker
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+app = asyncworker.install(Celery("embedded", broker=sys.argv[1], backend=sys.argv[2]))
+@app.task(name="early")
+async def early(x):
+    await asyncio.sleep(0)
+    return x + 1
+
+with start_worker(app, pool="asyncworker.worker.pool:AsyncPool", concurrency=10, perform_ping_check=False) as worker:
+    # Whatever app is the default one, the worker runs the tasks of its own.
+    Celery("other").set_default()
+    print("early", early.delay(1).get(timeout=60))
+
+    @app.task(name="late")
+    async def late(x):
+        await asyncio.sleep(0)
+        return x * 10, threading.current_thread().name
+
+    worker.consumer.update_strategies()
+    print("late", *late.delay(2).get(timeout=60))
+"""
+
+
+def test_an_embedded_worker_runs_async_tasks_and_those_that_are_registered_after_its_start(
+    valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, valkey.broker_url, valkey.result_url],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=tmp_path,
+        env={"ASYNCWORKER_STATE_DIR": str(tmp_path), "PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.stdout.split() == ["early", "2", "late", "20", "asyncworker-loop"], done.stdout + done.stderr
