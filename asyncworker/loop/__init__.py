@@ -3,7 +3,7 @@
 from asyncworker.loop.bridge import Bridge, await_, in_bridge, off_loop, off_loop_async
 from asyncworker.loop.cancel import Interrupt
 from asyncworker.loop.live import LiveJob, current_job, live_jobs, stack_of
-from asyncworker.loop.thread import LoopThread, get_loop_thread, running_loop_thread
+from asyncworker.loop.thread import LoopThread, get_loop_thread, on_loop_thread, running_loop_thread
 from asyncworker.loop.watchdog import Watchdog
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "live_jobs",
     "off_loop",
     "off_loop_async",
+    "on_loop_thread",
     "running_loop_thread",
     "stack_of",
 ]

@@ -20,7 +20,7 @@ try:
 except ImportError:
     from asyncio import new_event_loop
 
-__all__ = ["LoopThread", "get_loop_thread", "io_executor", "running_loop_thread", "set_io_threads"]
+__all__ = ["LoopThread", "get_loop_thread", "io_executor", "on_loop_thread", "running_loop_thread", "set_io_threads"]
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +161,11 @@ def get_loop_thread(**options: Any) -> LoopThread:
 def running_loop_thread() -> LoopThread | None:
     """Return the process's loop thread where one runs."""
     return _loop_thread if _loop_thread is not None and _loop_thread.alive else None
+
+
+def on_loop_thread() -> bool:
+    """Tell whether the caller runs on the loop's thread, in a bridge or not."""
+    return _loop_thread is not None and threading.get_ident() == _loop_thread.ident
 
 
 def io_executor() -> DaemonExecutor:

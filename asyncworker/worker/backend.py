@@ -17,7 +17,7 @@ from celery import Celery, states
 from celery.backends.redis import RedisBackend
 from redis.exceptions import ResponseError
 
-from asyncworker.loop import await_, current_job, in_bridge, off_loop
+from asyncworker.loop import await_, current_job, in_bridge, off_loop, on_loop_thread
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
 from asyncworker.worker.persist import settle, until_done
@@ -41,6 +41,7 @@ _OUTCOMES = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry", "mark
 _BLOCKING = _OUTCOMES | {
     "mark_as_started",
     "apply_chord",
+    "set_chord_size",
     "add_to_chord",
     "on_chord_part_return",
     "chord_error_from_stack",
@@ -54,14 +55,20 @@ _BLOCKING = _OUTCOMES | {
     "restore_group",
     "delete_group",
     "forget",
+    "reload_task_result",
+    "reload_group_result",
     "on_task_call",
 }
+
+#: What Celery notes of a result for whoever waits for it: the loop's thread never does, and Redis would be asked.
+_PENDING = frozenset({"add_pending_result", "remove_pending_result"})
 
 
 class OffLoopBackend:
     """Any Celery result backend; inside a bridge its blocking methods run on an I/O thread, elsewhere at once.
 
-    It is set as ``task.backend``. The backend proper is the app's, which Celery keeps a thread.
+    It is set as ``task.backend``, and on the loop's thread as ``app.backend``, which Celery's canvas and results ask.
+    The backend proper is the app's, which Celery keeps a thread.
 
     Args:
         app: Whose backend it is.
@@ -71,31 +78,51 @@ class OffLoopBackend:
     def __init__(self, app: Celery, results: ResultWriter | None = None) -> None:
         self._app = app
         self._results = results
+        self._on_loop: Any = None
+
+    def use_on_loop(self) -> None:
+        """Be the app's backend on the running loop's thread; called there."""
+        app: Any = self._app
+        self._on_loop = app.backend
+        app._backend = self
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether one backend serves all threads; the app then has it on the loop's thread, too."""
+        return bool(self._stock.thread_safe)
+
+    @property
+    def _stock(self) -> Any:
+        """The calling thread's backend of Celery's."""
+        found: Any = self._app.backend
+        return found._on_loop if isinstance(found, OffLoopBackend) else found
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._app.backend, name)
+        value = getattr(self._stock, name)
+        if name in _PENDING and on_loop_thread():
+            return _same
         if name in _OUTCOMES:
             return _ignore if _is_abandoned() else functools.partial(self._write, name)
         return functools.partial(off_loop, self._call, name) if name in _BLOCKING else value
 
     def before_retry(self, job: Job) -> None:
         """Note what is stored for a task whose next attempt is about to be sent; Redis alone can compare it later."""
-        if type(self._app.backend) is not RedisBackend or getattr(job.request, "ignore_result", False):
+        if type(self._stock) is not RedisBackend or getattr(job.request, "ignore_result", False):
             return
         if _may_wait():
             # What it raises would keep the next attempt from being sent; the state is stored as Celery does then.
             with contextlib.suppress(Exception):
-                job.stored_before_retry = off_loop(lambda: stored(self._app.backend, job.id))
+                job.stored_before_retry = off_loop(lambda: stored(self._stock, job.id))
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         token = in_backend.set(True)
         try:
             if name in _OUTCOMES:
                 with outcome_of(str(args[0] if args else kwargs.get("task_id"))):
-                    return getattr(self._app.backend, name)(*args, **kwargs)
-            return getattr(self._app.backend, name)(*args, **kwargs)
+                    return getattr(self._stock, name)(*args, **kwargs)
+            return getattr(self._stock, name)(*args, **kwargs)
         except ResponseError as exc:
-            backend: Any = self._app.backend
+            backend: Any = self._stock
             if refuses_for_now(exc) and isinstance(backend, RedisBackend):
                 backend.client.connection_pool.disconnect(inuse_connections=False)  # its name may lead to another one
             raise
@@ -145,7 +172,7 @@ class OffLoopBackend:
         def call() -> None:
             try:
                 with outcome_of(task_id):
-                    store_retry(self._app.backend, before, task_id, exc, traceback, request)
+                    store_retry(self._stock, before, task_id, exc, traceback, request)
             except ResponseError:  # no scripts
                 self._call("mark_as_retry", task_id, exc, traceback, request)
 
@@ -155,7 +182,7 @@ class OffLoopBackend:
         if refuses_for_now(exc):
             return True
         # kombu counts KeyError among Redis' connection errors; from here it would be one of the result's own.
-        return not isinstance(exc, KeyError) and bool(self._app.backend.exception_safe_to_retry(exc))
+        return not isinstance(exc, KeyError) and bool(self._stock.exception_safe_to_retry(exc))
 
 
 def _may_wait() -> bool:
@@ -177,6 +204,10 @@ def _is_settling() -> bool:
 def _is_abandoned() -> bool:
     job = current_job.get()
     return isinstance(job, Job) and job.abandoned
+
+
+def _same(result: Any, **_options: Any) -> Any:
+    return result
 
 
 def _ignore(*_args: Any, **_kwargs: Any) -> None:

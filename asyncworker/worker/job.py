@@ -58,7 +58,8 @@ class Job(LiveJob):
         started: Its code was given to the loop or to a thread.
         abandoned: Its outcome was already reported (hard limit, revoked); what it still returns is ignored.
         terminated: It was cancelled by revoke.
-        timers: Its time limits.
+        timers: Its hard time limit, of the main thread.
+        soft_timer: Its soft time limit, of the loop.
         errbacks: What its failure has called.
     """
 
@@ -75,6 +76,7 @@ class Job(LiveJob):
         "request",
         "settled",
         "soft_timeout_s",
+        "soft_timer",
         "started",
         "still_held",
         "stored_before_retry",
@@ -114,6 +116,7 @@ class Job(LiveJob):
         self.abandoned = False
         self.terminated = False
         self.timers: tuple[Any, ...] = ()
+        self.soft_timer: asyncio.TimerHandle | None = None
         self.errbacks: tuple[Future[Any], ...] = ()
 
     async def wait_for_errbacks(self) -> None:
@@ -123,8 +126,14 @@ class Job(LiveJob):
     def terminate(self, signal: int | None = None) -> None:
         """Called by Celery after ``pool.terminate_job``, which has done it."""
 
+    def disarm_on_loop(self) -> None:
+        """Cancel its soft time limit. On the loop's thread: its timers belong to it."""
+        if self.soft_timer is not None:
+            self.soft_timer.cancel()
+            self.soft_timer = None
+
     def disarm(self) -> None:
-        """Cancel its time limits."""
+        """Cancel its hard time limit. On the main thread."""
         for timer in self.timers:
             timer.cancel()
         self.timers = ()

@@ -24,6 +24,8 @@ from asyncworker.loop.thread import set_io_threads
 from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
 from asyncworker.worker import account
+from asyncworker.worker.backend import OffLoopBackend
+from asyncworker.worker.broker_pools import use_broker_pools
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.garbage import settle_garbage_collection
 from asyncworker.worker.health import BEAT_S, health_file
@@ -34,7 +36,7 @@ from asyncworker.worker.persist import flush_settlements
 from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.runner import Runner, exception_info
 from asyncworker.worker.stacks import check_locals
-from asyncworker.worker.tracing import adopt, is_async
+from asyncworker.worker.tracing import adopt, adopt_app, is_async
 
 __all__ = ["AsyncPool"]
 
@@ -76,6 +78,10 @@ class AsyncPool(BasePool):
         self._results = ResultWriter.for_backend(self.app.backend) if self._settings.fast_results else None
         if self._results is not None:
             self._loop_thread.on_stop(self._results.close)
+        use_broker_pools(self.app)
+        adopt_app(self.app)
+        # First on the loop, before any task.
+        self._loop_thread.loop.call_soon_threadsafe(OffLoopBackend(self.app, self._results).use_on_loop)
         self._adopted: dict[str, Any] = {}
         self._async_names: set[str] = set()
         self._late_names: set[str] = set()

@@ -123,7 +123,7 @@ class Runner:
             current_job.set(job)
             job.task = self._loop.create_task(_JobBridge(self, job), name=job.id)
             if job.soft_timeout_s:
-                job.timers += (self._loop.call_later(job.soft_timeout_s, self._soft_limit, job, job.soft_timeout_s),)
+                job.soft_timer = self._loop.call_later(job.soft_timeout_s, self._soft_limit, job, job.soft_timeout_s)
 
     def put_outcome(self, job: Job, outcome: Any) -> None:
         """Report what the tracer has returned; on the loop."""
@@ -205,9 +205,11 @@ class _JobBridge(Bridge):
             result = switch(*args)
         except BaseException:
             # SystemExit would end the loop, and a cancellation is settled like any other end.
+            self._job.disarm_on_loop()
             self._runner.put_lost(self._job)
             raise StopIteration from None
         if self.dead:
+            self._job.disarm_on_loop()
             self._runner.put_outcome(self._job, result)
             raise StopIteration
         return result

@@ -1,7 +1,7 @@
 """Fit a task into the bridge: the stock tracer runs unmodified, and gives way to the loop at the task's body.
 
 Nothing of Celery is replaced: what is set here are attributes of one task object that Celery reads from it (``run``,
-``backend``, ``apply_async``, ``request_stack``).
+``backend``, ``apply_async``, ``request_stack``), and of the app (``send_task``, ``control.broadcast``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from celery import Task, _state
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]
 
 from asyncworker.errors import TaskCancelled
-from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, running_loop_thread
+from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, off_loop, on_loop_thread
 from asyncworker.resources import Scope, in_task_scope, inject, refuse_resources
 from asyncworker.worker.backend import OffLoopBackend, in_backend
 from asyncworker.worker.job import Job, SoftTimeLimitReached
@@ -31,6 +31,7 @@ from asyncworker.worker.stacks import own_tasks, share_stacks, shared_tasks
 
 __all__ = [
     "adopt",
+    "adopt_app",
     "bridge_method",
     "bridge_run",
     "is_async",
@@ -74,6 +75,21 @@ def adopt(task: Task[Any, Any], results: ResultWriter | None = None) -> None:
         task.apply_async = functools.partial(_send, task, task.apply_async)  # type: ignore[method-assign]
 
 
+def adopt_app(app: Any) -> None:
+    """Make what an app sends leave the loop where there is a bridge to wait in: tasks by name, and remote control."""
+    if isinstance(app.send_task, functools.partial):
+        return
+    app.send_task = functools.partial(_send_by_name, app.send_task)
+    for name in ("broadcast", "purge"):
+        setattr(app.control, name, functools.partial(off_loop, getattr(app.control, name)))
+
+
+def _send_by_name(send_task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    if not in_bridge():
+        return send_task(*args, **kwargs)
+    return send_from_bridge(str(args[0] if args else kwargs.get("name")), send_task, *args, **kwargs)
+
+
 #: Tasks whose sending was seen to block the loop; each is told once.
 _told: set[str] = set()
 
@@ -88,7 +104,7 @@ def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, 
     name = task.name
     if in_bridge():
         return send_from_bridge(name, apply_async, *args, **kwargs)
-    if name not in _told and _on_our_loop():
+    if name not in _told and on_loop_thread():
         _told.add(name)
         logger.warning(
             "%s was sent with delay() or apply_async() from a child task of %s: the event loop waits for the broker "
@@ -97,11 +113,6 @@ def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, 
             current_job.get() or "the event loop",
         )
     return apply_async(*args, **kwargs)
-
-
-def _on_our_loop() -> bool:
-    loop_thread = running_loop_thread()
-    return loop_thread is not None and threading.get_ident() == loop_thread.ident
 
 
 def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Callable[..., Any]:
@@ -226,7 +237,7 @@ async def _collected(generator: AsyncIterator[Any]) -> list[Any]:
 def _wait(body: Awaitable[Any]) -> Any:
     """Wait for a task's body where its tracer is not in a bridge: in another pool, or eagerly."""
     with shared_tasks():
-        if _on_our_loop():
+        if on_loop_thread():
             # Eager inside a child task of our own loop: only another loop can run it before we return.
             return _on_another_loop(in_task_scope(body))
         return get_loop_thread().run(in_task_scope(body))
@@ -293,7 +304,7 @@ def _before_outcome(job: Job) -> None:
     writing = job.before_outcome()
     if in_bridge():
         await_(writing)
-    elif not _on_our_loop():
+    elif not on_loop_thread():
         get_loop_thread().run(writing)
     else:
         writing.close()  # a retry out of a child task: it is written at the task's end
