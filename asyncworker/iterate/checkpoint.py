@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -32,13 +32,33 @@ class Recorder(Protocol):
     def finished(self, index: int, digest: bytes | None) -> bool:
         """Whether an earlier attempt of the run has finished this item; counts it as resumed."""
 
+    def compare(self, index: int, row: Mapping[str, Any]) -> None:
+        """Meet the next row of a source that can change, whose items have no key.
+
+        Raises:
+            RunChanged: An earlier attempt of the run read another row at this place.
+        """
+
+    def wanted(self, digest: bytes) -> bool:
+        """Whether an item with a key is run at all; False for new ones where only failed ones are run again."""
+
+    def source_ended(self, count: int) -> int:
+        """Learn that the source has no more than these rows.
+
+        Returns:
+            How many items of earlier attempts it does not list any more; they stay what they were.
+
+        Raises:
+            RunChanged: One of them is not finished, and has no key.
+        """
+
     def done(self, index: int, digest: bytes | None, value: Any) -> None:
         """An item returned. Raises where its value cannot be stored; then the item counts as not done."""
 
     def skipped(self, index: int, digest: bytes | None) -> None:
         """An item asked to be skipped."""
 
-    def failed(self, failure: ItemFailure) -> None:
+    def failed(self, failure: ItemFailure, digest: bytes | None = None) -> None:
         """An item failed for good."""
 
     def retried(self) -> None:
@@ -151,6 +171,17 @@ class MemoryRecorder(Tally):
         """
         return digest is not None and self._keys.seen(digest, index)
 
+    def compare(self, index: int, row: Mapping[str, Any]) -> None:
+        """There is nothing to compare with."""
+
+    def wanted(self, digest: bytes) -> bool:
+        """All are."""
+        return True
+
+    def source_ended(self, count: int) -> int:
+        """None were met before."""
+        return 0
+
     def done(self, index: int, digest: bytes | None, value: Any) -> None:
         """An item returned."""
         self._done += 1
@@ -161,7 +192,7 @@ class MemoryRecorder(Tally):
         """An item asked to be skipped."""
         self._skipped += 1
 
-    def failed(self, failure: ItemFailure) -> None:
+    def failed(self, failure: ItemFailure, digest: bytes | None = None) -> None:
         """An item failed for good."""
         self._failed += 1
 

@@ -239,7 +239,8 @@ class _Engine:
             await self._recorder.close("failed", error=str(lost))
             raise lost
         else:
-            state: RunState = "failed" if self._failed else "done"
+            # With those that failed in an earlier attempt, and that the source does not list any more.
+            state: RunState = "failed" if self._recorder.progress().failed else "done"
             await self._recorder.close(state, complete=True, total=self._intake.pulled)
         return RunOutcome(
             self._recorder.progress(),
@@ -330,7 +331,7 @@ class _Engine:
             self._recorder.done(item.index, digest, value)
         except Exception as exc:
             # It cannot be stored: another attempt would give the like.
-            self._fail(item, row, exc)
+            self._fail(item, row, exc, digest)
 
     def _settle_failure(self, work: Work, exc: BaseException) -> None:
         """Try again later, or record; called in the puller, where the exception is handled."""
@@ -340,7 +341,7 @@ class _Engine:
             return
         delay_s = self._policy.delay_s(item.attempt, exc)
         if delay_s is None:
-            self._fail(item, row, exc)
+            self._fail(item, row, exc, digest)
             return
         self._recorder.retried()
         again: Work = (Item(item.index, item.key, item.attempt + 1, item.run_id), row, digest)
@@ -349,9 +350,9 @@ class _Engine:
         else:
             self._ready.append(again)
 
-    def _fail(self, item: Item, row: Row, exc: BaseException) -> None:
+    def _fail(self, item: Item, row: Row, exc: BaseException, digest: bytes | None = None) -> None:
         failure = failure_of(item, row, exc, self._clock.now())
-        self._recorder.failed(failure)
+        self._recorder.failed(failure, digest)
         self._failed += 1
         self._failure_log.failed(failure)
         if self._failed <= FAILURES_KEPT:

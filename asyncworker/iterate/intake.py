@@ -8,7 +8,7 @@ from contextvars import copy_context
 from functools import partial
 from time import monotonic
 
-from asyncworker.errors import SourceError
+from asyncworker.errors import RunChanged, SourceError
 from asyncworker.iterate.checkpoint import Recorder
 from asyncworker.iterate.item import Item
 from asyncworker.iterate.keys import digest_of
@@ -26,7 +26,7 @@ class Intake:
     """The reading end of a run's source.
 
     Attributes:
-        pulled: How many rows were read.
+        pulled: How many rows were read; at the source's end, with those that only earlier attempts of the run have met.
         exhausted: There are no more.
         error: What the source raised.
         readable: A sync source that has more: `next` may be called.
@@ -38,13 +38,15 @@ class Intake:
             raise SourceError(f"key is {key!r}: the source has {', '.join(names)}")
         self.pulled = 0
         self.exhausted = False
-        self.error: SourceError | None = None
+        self.error: SourceError | RunChanged | None = None
         self.readable = False
         self._source = source
         self._first_index = source.first_index
         self._run_id = recorder.run_id
         self._finished = recorder.finished
         self._key = key
+        self._recorder = recorder
+        self._compared = source.can_change and key is None
         self._turns = turns
         self._refuse = refuse
         self._rows: Iterator[Row] | None = None
@@ -120,7 +122,12 @@ class Intake:
     def _end(self, exc: BaseException | None) -> None:
         self.readable = False
         self.exhausted = True
-        if isinstance(exc, SourceError):
+        if exc is None:
+            try:
+                self.pulled += self._recorder.source_ended(self.pulled)
+            except RunChanged as changed:
+                exc = changed
+        if isinstance(exc, SourceError | RunChanged):
             self.error = exc
         elif exc is not None:
             self.error = SourceError(f"{self._source.name} raised after {self.pulled} items: {type_name(exc)}: {exc}")
@@ -137,6 +144,14 @@ class Intake:
                 digest = digest_of(key)
             except (LookupError, TypeError, ValueError) as exc:
                 self._end(SourceError(f"item {index} has no usable key {self._key!r}: {type_name(exc)}: {exc}"))
+                return None
+            if not self._recorder.wanted(digest):
+                return None
+        elif self._compared:
+            try:
+                self._recorder.compare(index, row)
+            except RunChanged as exc:
+                self._end(exc)
                 return None
         self.pulled += 1
         item = Item(index, key, 1, self._run_id)

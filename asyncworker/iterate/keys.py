@@ -1,19 +1,21 @@
-"""Items that are known by a key: which are finished, and where in the source they stand."""
+"""Items that are known by a key: which are settled, and where in the source they stand."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from asyncworker.errors import SourceError
 from asyncworker.store import KeyChunk
 
-__all__ = ["KEY_BYTES", "Keys", "digest_of"]
+__all__ = ["KEY_BYTES", "Gone", "Keys", "Outcome", "digest_of"]
 
 KEY_BYTES = 16
+
+Outcome = Literal["done", "skipped", "failed"]
 
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 
@@ -32,20 +34,33 @@ def digest_of(key: Any) -> bytes:
     return hashlib.blake2b(form, digest_size=KEY_BYTES).digest()
 
 
+class Gone(NamedTuple):
+    """Items of earlier attempts that the source does not list any more."""
+
+    items: int
+    failed: list[tuple[bytes, int]]
+    """Those that had failed, with the index that they have now."""
+
+
 class Keys:
     """The keys of a run. Takes some 150 bytes an item: duplicates could not be noticed otherwise."""
 
     def __init__(self, stored: Iterable[KeyChunk]) -> None:
-        #: Finished in earlier attempts and not met in this one yet; True: by being skipped.
-        self._before: dict[bytes, bool] = {}
+        #: Settled in earlier attempts and not met in this one yet: how, and at which index.
+        self._before: dict[bytes, tuple[Outcome, int]] = {}
         #: Met in this attempt: index by digest.
         self._met: dict[bytes, int] = {}
-        self._new: list[tuple[bytes, int, bool]] = []
+        self._new: list[tuple[bytes, int, Outcome]] = []
         for chunk in stored:
-            skipped = set(chunk.skipped)
+            skipped, failed = set(chunk.skipped), set(chunk.failed)
             for offset, index in enumerate(chunk.indexes):
                 digest = chunk.keys[offset * KEY_BYTES : (offset + 1) * KEY_BYTES]
-                self._before[digest] = index in skipped
+                outcome: Outcome = "skipped" if index in skipped else "failed" if index in failed else "done"
+                self._before[digest] = outcome, index
+
+    def known(self, digest: bytes) -> bool:
+        """Whether an item was settled by an earlier attempt, failed ones included."""
+        return digest in self._before or digest in self._met
 
     def seen(self, digest: bytes, index: int) -> bool:
         """Meet an item in the source; say whether an earlier attempt has finished it.
@@ -56,16 +71,16 @@ class Keys:
         first = self._met.setdefault(digest, index)
         if first != index:
             raise SourceError(f"item {index} has the same key as item {first}: keys must be unique")
-        skipped = self._before.pop(digest, None)
-        if skipped is None:
+        outcome, _ = self._before.pop(digest, ("failed", 0))
+        if outcome == "failed":
             return False
         # Stored again, as where it stands may have changed.
-        self._new.append((digest, index, skipped))
+        self._new.append((digest, index, outcome))
         return True
 
-    def add(self, digest: bytes, index: int, *, skipped: bool) -> None:
-        """Note an item as finished."""
-        self._new.append((digest, index, skipped))
+    def add(self, digest: bytes, index: int, outcome: Outcome) -> None:
+        """Note an item as settled."""
+        self._new.append((digest, index, outcome))
 
     def take(self) -> list[KeyChunk]:
         """What is to be stored since the last call."""
@@ -74,12 +89,22 @@ class Keys:
             KeyChunk(
                 b"".join(digest for digest, _, _ in part),
                 [index for _, index, _ in part],
-                [index for _, index, skipped in part if skipped],
+                [index for _, index, outcome in part if outcome == "skipped"],
+                [index for _, index, outcome in part if outcome == "failed"],
             )
             for part in (new[start : start + 1000] for start in range(0, len(new), 1000))
         ]
 
-    def gone(self) -> tuple[int, int]:
-        """How many items, done and skipped, the source does not have any more, once it is read to its end."""
-        skipped = sum(self._before.values())
-        return len(self._before) - skipped, skipped
+    def gone(self, first: int) -> Gone:
+        """Number the items that a source, once it is read to its end, does not list: in their old order, from `first`.
+
+        They stay settled as they were.
+        """
+        failed = []
+        left = sorted(self._before.items(), key=lambda each: each[1][1])
+        for index, (digest, (outcome, _)) in enumerate(left, first):
+            self._new.append((digest, index, outcome))
+            if outcome == "failed":
+                failed.append((digest, index))
+        self._before.clear()
+        return Gone(len(left), failed)

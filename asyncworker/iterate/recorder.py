@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.counters import counter
 from asyncworker.errors import AsyncWorkerError, RunCancelled, StoreError
 from asyncworker.iterate.checkpoint import Stop, Tally
-from asyncworker.iterate.keys import Keys
+from asyncworker.iterate.keys import Keys, Outcome
+from asyncworker.iterate.row_digests import RowDigests
 from asyncworker.store import Batch, Bitmap, Counters, ItemFailure, ResultChunk, RunHold, RunState, patiently
 from asyncworker.store.large import put_aside
 
@@ -55,6 +56,8 @@ class StoreRecorder(Tally):
         keep_results: bool = True,
         encode: Callable[[Any], bytes] = msgspec.json.encode,
         first_index: int = 0,
+        failed_only: bool = False,
+        rows: RowDigests | None = None,
         lease_s: float = math.inf,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -71,6 +74,12 @@ class StoreRecorder(Tally):
         self._before = hold.finished_map
         self._before_bits = len(self._before) * 8
         self._keys = Keys(hold.keys) if hold.keyed else None
+        #: Where an item that no attempt has settled before is not run.
+        self._failed_only = failed_only
+        self._rows = rows
+        #: Failed in an earlier attempt, and not listed by the source any more: digest, and index that they have now.
+        self._kept_failures: list[tuple[bytes, int]] = []
+        self._failure_digests: list[bytes] = []
         self._next_chunk = hold.next_chunk
         self._results: list[tuple[int, bytes, bytes | None]] = []
         self._results_bytes = 0
@@ -99,12 +108,49 @@ class StoreRecorder(Tally):
         if digest is not None and self._keys is not None:
             found = self._keys.seen(digest, index)
         else:
-            place = index - self._first_index
-            found = place < self._before_bits and bool(self._before[place >> 3] >> (place & 7) & 1)
+            found = self._finished_before(index - self._first_index)
         if found:
             self._resumed += 1
             self._changed = True
         return found
+
+    def compare(self, index: int, row: Mapping[str, Any]) -> None:
+        """Meet the next row of a source that can change.
+
+        Raises:
+            RunChanged: An earlier attempt of the run read another row at this place.
+        """
+        if self._rows is not None:
+            self._rows.meet(index - self._first_index, row)
+            self._changed = True
+
+    def wanted(self, digest: bytes) -> bool:
+        """Whether an item with a key is run at all."""
+        return not self._failed_only or self._keys is None or self._keys.known(digest)
+
+    def source_ended(self, count: int) -> int:
+        """Keep what earlier attempts have settled, and the source does not list any more; return how many items.
+
+        Raises:
+            RunChanged: One of them is not finished, and has no key.
+        """
+        if self._keys is not None:
+            gone = self._keys.gone(self._first_index + count)
+            self._kept_failures = gone.failed
+            self._failed += len(gone.failed)
+            self._changed = True
+            return gone.items
+        if self._rows is None:
+            return 0
+        missing = self._rows.missing(count)
+        for place in missing:
+            if not self._finished_before(place):
+                raise self._rows.ended_early(count, place)
+        self._resumed += len(missing)
+        return len(missing)
+
+    def _finished_before(self, place: int) -> bool:
+        return place < self._before_bits and bool(self._before[place >> 3] >> (place & 7) & 1)
 
     def done(self, index: int, digest: bytes | None, value: Any) -> None:
         """An item returned. Raises what `encode` raises; then the item counts as not done."""
@@ -115,27 +161,30 @@ class StoreRecorder(Tally):
             self._results.append((index, body, digest))
             self._results_bytes += len(body)
         self._done += 1
-        self._settled(index, digest, skipped=False)
+        self._settled(index, digest, "done")
 
     def skipped(self, index: int, digest: bytes | None) -> None:
         """An item asked to be skipped."""
         if not self._closed:
             self._skipped += 1
-            self._settled(index, digest, skipped=True)
+            self._settled(index, digest, "skipped")
 
-    def failed(self, failure: ItemFailure) -> None:
+    def failed(self, failure: ItemFailure, digest: bytes | None = None) -> None:
         """An item failed for good."""
         if not self._closed:
             self._failed += 1
             self._failures.append(failure)
+            self._failure_digests.append(digest or b"")
+            if self._keys is not None and digest is not None:
+                self._keys.add(digest, failure.index, "failed")
             self._changed = True
             self._check_room()
 
-    def _settled(self, index: int, digest: bytes | None, *, skipped: bool) -> None:
+    def _settled(self, index: int, digest: bytes | None, outcome: Outcome) -> None:
         if self._keys is None or digest is None:
             self._map.add(index - self._first_index)
         else:
-            self._keys.add(digest, index, skipped=skipped)
+            self._keys.add(digest, index, outcome)
         self._changed = True
         self._check_room()
 
@@ -188,10 +237,6 @@ class StoreRecorder(Tally):
             self._flusher.cancel()
             await asyncio.wait([self._flusher])
         at = self._clock.now()
-        if complete and self._keys is not None:
-            gone, gone_skipped = self._keys.gone()
-            self._done -= gone
-            self._skipped -= gone_skipped
         self._ended(state, complete, total, error, at)
         if self._unwritten is not None:
             await self._write_patiently()
@@ -292,6 +337,9 @@ class StoreRecorder(Tally):
         self.count()
         results, self._results, self._results_bytes = self._results, [], 0
         failures, self._failures = self._failures, []
+        digests, self._failure_digests = self._failure_digests, []
+        kept, self._kept_failures = self._kept_failures, []
+        first_row, rows = (0, b"") if self._rows is None else self._rows.take()
         self._changed = False
         self._cut_at = self._clock.monotonic()
         return Batch(
@@ -300,6 +348,10 @@ class StoreRecorder(Tally):
             results=_chunks(results, self.CHUNK_ITEMS, self.CHUNK_BYTES),
             keys=[] if self._keys is None else self._keys.take(),
             failures=failures,
+            failure_digests=digests,
+            kept_failures=kept,
+            first_row=first_row,
+            rows=rows,
             total=total,
             state=state,
             complete=complete,

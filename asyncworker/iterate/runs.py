@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
-from asyncworker.errors import PayloadError, RunDrained, RunNotFound, RunTakenOver
+from asyncworker.errors import PayloadError, RunChanged, RunDrained, RunNotFound, RunTakenOver
 from asyncworker.iterate.checkpoint import MemoryRecorder
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.engine import Call, run_items
 from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome
 from asyncworker.iterate.recorder import StoreRecorder
+from asyncworker.iterate.row_digests import RowDigests
 from asyncworker.iterate.source import Source
 from asyncworker.store import Progress, RunHold, RunRequest, Silence, wait_writable
 
@@ -47,6 +48,7 @@ async def execute_run(
     message: str = "",
     redelivered: bool = False,
     resume: bool = False,
+    failed_only: bool = False,
     on_change: OnChange | None = None,
     drain: Drain | None = None,
     lease_s: float = 30.0,
@@ -73,6 +75,7 @@ async def execute_run(
         drain: Asks the run to stop early, for the process to end.
         lease_s: A message that came again waits for the run's holder, and takes over once that has shown no sign of
             life for so long. What a holder still writes after that is refused; it begins no item until it knows.
+        failed_only: Of a run that is complete, run the items that failed and no others, whatever the source lists.
         on_change: Where the fingerprint is not the checkpoint's: raise, start afresh, or continue; ``None``: as the
             options say.
         encode: Makes bytes of a result; what it raises fails the item.
@@ -92,32 +95,36 @@ async def execute_run(
     if store is None:
         memory = MemoryRecorder(run_id, task, total=source.total, keep_results=options.results != "none", clock=clock)
         return await run_items(call, source, options, recorder=memory, drain=drain, clock=clock)
+    on_change = on_change or options.on_change
     asked = request_for(run_id, task, source, options, fingerprint, request, message, clock)
     hold = await take_run(
         store,
         asked,
         redelivered=redelivered,
         resume=resume,
-        on_change=on_change or options.on_change,
+        on_change=on_change,
         lease_s=lease_s,
         drain=drain,
         clock=clock,
     )
     if hold.finished is not None:
         return dataclasses.replace(await outcome_of(hold.finished, store, options, decode), recalled=True)
-    return await run_held(
-        call,
-        source,
-        options,
-        store,
-        hold,
-        drain=drain,
-        lease_s=lease_s,
-        encode=encode,
-        decode=decode,
-        observe=observe,
-        clock=clock,
-    )
+    how: dict[str, Any] = {
+        "drain": drain,
+        "lease_s": lease_s,
+        "encode": encode,
+        "decode": decode,
+        "observe": observe,
+        "clock": clock,
+    }
+    try:
+        return await run_held(call, source, options, store, hold, failed_only=failed_only, on_change=on_change, **how)
+    except RunChanged:
+        # A row that the checkpoint was made by is another one now.
+        if on_change != "restart" or source.one_shot:
+            raise
+        logger.warning("run %s: its source has changed; starting it afresh", run_id)
+    return await run_held(call, source, options, store, await store.restart(hold, asked), **how)
 
 
 def request_for(
@@ -216,6 +223,8 @@ async def run_held(
     store: Store,
     hold: RunHold,
     *,
+    failed_only: bool = False,
+    on_change: OnChange = "error",
     drain: Drain | None,
     lease_s: float,
     encode: Callable[[Any], bytes],
@@ -224,6 +233,12 @@ async def run_held(
     clock: Clock,
 ) -> RunOutcome:
     """Run what is left of a run that is held."""
+    rows = None
+    if source.can_change and not hold.keyed:
+        rows = RowDigests(hold.rows, compare=on_change != "resume", run_id=hold.run_id)
+        if failed_only:
+            # What has come since is left alone.
+            source.limit = hold.progress.total
     recorder = StoreRecorder(
         store,
         hold,
@@ -232,6 +247,8 @@ async def run_held(
         keep_results=options.results != "none",
         encode=encode,
         first_index=source.first_index,
+        failed_only=failed_only,
+        rows=rows,
         lease_s=lease_s,
         clock=clock,
     )
@@ -243,6 +260,11 @@ async def run_held(
         await recorder.close("failed", error=f"{type(exc).__name__}: {exc}")
         raise
     outcome = await run_items(call, source, options, recorder=recorder, drain=drain, clock=clock)
+    if outcome.progress.failed > len(outcome.failures) < FAILURES_KEPT:
+        # Items that failed in an earlier attempt, and that the source does not list any more.
+        outcome = dataclasses.replace(
+            outcome, failures=tuple(await store.errors(hold.run_id, limit=FAILURES_KEPT)), exceptions=()
+        )
     if options.results != "inline":
         return outcome
     results = [pair async for pair in store.results(hold.run_id, decode)]

@@ -77,6 +77,11 @@ class Source:
                 await off_loop_async(column.values.load)
 
     @property
+    def can_change(self) -> bool:
+        """Whether another attempt may read other rows: the fingerprint covers literal values only."""
+        return any(column.is_async or column.one_shot for column in self.columns)
+
+    @property
     def one_shot(self) -> bool:
         """Whether it can be read only once."""
         return any(column.one_shot for column in self.columns)

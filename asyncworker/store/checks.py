@@ -23,7 +23,8 @@ def change_of(row: Row[Any], request: RunRequest) -> str:
         (was, _, was_values), (now, _, now_values) = row.fingerprint.partition("."), request.fingerprint.partition(".")
         if was != now:
             difference = f"the fixed arguments or the keywords were {was}, and now {now}"
-        elif was_values != now_values and not request.keyed:
+        elif was_values != now_values and not (request.keyed and not row.partitions):
+            # Each partition knows the keys of its own items only.
             difference = f"the source was {was_values}, and now {now_values}"
         else:
             return ""

@@ -8,10 +8,10 @@ import msgspec
 from sqlalchemy import Row
 
 from asyncworker.errors import CheckpointCorrupt
-from asyncworker.store.records import KeyChunk, ResultChunk, RunHold
+from asyncworker.store.records import Batch, KeyChunk, ResultChunk, RunHold
 from asyncworker.store.schema import checksum_of
 
-__all__ = ["KEY_BYTES", "key_rows", "keys_from_row", "result_rows", "results_from_row"]
+__all__ = ["KEY_BYTES", "key_rows", "keys_from_row", "result_rows", "results_from_row", "row_rows"]
 
 #: Length of the digest that stands for a key.
 KEY_BYTES = 16
@@ -52,6 +52,11 @@ def key_rows(hold: RunHold, chunks: list[KeyChunk], first_chunk: int) -> list[di
         }
         for number, body in enumerate(bodies, first_chunk)
     ]
+
+
+def row_rows(hold: RunHold, batch: Batch) -> list[dict[str, Any]]:
+    """Rows for the table of what was read of a source: one at most."""
+    return [{"run_id": hold.run_id, "first_row": batch.first_row, "body": batch.rows}] if batch.rows else []
 
 
 def results_from_row(row: Row[Any]) -> ResultChunk:

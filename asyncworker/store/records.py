@@ -174,6 +174,8 @@ class KeyChunk(msgspec.Struct, frozen=True):
     indexes: list[int]
     skipped: list[int]
     """Those of the indexes whose items were skipped."""
+    failed: list[int] = []
+    """Those whose items failed."""
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +187,15 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     results: list[ResultChunk] = []
     keys: list[KeyChunk] = []
     failures: list[ItemFailure] = []
+    failure_digests: list[bytes] = []
+    """Keyed runs: the key of each, 16 bytes; empty where that was not its own."""
+    kept_failures: list[tuple[bytes, int]] = []
+    """Keyed runs: digests of items that failed in an earlier attempt, and that the source does not list any more; and
+    the indexes that they have now."""
+    first_row: int = 0
+    """Place of the first of `rows`."""
+    rows: bytes = b""
+    """Digests of rows that were read, 8 bytes each, where the source can change and items have no key."""
     total: int | None = None
     """Given once it is known; ``None`` leaves what is stored."""
     state: RunState = "running"
@@ -209,3 +220,5 @@ class RunHold(msgspec.Struct, frozen=True, kw_only=True):
     finished_map: bytes = b""
     keys: list[KeyChunk] = []
     """Keyed runs: all that was stored, oldest first."""
+    rows: bytes = b""
+    """Digests of the rows that were read, where they are kept."""

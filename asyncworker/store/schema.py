@@ -31,12 +31,13 @@ __all__ = [
     "lease",
     "metadata",
     "result_chunk",
+    "row_chunk",
     "run",
     "task_state",
     "version",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -112,7 +113,10 @@ failure = Table(
     "asyncworker_failure",
     metadata,
     Column("run_id", String(255), primary_key=True),
+    # Those of an earlier attempt of a keyed run count again where its source is found not to list the item any more.
+    Column("run_attempt", Integer, primary_key=True, autoincrement=False),
     Column("item_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("digest", LargeBinary, nullable=False),
     Column("key", Text, nullable=False),
     Column("type", Text, nullable=False),
     Column("message", Text, nullable=False),
@@ -140,6 +144,15 @@ key_chunk = Table(
     Column("chunk", BigInteger, primary_key=True, autoincrement=False),
     Column("attempt", Integer, nullable=False),
     Column("checksum", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+#: What was read of a source that can change: 8 bytes a row, in the order of the source.
+row_chunk = Table(
+    "asyncworker_row_chunk",
+    metadata,
+    Column("run_id", String(255), primary_key=True),
+    Column("first_row", BigInteger, primary_key=True, autoincrement=False),
     Column("body", LargeBinary, nullable=False),
 )
 

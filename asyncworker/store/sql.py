@@ -12,9 +12,9 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from asyncworker.errors import RunChanged, RunNotFound, RunTakenOver, StoreError
-from asyncworker.store import large, reading, schema
+from asyncworker.store import failures, large, reading, schema
 from asyncworker.store.checks import change_of, check_map
-from asyncworker.store.chunks import key_rows, keys_from_row, result_rows
+from asyncworker.store.chunks import key_rows, keys_from_row, result_rows, row_rows
 from asyncworker.store.parts import PROGRESS_COLUMNS, merged, partitions_of, progress_of, whole_or_part
 from asyncworker.store.payloads import Payloads
 from asyncworker.store.records import UNENDED, Batch, Counters, ItemFailure, Progress, RunHold, RunRequest
@@ -120,6 +120,21 @@ class Store:
             raise RunChanged(changed)
         return await self._continue(connection, request, row)
 
+    async def restart(self, hold: RunHold, request: RunRequest) -> RunHold:
+        """Start a run that is held afresh; what was stored of it is deleted.
+
+        Raises:
+            RunTakenOver: The run has another holder now.
+            StoreError: The database cannot be used.
+        """
+        async with self.writing() as connection:
+            row = await self._locked(connection, request.run_id)
+            if row is None or row.fence != hold.fence:
+                raise RunTakenOver(
+                    f"run {hold.run_id}: another process holds it now (this one's fence is {hold.fence})"
+                )
+            return await self._start(connection, request, fence=row.fence + 1, new=False)
+
     async def _start(self, connection: AsyncConnection, request: RunRequest, *, fence: int, new: bool) -> RunHold:
         progress = Progress(
             run_id=request.run_id,
@@ -145,7 +160,7 @@ class Store:
             await connection.execute(insert(schema.run).values(values))
         else:
             await connection.execute(update(schema.run).where(schema.run.c.run_id == request.run_id).values(values))
-            for table in (schema.failure, schema.result_chunk, schema.key_chunk):
+            for table in (schema.failure, schema.result_chunk, schema.key_chunk, schema.row_chunk):
                 await connection.execute(delete(table).where(whole_or_part(table.c.run_id, request.run_id)))
             await connection.execute(delete(schema.run).where(schema.run.c.part_of == request.run_id))
         return _hold(progress, fence, request.keyed)
@@ -158,6 +173,8 @@ class Store:
             table = schema.key_chunk
             rows = await connection.execute(select(table).where(table.c.run_id == run_id).order_by(table.c.chunk))
             keys = [keys_from_row(each) for each in rows]
+        bodies = select(schema.row_chunk.c.body).where(schema.row_chunk.c.run_id == run_id)
+        rows_read = b"".join(await connection.scalars(bodies.order_by(schema.row_chunk.c.first_row)))
         changes = {
             "state": "running",
             "complete": False,
@@ -179,7 +196,8 @@ class Store:
             "finished_at": None,
         }
         await connection.execute(update(schema.run).where(schema.run.c.run_id == run_id).values(changes))
-        await connection.execute(delete(schema.failure).where(schema.failure.c.run_id == run_id))
+        if not row.keyed:
+            await connection.execute(delete(schema.failure).where(schema.failure.c.run_id == run_id))
         chunk_counts = [
             (await connection.execute(select(func.max(table.c.chunk)).where(table.c.run_id == run_id))).scalar()
             for table in (schema.result_chunk, schema.key_chunk)
@@ -193,6 +211,7 @@ class Store:
             next_chunk=max([-1, *(count for count in chunk_counts if count is not None)]) + 1,
             finished_map=bytes(row.finished_map),
             keys=keys,
+            rows=rows_read,
         )
 
     # -- a run goes on -------------------------------------------------------------------------------------------------
@@ -219,10 +238,15 @@ class Store:
                     for table, rows in (
                         (schema.result_chunk, result_rows(hold.run_id, batch.results, first_chunk)),
                         (schema.key_chunk, key_rows(hold, batch.keys, first_chunk)),
-                        (schema.failure, [_failure_row(hold.run_id, each) for each in batch.failures]),
+                        (schema.row_chunk, row_rows(hold, batch)),
+                        (schema.failure, failures.rows_of(hold, batch)),
                     ):
                         for start in range(0, len(rows), ROWS_A_STATEMENT):
                             await connection.execute(insert(table), rows[start : start + ROWS_A_STATEMENT])
+                    if batch.kept_failures:
+                        await failures.keep(connection, hold, batch.kept_failures)
+                    if batch.complete and hold.keyed and hold.attempt > 1:
+                        await failures.drop_earlier(connection, hold)
             except IntegrityError:
                 # Under our fence only our own earlier write of this batch can be in the way: its commit was done, but
                 # the connection was lost before we heard of it.
@@ -317,13 +341,10 @@ class Store:
             raise _not_found(run_id)
         return bytes(row.request)
 
-    async def errors(self, run_id: str, offset: int = 0, limit: int = 1000) -> list[ItemFailure]:
-        """The items that failed, by index."""
-        table = schema.failure
-        wanted = whole_or_part(table.c.run_id, run_id)
-        query = select(table).where(wanted).order_by(table.c.item_index).offset(offset).limit(limit)
+    async def errors(self, run_id: str, offset: int = 0, limit: int | None = None) -> list[ItemFailure]:
+        """The items that failed, by index; all of them without a limit."""
         async with self.reading() as connection:
-            return [_failure(row) for row in await connection.execute(query)]
+            return await failures.read(connection, run_id, offset, limit)
 
     async def results(
         self, run_id: str, decode: Callable[[bytes], Any] = msgspec.json.decode
@@ -383,18 +404,6 @@ def _hold(progress: Progress, fence: int, keyed: bool, *, next_chunk: int = 0, *
         progress=progress,
         **rest,
     )
-
-
-def _failure(row: Row[Any]) -> ItemFailure:
-    return ItemFailure(
-        index=row.item_index,
-        **{name: getattr(row, name) for name in ItemFailure.__struct_fields__ if name != "index"},
-    )
-
-
-def _failure_row(run_id: str, failure: ItemFailure) -> dict[str, Any]:
-    row = {name: getattr(failure, name) for name in ItemFailure.__struct_fields__ if name != "index"}
-    return {"run_id": run_id, "item_index": failure.index, **row}
 
 
 def _not_found(run_id: str) -> RunNotFound:

@@ -70,8 +70,8 @@ class IterateResult(TaskResult):
     def retry_failed(self) -> IterateResult:
         """Run the failed items of a complete run once more, and no others; where none failed, nothing is sent.
 
-        What a source that is a task yields beyond its former end is not run. With ``key=``, by which items may move,
-        it is.
+        What a source that is a task has come to list since is not run. Where it lists another row in the place of one
+        that was read before, the run is refused with ``RunChanged``; with ``key=`` items may move.
 
         Returns:
             This result; ``get()`` waits for the new outcome.
@@ -82,7 +82,7 @@ class IterateResult(TaskResult):
         """
         failed = _wait(_on_our_loop(self._failed_request()))
         if failed is not None:
-            self._send_again(*failed)
+            self._send_again(failed, failed_only=True)
         return self
 
     async def aprogress(self) -> Progress:
@@ -110,7 +110,7 @@ class IterateResult(TaskResult):
         """Awaitable twin of :meth:`retry_failed`."""
         failed = await _on_our_loop(self._failed_request())
         if failed is not None:
-            await off_loop_async(self._send_again, *failed)
+            await off_loop_async(self._send_again, failed, True)
         return self
 
     async def stream(self, *, order: Order = "index") -> AsyncIterator[tuple[int, Any]]:
@@ -173,7 +173,7 @@ class IterateResult(TaskResult):
     async def _stored_request(self) -> bytes:
         return await (await self._store()).request_of(self.id)
 
-    async def _failed_request(self) -> tuple[bytes, int | None] | None:
+    async def _failed_request(self) -> bytes | None:
         store = await self._store()
         progress = await store.progress(self.id)
         if not progress.ended:
@@ -185,17 +185,15 @@ class IterateResult(TaskResult):
             )
         if not progress.failed:
             return None
-        request = await store.request_of(self.id)
-        keyed = loads(request)["options"].get("key") is not None
-        return request, None if keyed else progress.total
+        return await store.request_of(self.id)
 
-    def _send_again(self, request: bytes, first: int | None = None) -> None:
+    def _send_again(self, request: bytes, failed_only: bool = False) -> None:
         # The outcome of the earlier attempt would be taken for that of the new one.
         forget_outcome(self)
         # Celery's own start, once more: a promise that was kept cannot be waited for again.
         AsyncResult.__init__(self, self.id, backend=self.backend, app=self.app)
         self.app.tasks[RUN_ITERATE].apply_async(
-            kwargs={**loads(request), "resume": True, "first": first}, task_id=self.id
+            kwargs={**loads(request), "resume": True, "failed_only": failed_only}, task_id=self.id
         )
 
 

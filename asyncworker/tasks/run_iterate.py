@@ -88,7 +88,7 @@ async def run_iterate(
     source: dict[str, Any] | None,
     options: dict[str, Any],
     resume: bool = False,
-    first: int | None = None,
+    failed_only: bool = False,
 ) -> Any:
     """Run a fan-out to its end, from its checkpoint where it has one.
 
@@ -100,7 +100,7 @@ async def run_iterate(
         source: The wire form of the source.
         options: The wire form of :class:`IterateOptions`.
         resume: Go on from the checkpoint of a run that has ended, too.
-        first: Read only so many rows of the source: what has come since is left alone.
+        failed_only: Of a complete run, run the items that failed, and no others.
 
     Returns:
         The run's progress as a mapping; with ``results="inline"`` the list of values in the order of the source.
@@ -111,7 +111,6 @@ async def run_iterate(
     request = {"task": task, "partial": partial, "source": source, "options": options}
     settings = load_settings(conf=self.app.conf)
     run = run_of(self.app, str(self.request.id), request, await shared_store(settings), settings)
-    run.source.limit = first
     await keep_house(settings)
     how: dict[str, Any] = {
         "request": dumps(request).encode(),
@@ -125,7 +124,7 @@ async def run_iterate(
             if run.options.partitions > 1:
                 outcome = await execute_split(run, partition_sender(self), observe=meta.observe, **how)
             else:
-                outcome = await run.execute_whole(observe=meta.observe, **how)
+                outcome = await run.execute_whole(observe=meta.observe, failed_only=failed_only, **how)
     except RunDrained as exc:
         logger.info("%s", exc)
         raise Reject(str(exc), requeue=True) from exc

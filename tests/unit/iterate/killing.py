@@ -60,16 +60,22 @@ SOURCES = st.builds(
 )
 
 
-async def recorded(store: Store, values: list[int]) -> set[int]:
-    """The values that the checkpoint holds as finished."""
+async def recorded(store: Store, values: list[int]) -> tuple[set[int], set[int]]:
+    """The values that the checkpoint holds as finished; and, where they have keys, those that it holds as failed."""
     async with store.reading() as connection:
         row = (await connection.execute(select(schema.run))).one()
-        chunks = [keys_from_row(each) for each in await connection.execute(select(schema.key_chunk))]
-    keys = {chunk.keys[at : at + 16] for chunk in chunks for at in range(0, len(chunk.keys), 16)}
+        rows = await connection.execute(select(schema.key_chunk).order_by(schema.key_chunk.c.chunk))
+        chunks = [keys_from_row(each) for each in rows]
     finished = Bitmap(row.finished_map)
-    if row.keyed:
-        return {value for value in range(1000) if digest_of(value) in keys}
-    return {value for index, value in enumerate(values) if index in finished}
+    if not row.keyed:
+        return {value for index, value in enumerate(values) if index in finished}, set()
+    failed = {
+        chunk.keys[16 * at : 16 * at + 16]: index in chunk.failed
+        for chunk in chunks
+        for at, index in enumerate(chunk.indexes)
+    }
+    known = {value: failed[digest_of(value)] for value in range(1000) if digest_of(value) in failed}
+    return {value for value in known if not known[value]}, {value for value in known if known[value]}
 
 
 def safe(process: Process) -> set[int]:
@@ -87,6 +93,7 @@ async def killed_and_resumed(
     clock = IdleClock()
     now = values
     held: set[int] = set()
+    failed: set[int] = set()
     async with clock.running():
         for dies_after in [*kills, None]:
             process = Process(store, clock, dies_after)
@@ -106,19 +113,28 @@ async def killed_and_resumed(
             assert not held & set(process.executed)
             if ended:
                 break
-            held = await recorded(store, now)
+            held, failed = await recorded(store, now)
             # Nor is what was done longer ago than the flush window, for the checkpoint holds it.
             assert safe(process) <= held
             if keyed:
-                # Re-ordered, with some gone and some new: what is known by its key does not mind.
+                # Re-ordered, with some gone and some new: what is known by its key does not mind, what is gone stays.
                 now = data.draw(SOURCES)
-    results, skipped, failing = undisturbed(now)
-    assert await results_of(store) == results
-    assert [failure.index for failure in await store.errors("run")] == failing
+    # After those that are listed, those that were settled before and are listed no more.
+    gone = (held | failed) - set(now) if keyed else set()
+    results, skipped, failing = undisturbed([*now, *gone])
+    found = await results_of(store)
+    assert [pair for pair in found if pair[0] < len(now)] == [pair for pair in results if pair[0] < len(now)]
+    assert sorted(value for _, value in found) == sorted(value for _, value in results)
+    assert len({index for index, _ in found}) == len(found)
+    failures = await store.errors("run")
+    assert sorted(failure.message for failure in failures) == sorted(str([*now, *gone][index]) for index in failing)
+    indexes = [failure.index for failure in failures]
+    assert [index for index in indexes if index < len(now)] == [index for index in failing if index < len(now)]
     progress = outcome.progress
     assert (progress.done, progress.skipped, progress.failed) == (len(results), skipped, len(failing))
-    assert (progress.total, progress.complete) == (len(now), True)
-    assert progress.settled == len(now)
+    assert (progress.total, progress.complete) == (len(now) + len(gone), True)
+    assert progress.settled == len(now) + len(gone)
+    assert {*indexes, *(index for index, _ in found)} <= set(range(len(now) + len(gone)))
     stored = await store.progress("run")
     assert stored == progress
 
