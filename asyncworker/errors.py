@@ -188,7 +188,8 @@ class SourceError(AsyncWorkerError):
 
 
 class ItemError(AsyncWorkerError):
-    """An item failed in another process; the message holds its exception's type and text."""
+    """An item failed in another process, or with what says more than that: the message holds its exception's type and
+    text."""
 
 
 class ItemTimeout(ItemError, TimeoutError):

@@ -4,7 +4,7 @@ from asyncworker.iterate.checkpoint import MemoryRecorder, Recorder
 from asyncworker.iterate.columns import OpenTask, TaskSource, previous_result
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.engine import Call, run_items
-from asyncworker.iterate.item import Item, SkipItem, current_item
+from asyncworker.iterate.item import Item, RetryItem, SkipItem, current_item
 from asyncworker.iterate.item_logging import mark_records
 from asyncworker.iterate.offload import OffloadedValues, offload_source
 from asyncworker.iterate.options import IterateOptions, exception_names, make_options
@@ -32,6 +32,7 @@ __all__ = [
     "Page",
     "Progress",
     "Recorder",
+    "RetryItem",
     "Row",
     "RunOutcome",
     "SkipItem",

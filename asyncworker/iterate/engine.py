@@ -26,7 +26,7 @@ from asyncworker.iterate.checkpoint import Recorder
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.gate import Gate
 from asyncworker.iterate.intake import Intake
-from asyncworker.iterate.item import Item, SkipItem, set_current_item
+from asyncworker.iterate.item import Item, RetryItem, SkipItem, set_current_item
 from asyncworker.iterate.item_logging import FailureLog
 from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, failure_of, type_name
@@ -341,7 +341,7 @@ class _Engine:
             return
         delay_s = self._policy.delay_s(item.attempt, exc)
         if delay_s is None:
-            self._fail(item, row, exc, digest)
+            self._fail(item, row, (exc.exc or exc) if isinstance(exc, RetryItem) else exc, digest)
             return
         self._recorder.retried()
         again: Work = (Item(item.index, item.key, item.attempt + 1, item.run_id), row, digest)

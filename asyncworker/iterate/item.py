@@ -7,11 +7,25 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Item", "SkipItem", "current_item", "item_here", "set_current_item"]
+__all__ = ["Item", "RetryItem", "SkipItem", "current_item", "item_here", "set_current_item"]
 
 
 class SkipItem(Exception):
     """Raised by an item to be counted as skipped: settled, without a result, and not tried again by a resumed run."""
+
+
+class RetryItem(Exception):
+    """Raised by an item to be tried again, whatever the run's ``retry_on`` says, as long as it has retries left.
+
+    Args:
+        exc: What the item has failed with where none is left.
+        delay_s: How long it waits; ``None``: as the run's back-off says.
+    """
+
+    def __init__(self, exc: BaseException | None = None, delay_s: float | None = None) -> None:
+        super().__init__("the item asked to be tried again, and none of the run's retries is left")
+        self.exc = exc
+        self.delay_s = delay_s
 
 
 class Item(msgspec.Struct, frozen=True):

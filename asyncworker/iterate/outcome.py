@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Mapping
@@ -50,7 +51,8 @@ class RunOutcome:
         Raises:
             RunCancelled: The run was cancelled.
             ItemErrors: Several items failed.
-            Exception: The only failure, itself; an `ItemError` where that is no ``Exception``, or not of this process.
+            Exception: The only failure, itself; an `ItemError` where it is not of this process, or where whoever runs
+                the fan-out would take it for something else than a failure: `SystemExit`, Celery's own.
         """
         progress = self.progress
         label = f"{self.name}: " if self.name else ""
@@ -72,16 +74,19 @@ class RunOutcome:
     def _errors(self) -> list[Exception]:
         if not self.exceptions:
             return [_rebuilt(failure) for failure in self.failures]
-        return [_as_exception(exc) for exc in self.exceptions]
+        return [
+            exc if isinstance(exc, Exception) and _only_fails(type(exc)) and _has_text(exc) else _told(failure, exc)
+            for exc, failure in zip(self.exceptions, self.failures, strict=True)
+        ]
 
 
 def _rebuilt(failure: ItemFailure) -> Exception:
     """Make the exception of a failure in another process, as Celery does: by its class, if that can take its text."""
-    told = ItemError(str(failure))
+    told = _told(failure)
     try:
         cls = _class_named(failure.type)
         exc = cls(failure.message)
-        same = type(exc) is cls and str(exc) == failure.message
+        same = type(exc) is cls and str(exc) == failure.message and _only_fails(cls)
     except Exception:
         return told
     if not same:
@@ -103,13 +108,33 @@ def _class_named(name: str) -> type[Exception]:
     raise LookupError(name)
 
 
-def _as_exception(exc: BaseException) -> Exception:
-    # SystemExit out of one item must not end the worker when the run is reported.
-    if isinstance(exc, Exception):
-        return exc
-    error = ItemError(f"{type_name(exc)}: {exc}")
-    error.__cause__ = exc
-    return error
+def _told(failure: ItemFailure, exc: BaseException | None = None) -> ItemError:
+    told = ItemError(str(failure))
+    told.__cause__ = exc
+    return told
+
+
+#: What exceptions of these packages mean to a worker is not for an item to say of a whole run: `Ignore`, `Reject`,
+#: `Retry`, `WorkerLostError`, `Terminated`, time limits.
+_INTERPRETED = ("celery", "billiard", "kombu")
+
+
+def _only_fails(cls: type[BaseException]) -> bool:
+    """Whether an exception of this class says no more than that something has failed, to whoever runs the fan-out."""
+    if issubclass(cls, MemoryError | StopIteration | StopAsyncIteration | GeneratorExit):
+        return False
+    return not any(base.__module__.partition(".")[0] in _INTERPRETED for base in cls.__mro__)
+
+
+def _has_text(exc: BaseException) -> bool:
+    """Whether it can be reported: some raise in their own ``__str__``, ``__repr__`` or ``__reduce__``."""
+    try:
+        str(exc), repr(exc)
+        with contextlib.suppress(Exception):  # many cannot be pickled, for which Celery is prepared
+            exc.__reduce_ex__(2)
+    except BaseException:
+        return False
+    return True
 
 
 def type_name(exc: BaseException) -> str:
@@ -121,9 +146,9 @@ def type_name(exc: BaseException) -> str:
 def failure_of(item: Item, row: Mapping[str, Any], exc: BaseException, at: datetime) -> ItemFailure:
     """Describe a failure; no text of it is larger than a screen or two."""
     if item.key is None:
-        key = ", ".join(f"{name}={value!r:.200}" for name, value in row.items())
+        key = ", ".join(f"{name}={_repr(value):.200}" for name, value in row.items())
     else:
-        key = item.key if isinstance(item.key, str) else repr(item.key)
+        key = item.key if isinstance(item.key, str) else _repr(item.key)
     return ItemFailure(
         index=item.index,
         key=_storable(key, TEXT_CHARS),
@@ -138,8 +163,15 @@ def failure_of(item: Item, row: Mapping[str, Any], exc: BaseException, at: datet
 def _message(exc: BaseException) -> str:
     try:
         return str(exc)
-    except Exception as own:
+    except BaseException as own:
         return f"<its text cannot be had: {type(own).__name__}>"
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except BaseException as own:
+        return f"<{type(value).__name__} whose text cannot be had: {type(own).__name__}>"
 
 
 def _traceback(exc: BaseException) -> str:
@@ -148,7 +180,7 @@ def _traceback(exc: BaseException) -> str:
     frames = frames.tb_next if frames is not None and frames.tb_next is not None else frames
     try:
         return "".join(traceback.format_exception(type(exc), exc, frames, limit=-TRACEBACK_FRAMES))
-    except Exception:
+    except BaseException:
         return "".join(traceback.format_tb(frames, limit=-TRACEBACK_FRAMES))
 
 

@@ -26,7 +26,7 @@ from asyncworker.errors import (
     StoreError,
 )
 from asyncworker.iterate.drain import Drain
-from asyncworker.iterate.outcome import RunOutcome, type_name
+from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, type_name
 from asyncworker.iterate.runs import Observe, outcome_of, request_for, take_run
 from asyncworker.iterate.split import SplitRun, execute_partition
 from asyncworker.store import (
@@ -134,7 +134,7 @@ class _Holder:
         self._stopped_by = ""
         self._own: int | None = None
         self._own_drain: Drain | None = None
-        self._exceptions: list[BaseException] = []
+        self._exceptions: list[tuple[int, BaseException]] = []
 
     def progress(self) -> Progress:
         """Where the run stands now."""
@@ -204,7 +204,8 @@ class _Holder:
         self._own, self._own_drain = number, Drain(0.0)
         try:
             outcome = await execute_partition(self._run, number, wait=False, drain=self._own_drain)
-            self._exceptions += outcome.exceptions
+            indexes = (failure.index for failure in outcome.failures)
+            self._exceptions += zip(indexes, outcome.exceptions, strict=False)
         except StoreError:
             raise
         except RunTakenOver:
@@ -340,8 +341,8 @@ class _Holder:
         if reason is not None:
             raise reason
         outcome = await outcome_of(ended, self._run.store, self._run.options, self._run.decode)
-        known = self._exceptions if len(self._exceptions) == ended.failed else []
-        return dataclasses.replace(outcome, exceptions=tuple(known))
+        known = sorted(self._exceptions, key=lambda pair: pair[0]) if len(self._exceptions) == ended.failed else []
+        return dataclasses.replace(outcome, exceptions=tuple(exc for _, exc in known[:FAILURES_KEPT]))
 
     def _reason_of_parts(self) -> AsyncWorkerError | None:
         for part in self._parts:

@@ -10,7 +10,7 @@ from typing import Any
 from tenacity import RetryCallState, wait_random_exponential
 
 from asyncworker.clock import Clock
-from asyncworker.iterate.item import Item
+from asyncworker.iterate.item import Item, RetryItem
 from asyncworker.iterate.options import IterateOptions, exception_classes
 
 __all__ = ["RetryPolicy", "Waiting", "Work"]
@@ -36,7 +36,12 @@ class RetryPolicy:
 
     def delay_s(self, attempt: int, exc: BaseException) -> float | None:
         """Seconds until the next attempt; ``None``: the item has failed for good."""
-        if attempt > self._retries or isinstance(exc, self._fail_on) or not isinstance(exc, self._retry_on):
+        if attempt > self._retries:
+            return None
+        if isinstance(exc, RetryItem):
+            if exc.delay_s is not None:
+                return exc.delay_s
+        elif isinstance(exc, self._fail_on) or not isinstance(exc, self._retry_on):
             return None
         self._state.attempt_number = attempt
         return self._wait(self._state)

@@ -4,7 +4,7 @@ from asyncworker.resources.injection import inject, refuse_resources
 from asyncworker.resources.lifetimes import Lifetimes, lifetimes
 from asyncworker.resources.pool import Pool, is_transport_fault, pools
 from asyncworker.resources.resource import Resource, resource, resources_of, use
-from asyncworker.resources.scopes import Scope, in_item_scope, in_task_scope, scope_is_open
+from asyncworker.resources.scopes import Scope, in_item_scope, in_task_scope, items_are_scopes, scope_is_open
 from asyncworker.resources.slots import PoolOptions, Statistics
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "in_task_scope",
     "inject",
     "is_transport_fault",
+    "items_are_scopes",
     "lifetimes",
     "pools",
     "refuse_resources",

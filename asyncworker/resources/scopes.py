@@ -19,6 +19,7 @@ __all__ = [
     "hide_narrower",
     "in_item_scope",
     "in_task_scope",
+    "items_are_scopes",
     "lifetimes_of",
     "scope_is_open",
 ]
@@ -108,9 +109,14 @@ def in_task_scope(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
     return _in_scope("task", awaitable)
 
 
-async def in_item_scope(awaitable: Awaitable[T]) -> T:
+def in_item_scope(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
     """Await an item's call; what is made for the item is closed when it ends."""
-    return await (_in_scope("item", awaitable) if "item" in declared else awaitable)
+    return _in_scope("item", awaitable)
+
+
+def items_are_scopes() -> bool:
+    """Tell whether anything can be made for an item; else items need not be told apart."""
+    return "item" in declared
 
 
 async def _in_scope(name: ScopeName, awaitable: Awaitable[T]) -> T:

@@ -24,6 +24,7 @@ from asyncworker.iterate import (
 )
 from asyncworker.loop import off_loop_async
 from asyncworker.settings import load_settings
+from asyncworker.tasks.calling import check_target
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.payloads import offload
 
@@ -97,6 +98,7 @@ class Partial:
         return group(self._task.s(**self._fixed, **dict(zip(names, row, strict=True))) for row in rows)
 
     def _signature(self, source: Source) -> IterateSignature:
+        check_target(self._task, self._options)
         if self._options.partitions > 1 and any(isinstance(each.values, TaskSource) for each in source.columns):
             check_known_length(source, self._options.partitions)
         return IterateSignature(self._task, self._fixed, source, self._options)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from celery import Task, shared_task
+from celery import shared_task
 from celery.exceptions import Ignore, Reject
 from kombu.utils.json import dumps
 
@@ -26,9 +26,10 @@ from asyncworker.iterate import (
     source_from_wire,
 )
 from asyncworker.loop import current_job
-from asyncworker.resources import in_item_scope, in_task_scope, scope_is_open
+from asyncworker.resources import in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import shared_store
+from asyncworker.tasks.calling import caller
 from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE, with_message_name
 from asyncworker.tasks.partition_sender import partition_sender
 from asyncworker.tasks.payloads import decode, encode
@@ -145,7 +146,7 @@ def run_of(app: Any, run_id: str, request: dict[str, Any], store: Store, setting
     task, partial = request["task"], request["partial"]
     source = source_from_wire(request["source"], _opener(app), payloads=store.payloads, decode=decode)
     return SplitRun(
-        call=_caller(app.tasks[task], partial),
+        call=caller(app.tasks[task], partial),
         source=source,
         options=with_limits(make_options(**request["options"]), app.tasks[task], partial),
         store=store,
@@ -173,7 +174,7 @@ async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, 
     """Run a fan-out on the running loop, in memory."""
     source.open_tasks_with(_opener(task.app))
     running = execute_run(
-        _caller(task, fixed),
+        caller(task, fixed),
         source,
         with_limits(msgspec.structs.replace(options, results="inline"), task, fixed),
         store=None,
@@ -194,22 +195,6 @@ def _returned(outcome: RunOutcome, options: IterateOptions) -> Any:
     if options.results == "inline":
         return [value for _, value in sorted(outcome.results or [], key=lambda pair: pair[0])]
     return msgspec.to_builtins(outcome.progress)
-
-
-def _caller(task: Task[Any, Any], fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
-    """Return what runs one item: the task's body, without a message and without a request of its own."""
-    run = task.run
-    if is_async(task):
-        return lambda row: in_item_scope(run(**fixed, **row))
-
-    def call(**arguments: Any) -> Any:
-        try:
-            return run(**arguments)
-        except StopIteration as exc:
-            # A future does not take one: whoever waits for it would wait for ever.
-            raise RuntimeError(f"{task.name} raised StopIteration") from exc
-
-    return lambda row: asyncio.to_thread(call, **fixed, **row)
 
 
 def _opener(app: Any) -> Callable[[str, list[Any], dict[str, Any]], Any]:

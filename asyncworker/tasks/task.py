@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +13,7 @@ from celery.result import EagerResult
 from asyncworker.iterate import SourceMode
 from asyncworker.limits import LimitUse, uses_of
 from asyncworker.resources import inject, refuse_resources, resources_of
+from asyncworker.tasks.calling import in_item, refuse_in_item, retry_item
 from asyncworker.tasks.publish import send
 from asyncworker.tasks.task_result import TaskEagerResult, TaskResult
 from asyncworker.worker.stacks import share_stacks
@@ -110,6 +112,56 @@ class AsyncTask(_Task):
     def apply(self, *args: Any, **kwargs: Any) -> EagerResult[Any]:
         """Run the task here, as Celery's own; its result can be awaited as others."""
         return TaskEagerResult.of(super().apply(*args, **kwargs))  # type: ignore[no-any-return]
+
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: Any = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: Any = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Try the task again, as Celery's own; in an item of a fan-out try the item again, as its run's options say.
+
+        Of the arguments ``exc``, ``countdown`` and ``eta`` count for an item.
+        """
+        if not in_item(self):
+            return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        again = retry_item(exc or sys.exc_info()[1], eta, countdown)
+        if throw:
+            raise again
+        return again
+
+    def replace(self, sig: Any) -> Any:
+        """Replace the task by another, as Celery's own; an item cannot be.
+
+        Raises:
+            ItemError: The task runs as an item.
+        """
+        refuse_in_item(self, "replace", "send the other task with adelay(), or call it")
+        return super().replace(sig)
+
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """Add a task to the chord that this one is in, as Celery's own; an item is in none.
+
+        Raises:
+            ItemError: The task runs as an item.
+        """
+        refuse_in_item(self, "add_to_chord", "what is to be in a chord is sent by the task that sends the fan-out")
+        return super().add_to_chord(sig, lazy)  # type: ignore[call-overload]
+
+    def update_state(self, task_id: Any = None, state: Any = None, meta: Any = None, **kwargs: Any) -> None:
+        """Store a state of the task, as Celery's own; an item has none of its own.
+
+        Raises:
+            ItemError: The task runs as an item, and no other task is named.
+        """
+        if task_id is None:
+            refuse_in_item(self, "update_state", "what it has to remember goes to asyncworker.state")
+        super().update_state(task_id=task_id, state=state, meta=meta, **kwargs)
 
     async def adelay(self, *args: Any, **kwargs: Any) -> TaskResult:
         """Send the task without holding up the running loop: the awaitable twin of ``delay``."""

@@ -1,0 +1,98 @@
+"""A task as what a fan-out calls: for each of its items, and as its source."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from celery.exceptions import Retry
+
+from asyncworker.errors import ItemError, SettingsError
+from asyncworker.iterate import IterateOptions, RetryItem, current_item
+from asyncworker.iterate.item import item_here
+from asyncworker.resources import in_item_scope, items_are_scopes
+from asyncworker.worker.tracing import is_async
+
+__all__ = ["caller", "check_target", "in_item", "refuse_in_item", "retry_item"]
+
+
+def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+    """Return what runs one item: the task's body, without a message and without a request of its own."""
+    # Below `autoretry_for`, which is no item's: see `check_target`.
+    run = getattr(task, "_orig_run", task.run)
+    if is_async(task):
+
+        async def call(row: dict[str, Any]) -> Any:
+            body = run(**fixed, **row)
+            try:
+                return await (in_item_scope(body) if items_are_scopes() else body)
+            except Retry as exc:
+                raise _from_celery(exc) from exc
+
+        return call
+
+    def on_thread(**arguments: Any) -> Any:
+        try:
+            return run(**arguments)
+        except Retry as exc:
+            raise _from_celery(exc) from exc
+        except StopIteration as exc:
+            # A future does not take one: whoever waits for it would wait for ever.
+            raise RuntimeError(f"{task.name} raised StopIteration") from exc
+
+    return lambda row: asyncio.to_thread(on_thread, **fixed, **row)
+
+
+def check_target(task: Any, options: IterateOptions) -> None:
+    """Refuse what a task says of itself and its items would not do.
+
+    Raises:
+        SettingsError: Names it, and the option that does it.
+    """
+    ignored = []
+    if getattr(task, "autoretry_for", ()) and not options.retries:
+        ignored.append(("autoretry_for", "retries=..., retry_on=..."))
+    if options.item_timeout_s is None:
+        ignored += [(name, "item_timeout_s=...") for name in ("time_limit", "soft_time_limit") if getattr(task, name)]
+    # That of the configuration is for tasks, and says nothing of this one.
+    if task.rate_limit and task.rate_limit != task.app.conf.task_default_rate_limit and not options.limits:
+        ignored.append(("rate_limit", "limits=[...]"))
+    for name, option in ignored:
+        raise SettingsError(
+            f"{task.name} has {name}={getattr(task, name)!r}, which is of its messages, and an item is none: "
+            f"say .options({option})"
+        )
+
+
+# -- what a task may call on itself in an item -------------------------------------------------------------------------
+
+
+def in_item(task: Any) -> bool:
+    """Tell whether the task runs as an item here, and not by a message or eagerly."""
+    return item_here() is not None and not task.request.is_eager
+
+
+def retry_item(exc: Any, eta: datetime | None, countdown: Any) -> RetryItem:
+    """Make of a task's ``retry`` that of an item."""
+    if eta is not None:
+        aware = eta if eta.tzinfo is not None else eta.replace(tzinfo=UTC)
+        countdown = (aware - datetime.now(UTC)).total_seconds()
+    delay_s = None if countdown is None else max(0.0, float(countdown))
+    return RetryItem(exc if isinstance(exc, BaseException) else None, delay_s)
+
+
+def refuse_in_item(task: Any, method: str, instead: str) -> None:
+    """Refuse what needs a message.
+
+    Raises:
+        ItemError: The task runs as an item.
+    """
+    if in_item(task):
+        raise ItemError(f"{task.name}.{method}() in item {current_item().index}: an item has no message; {instead}")
+
+
+def _from_celery(exc: Retry) -> RetryItem:
+    eta, countdown = (exc.when, None) if isinstance(exc.when, datetime) else (None, exc.when)
+    return retry_item(exc.exc or exc, eta, countdown)
