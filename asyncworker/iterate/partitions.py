@@ -256,7 +256,7 @@ class _Holder:
         await self._beat()
         self._judge()
         if self._stopping and not isinstance(self._reason, RunDrained):
-            await self._partitions.cancel(self._run.run_id)
+            await self._partitions.cancel(self._hold)
         await self._free_the_silent()
 
     async def _look(self) -> None:
@@ -303,8 +303,10 @@ class _Holder:
     async def _leave(self) -> None:
         """The caller was cancelled: others stop too, and another attempt may go on."""
         try:
-            await self._partitions.cancel(self._run.run_id)
+            await self._partitions.cancel(self._hold)
             await self._put_back()
+        except RunTakenOver as exc:
+            logger.info("%s", exc)
         except Exception:
             logger.exception("run %s: its partitions could not be told to stop", self._run.run_id)
 

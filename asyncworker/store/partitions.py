@@ -13,7 +13,7 @@ from asyncworker.errors import RunTakenOver
 from asyncworker.store import schema
 from asyncworker.store.parts import merged, partitions_of, progress_of
 from asyncworker.store.records import UNENDED, Partition, Progress, RunHold, RunRequest, RunState
-from asyncworker.store.schema import checksum_of
+from asyncworker.store.schema import checksum_of, first_fence
 from asyncworker.store.sql import Store
 
 __all__ = ["Partitions"]
@@ -57,7 +57,9 @@ class Partitions:
         unfinished = or_(~_run.c.complete, _run.c.failed > 0) if again else ~_run.c.complete
         wanted = (_run.c.part_of == run_id) & _run.c.state.not_in(UNENDED) & unfinished
         ids = list(await connection.scalars(select(_run.c.run_id).where(wanted)))
-        values = {"state": "pending", "complete": False, "error": "", "cancel_requested": False, "finished_at": None}
+        values: dict[str, Any] = {"state": "pending", "complete": False, "error": "", "cancel_requested": False}
+        # Its last holder may not know that it was written to the end, and write that once more.
+        values |= {"finished_at": None, "fence": _run.c.fence + 1}
         counters = {"failed": 0, "retried": 0, "resumed": 0}
         await connection.execute(update(_run).where(_run.c.run_id.in_(ids)).values(values | counters))
         await connection.execute(delete(schema.failure).where(schema.failure.c.run_id.in_(ids)))
@@ -82,12 +84,17 @@ class Partitions:
             )
         return bool(released.rowcount)
 
-    async def cancel(self, run_id: str) -> None:
-        """Ask the holders of a run's partitions to stop."""
-        wanted = (_run.c.part_of == run_id) & (_run.c.state == "running") & ~_run.c.cancel_requested
+    async def cancel(self, hold: RunHold) -> None:
+        """Ask the holders of a run's partitions to stop.
+
+        Raises:
+            RunTakenOver: The run has another holder now, whose partitions they are.
+            StoreError: The database cannot be used.
+        """
+        wanted = (_run.c.part_of == hold.run_id) & (_run.c.state == "running") & ~_run.c.cancel_requested
         async with self._store.writing() as connection:
             # Who locks several partitions holds the lock of their run: two could wait for each other otherwise.
-            await connection.execute(select(_run.c.run_id).where(_run.c.run_id == run_id).with_for_update())
+            await self._held(connection, hold)
             await connection.execute(update(_run).where(wanted).values(cancel_requested=True))
 
     async def close(
@@ -144,7 +151,7 @@ def _new_row(run_id: str, number: int, request: RunRequest) -> dict[str, Any]:
     )
     return {name: getattr(progress, name) for name in Progress.__struct_fields__} | {
         "fingerprint": request.fingerprint,
-        "fence": 0,
+        "fence": first_fence(),
         "keyed": request.keyed,
         "message": request.message,
         "cancel_requested": False,

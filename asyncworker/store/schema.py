@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import zlib
 from datetime import UTC, datetime
 
@@ -27,6 +28,7 @@ __all__ = [
     "dead_letter",
     "delivery",
     "failure",
+    "first_fence",
     "key_chunk",
     "lease",
     "metadata",
@@ -55,6 +57,14 @@ class UTCDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def first_fence() -> int:
+    """Return a fence for a new row.
+
+    Not always the same: whoever held an earlier row of that name, which was deleted, must not hold this one, too.
+    """
+    return secrets.randbelow(1 << 30)
 
 
 def checksum_of(*parts: bytes | int) -> int:

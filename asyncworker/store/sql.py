@@ -18,7 +18,7 @@ from asyncworker.store.chunks import key_rows, keys_from_row, result_rows, row_r
 from asyncworker.store.parts import PROGRESS_COLUMNS, merged, partitions_of, progress_of, whole_or_part
 from asyncworker.store.payloads import Payloads
 from asyncworker.store.records import UNENDED, Batch, Counters, ItemFailure, Progress, RunHold, RunRequest
-from asyncworker.store.schema import checksum_of
+from asyncworker.store.schema import checksum_of, first_fence
 
 __all__ = ["WRITES", "OnChange", "Store"]
 
@@ -106,7 +106,7 @@ class Store:
         on_change: OnChange,
     ) -> RunHold:
         if row is None:
-            return await self._start(connection, request, fence=1, new=True)
+            return await self._start(connection, request, fence=first_fence(), new=True)
         again = request.is_of(row.message) or (redelivered and not resume)
         if again and row.state not in UNENDED:
             ended = progress_of(row)

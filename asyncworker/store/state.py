@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from asyncworker.errors import CheckpointCorrupt, StateTakenOver, StoreError
 from asyncworker.store import schema
 from asyncworker.store.patience import patiently
-from asyncworker.store.schema import checksum_of
+from asyncworker.store.schema import checksum_of, first_fence
 from asyncworker.store.sql import Store
 
 __all__ = ["TaskState", "TaskStates"]
@@ -266,14 +266,20 @@ async def _take(connection: AsyncConnection, task_ids: list[str]) -> dict[str, T
     if found:
         raised = update(_table).where(_table.c.task_id.in_(found)).values(fence=_table.c.fence + 1, updated_at=now)
         await connection.execute(raised)
-    new = [
-        {"task_id": task_id, "fence": 1, "updated_at": now, "checksum": checksum_of(_EMPTY), "body": _EMPTY}
-        for task_id in dict.fromkeys(task_ids)
+    new: dict[str, dict[str, Any]] = {
+        task_id: {
+            "task_id": task_id,
+            "fence": first_fence(),
+            "updated_at": now,
+            "checksum": checksum_of(_EMPTY),
+            "body": _EMPTY,
+        }
+        for task_id in task_ids
         if task_id not in found
-    ]
+    }
     if new:
-        await connection.execute(insert(_table), new)
-    return {**found, **{each["task_id"]: TaskState(str(each["task_id"]), 1, {}) for each in new}}
+        await connection.execute(insert(_table), list(new.values()))
+    return {**found, **{task_id: TaskState(task_id, row["fence"], {}) for task_id, row in new.items()}}
 
 
 async def _put(connection: AsyncConnection, states: list[TaskState]) -> set[TaskState]:

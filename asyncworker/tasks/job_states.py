@@ -11,6 +11,7 @@ from typing import Any
 from asyncworker.errors import StateTakenOver, StoreError
 from asyncworker.loop import LiveJob
 from asyncworker.store import TaskState, TaskStates
+from asyncworker.worker.job import Job
 
 __all__ = ["JobStates"]
 
@@ -34,9 +35,15 @@ class JobStates(TaskStates):
         if opening is not None and opening.done() and not opening.cancelled() and opening.exception() is None:
             return opening.result()
         if opening is None or opening.done():
-            opening = opened[task_id] = asyncio.create_task(self.open(task_id))
+            opening = opened[task_id] = asyncio.create_task(self._open_held(job, task_id))
             job.before_outcome = lambda: self._write_job(str(job), opened)
         return await asyncio.shield(opening)
+
+    async def _open_held(self, job: LiveJob, task_id: str) -> TaskState:
+        # Opening takes the state from whoever holds it: a job that was overtaken must not take it from its successor.
+        if isinstance(job, Job) and not await job.is_held():
+            raise StateTakenOver(f"state of task {job}: another process has taken the task over")
+        return await self.open(task_id)
 
     async def act_once(self, task_id: str, action: Callable[[TaskState], tuple[Any, bool]] | None) -> Any:
         """Act for a task that runs elsewhere than in our pool: nobody says when it ends, so all is written at once."""

@@ -74,6 +74,7 @@ class DeliveryGuard:
         except StoreError as exc:
             logger.warning("%s is delivered again and could not be counted: %s", job, exc)
             return None
+        job.finished = True
         error = TooManyDeliveries(
             f"{job} was begun {len(history) - 1} times after its first delivery, and its worker died each time; "
             f"it is given up. `asyncworker dead show {job.id}` tells when and where, `asyncworker dead replay` sends it"
@@ -81,11 +82,11 @@ class DeliveryGuard:
         logger.error("%s", error)
         return error
 
-    async def end(self, job: Job, *, succeeded: bool) -> None:
+    async def end(self, job: Job) -> None:
         """Forget a job's beginnings, and let the deliveries know that wait for it."""
         if job.leased:
-            await self._leases.end(job, succeeded=succeeded)
-        if not job.counted:
+            await self._leases.end(job)
+        if not job.counted or job.lost:  # the account is its successor's now
             return
         try:
             await (await self._deliveries()).end(job.id)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -15,7 +15,7 @@ from celery.worker.request import Request
 from asyncworker.loop import Interrupt, LiveJob
 from asyncworker.worker.message import Message
 
-__all__ = ["Job", "Reports", "SoftTimeLimitReached", "decoded", "request_of"]
+__all__ = ["Job", "JobLeases", "Reports", "SoftTimeLimitReached", "decoded", "request_of"]
 
 #: Those with which a request calls the tracer.
 _TRACER_ARGUMENTS = ("task", "uuid", "request", "body", "content_type", "content_encoding")
@@ -41,6 +41,16 @@ class Reports(NamedTuple):
     on_timeout: Callable[[bool, float], None]
 
 
+class JobLeases(Protocol):
+    """Where a process keeps its jobs' leases, as the tracer asks for them."""
+
+    def is_due(self, job: Job) -> bool:
+        """Tell whether a job has run for so long that it needs a lease."""
+
+    async def still_held(self, job: Job) -> bool:
+        """Tell whether this process still holds a job's lease, in the store."""
+
+
 class Job(LiveJob):
     """What the pool keeps of a task in flight; also the apply result that Celery's ``Request`` holds weakly.
 
@@ -50,7 +60,8 @@ class Job(LiveJob):
         late: Its message is acknowledged when it has ended, and comes again if that takes too long.
         leased: This process holds its lease, or is about to.
         settled: Its code has ended; no lease is taken for it any more.
-        still_held: Asks the store whether it does.
+        leases: Where its lease is kept; ``None`` where it never has one.
+        finished: Its outcome counts, and no delivery of its message is to be run again.
         stored_before_retry: Its result's document before its next attempt was sent; ``None`` while none was.
         counted: Its beginning was counted, and is to be forgotten when it ends.
         succeeded: It came to its end, and that was no failure.
@@ -68,9 +79,11 @@ class Job(LiveJob):
         "args",
         "counted",
         "errbacks",
+        "finished",
         "interrupt",
         "late",
         "leased",
+        "leases",
         "lost",
         "pid",
         "request",
@@ -78,7 +91,6 @@ class Job(LiveJob):
         "soft_timeout_s",
         "soft_timer",
         "started",
-        "still_held",
         "stored_before_retry",
         "succeeded",
         "target",
@@ -111,13 +123,20 @@ class Job(LiveJob):
         self.late = False
         self.leased = False
         self.settled = False
-        self.still_held: Callable[[], Coroutine[Any, Any, bool]] | None = None
+        self.leases: JobLeases | None = None
+        self.finished = False
         self.stored_before_retry: bytes | None = None
         self.abandoned = False
         self.terminated = False
         self.timers: tuple[Any, ...] = ()
         self.soft_timer: asyncio.TimerHandle | None = None
         self.errbacks: tuple[Future[Any], ...] = ()
+
+    async def is_held(self) -> bool:
+        """Return whether no other process has taken it over; asks the store where that could be."""
+        if self.lost or self.leases is None or not self.leases.is_due(self):
+            return not self.lost
+        return await self.leases.still_held(self)
 
     async def wait_for_errbacks(self) -> None:
         """Wait for what its failure has called: it is part of the job. On the loop."""

@@ -1,22 +1,23 @@
 """Long late-ack tasks hold a lease: a task that outlasts the broker's visibility timeout is not run twice.
 
 A task on its first delivery costs nothing until it has run for ``lease_s``; then its lease is taken, and renewed while
-it lives, all of a process's in one transaction. A task that was delivered again looks for a lease first: it waits while
-the holder lives, is dropped when the holder finishes it, and takes over from a holder that is silent.
+it lives, all of a process's in one transaction. A task that was delivered again takes its lease before it starts: it
+waits while the holder lives, is dropped when the holder finishes it, and takes over from a holder that is silent. A
+holder that finds its lease gone or another's has lost the task for good.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import StoreError
 from asyncworker.loop import live_jobs
 from asyncworker.settings import Settings
@@ -24,15 +25,18 @@ from asyncworker.store import Silence, shared_store
 from asyncworker.worker.job import Job
 
 if TYPE_CHECKING:
-    from asyncworker.store import Leases
+    from asyncworker.store import Lease, Leases
 
 __all__ = ["LeaseKeeper", "needs_lease"]
 
 logger = logging.getLogger(__name__)
 
-#: How long a finished lease is kept for deliveries that wait, in multiples of ``lease_s``. Not for ever: the same task
-#: id may be sent anew.
-_ENDED_KEPT = 2
+#: How long a finished lease turns deliveries away that wait for it, in multiples of ``lease_s``. Not for ever: the same
+#: task id may be sent anew.
+_ENDED_COUNTS = 2
+#: How long finished leases are kept for a holder that was frozen meanwhile, and how often older ones are deleted.
+_ENDED_RETENTION_S = 3600.0
+_SWEEP_EVERY_S = 60.0
 
 
 class LeaseKeeper:
@@ -41,114 +45,158 @@ class LeaseKeeper:
     Args:
         settings: ``lease_s``.
         on_lost: Called with a job whose lease another process has taken; its outcome must not count.
+        clock: Time.
     """
 
-    def __init__(self, settings: Settings, on_lost: Callable[[Job], None]) -> None:
+    def __init__(self, settings: Settings, on_lost: Callable[[Job], None], clock: Clock = SYSTEM_CLOCK) -> None:
         self._settings = settings
         self._on_lost = on_lost
-        #: A renewal that overtook the end of a lease would bring it back, and nobody would end it again.
-        self._writing = asyncio.Lock()
+        self._clock = clock
+        #: What this process has taken: whoever finds one of them gone has lost it, and does not take it again. This
+        #: process may run one task twice, where it was delivered again to it: one lease then.
+        self._held: set[str] = set()
+        #: A claim that overtook the release of a lease would bring it back, and nobody would end it again.
+        self._claiming = asyncio.Lock()
         self._holder = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex}"
+        self._swept_at_s = -_SWEEP_EVERY_S
 
     async def keep(self) -> None:
         """Take and renew leases for as long as the loop runs."""
         while True:
-            await asyncio.sleep(self._settings.lease_s / 3)
-            async with self._writing:
-                await self._renew()
+            await self._clock.sleep(self._settings.lease_s / 3)
+            await self.renew()
 
-    async def _renew(self) -> None:
-        # This process may run one task twice, where it was delivered again to it: one lease then.
+    async def renew(self) -> None:
+        """Take the leases that are due, and renew those that are held."""
         jobs: dict[str, list[Job]] = defaultdict(list)
         for job in list(live_jobs.values()):
-            if isinstance(job, Job) and self._is_due(job):
-                # Before it is looked whether the job has ended: whoever ends it looks in the other order.
-                job.leased = True
-                if not job.settled:
-                    jobs[key_of(job)].append(job)
+            if isinstance(job, Job) and self.is_due(job):
+                jobs[key_of(job)].append(job)
         if not jobs:
             return
         try:
-            leases = await self._leases()
-            lost = await leases.renew(jobs)
-            await leases.forget_ended(_ENDED_KEPT * self._settings.lease_s)
+            lost = await self._secure(jobs)
+            await self._sweep()
         except StoreError as exc:
             logger.warning("the leases of %d long tasks could not be renewed: %s", len(jobs), exc)
             return
+        for key in lost:
+            for job in jobs[key]:
+                if not (job.settled or job.abandoned):
+                    self._lose(job)
+
+    async def _secure(self, jobs: Mapping[str, list[Job]]) -> set[str]:
+        """Renew the leases of these jobs, or take them for the first time; return the keys of those that are lost."""
+        leases = await self._leases()
+        lost: set[str] = set()
+        held = jobs.keys() & self._held
+        if held:
+            lost |= await leases.renew(held)
+            self._held -= lost
+        if held != jobs.keys():
+            async with self._claiming:
+                lost |= await self._claim(leases, {key: jobs[key] for key in jobs.keys() - held})
+        return lost
+
+    async def _claim(self, leases: Leases, jobs: Mapping[str, list[Job]]) -> set[str]:
+        started_at: dict[str, datetime] = {}
         for key, of_key in jobs.items():
             for job in of_key:
-                if key in lost:
-                    self._lose(job)
-                else:
-                    self._hold(job)
+                # Before it is looked whether the job has ended: whoever ends it looks in the other order.
+                job.leased = True
+                if not job.settled:
+                    started_at[key] = self._clock.now() - timedelta(seconds=job.age_s)
+        refused = await leases.claim(started_at) if started_at else set()
+        self._held |= started_at.keys() - refused
+        return refused
+
+    async def _sweep(self) -> None:
+        if self._clock.monotonic() - self._swept_at_s >= _SWEEP_EVERY_S:
+            self._swept_at_s = self._clock.monotonic()
+            await (await self._leases()).forget_ended(max(_ENDED_COUNTS * self._settings.lease_s, _ENDED_RETENTION_S))
 
     async def wait_for_holder(self, job: Job) -> bool:
-        """Wait while another process runs the same task; returns whether it is still to be run.
+        """Wait while another process runs the same task, then take its lease; return whether it is still to be run.
 
         A worker that is told to end waits no longer: see ``job.draining``. A store that is away lets it run: late acks
         promise at least once.
         """
-        lease_s = self._settings.lease_s
-        silence = Silence.of_lease(lease_s)
+        key, lease_s = key_of(job), self._settings.lease_s
+        silence = Silence.of_lease(lease_s, self._clock)
         try:
             leases = await self._leases()
             while not (job.abandoned or job.draining):
-                lease = await leases.look(key_of(job))
-                if lease is None:
-                    return True
-                if lease.ended:
-                    age_s = (datetime.now(UTC) - lease.renewed_at).total_seconds()
-                    return age_s > _ENDED_KEPT * lease_s
-                silent = await silence.outlasts(lease_s, lease.renewed_at, leases.wait_writable)
-                if silent and await leases.take(key_of(job), lease):
-                    logger.warning("%s: its holder was silent for %g s; taking it over", job, lease_s)
-                    self._hold(job)
-                    return True
-                await asyncio.sleep(silence.every_s)
+                seen = await leases.look(key)
+                if seen is not None and seen.ended and self._is_fresh(seen):
+                    return False
+                if seen is None or seen.ended:
+                    if await self._take(leases, job, seen):
+                        return True
+                elif key not in self._held and await silence.outlasts(lease_s, seen, leases.wait_writable):
+                    if await self._take(leases, job, seen):
+                        logger.warning("%s: its holder was silent for %g s; taking it over", job, lease_s)
+                        return True
+                else:
+                    await self._clock.sleep(silence.every_s)
         except StoreError as exc:
             logger.warning("%s is delivered again, and its lease could not be looked at: %s", job, exc)
         return True
 
-    async def still_held(self, job: Job) -> bool:
-        """Tell whether a leased job's outcome counts; asked when its code has ended, before anything is stored."""
-        try:
-            held = await (await self._leases()).held(key_of(job))
-        except StoreError as exc:
-            logger.warning("%s has ended, and its lease could not be looked at: %s", job, exc)
-            return True
-        if not held:
-            self._lose(job)
-        return held
+    def _is_fresh(self, ended: Lease) -> bool:
+        age_s = (self._clock.now() - ended.renewed_at).total_seconds()
+        return age_s <= _ENDED_COUNTS * self._settings.lease_s
 
-    async def end(self, job: Job, *, succeeded: bool) -> None:
-        """Let deliveries that wait know: drop them where the task is done, else let one of them run it."""
-        try:
-            leases = await self._leases()
-            async with self._writing:
-                await (leases.end(key_of(job)) if succeeded else leases.release(key_of(job)))
-        except StoreError as exc:
-            logger.warning("%s has ended, and its lease could not be given up: %s", job, exc)
+    async def _take(self, leases: Leases, job: Job, seen: Lease | None) -> bool:
+        async with self._claiming:
+            taken = await leases.take(key_of(job), seen)
+            if taken:
+                job.leased = True
+                self._held.add(key_of(job))
+        return taken
 
-    def _hold(self, job: Job) -> None:
-        job.leased = True
-        job.still_held = functools.partial(self.still_held, job)
-
-    def _lose(self, job: Job) -> None:
-        logger.error("%s was taken over by another process; its outcome here is ignored", job)
-        job.leased, job.still_held = False, None
-        self._on_lost(job)
-
-    def _is_due(self, job: Job) -> bool:
-        if job.abandoned or not job.late:
+    def is_due(self, job: Job) -> bool:
+        """Tell whether a job holds a lease, or has run for so long that it needs one. From any thread."""
+        if job.lost or not job.late:
             return False
+        if job.abandoned:  # its outcome was reported: who waits is to hear of it once its code has ended
+            return job.leased and job.finished
         # One that waits for another's lease has not begun, however long it waits.
         begun = job.task is not None or job.thread_ident is not None
         return job.leased or (begun and job.age_s >= self._settings.lease_s)
 
+    async def still_held(self, job: Job) -> bool:
+        """Tell whether the outcome of a job that `is_due` counts; asked when its code has ended, before any is stored.
+
+        It is renewed by that, so there is the time of a lease for storing the outcome.
+        """
+        try:
+            lost = await self._secure({key_of(job): [job]})
+        except StoreError as exc:
+            logger.warning("%s has ended, and its lease could not be looked at: %s", job, exc)
+            return True
+        if lost:
+            self._lose(job)
+        return not lost
+
+    async def end(self, job: Job) -> None:
+        """Let deliveries that wait know: drop them where the task is finished, else let one of them run it."""
+        try:
+            leases = await self._leases()
+            async with self._claiming:
+                self._held.discard(key_of(job))
+                await (leases.end(key_of(job)) if job.finished else leases.release(key_of(job)))
+        except StoreError as exc:
+            logger.warning("%s has ended, and its lease could not be given up: %s", job, exc)
+
+    def _lose(self, job: Job) -> None:
+        logger.error("%s was taken over by another process; its outcome here is ignored", job)
+        job.leased = False
+        self._on_lost(job)
+
     async def _leases(self) -> Leases:
         from asyncworker.store import Leases
 
-        return Leases(await shared_store(self._settings), self._holder)
+        return Leases(await shared_store(self._settings), self._holder, self._clock)
 
 
 def key_of(job: Job) -> str:

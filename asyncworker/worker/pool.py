@@ -89,13 +89,13 @@ class AsyncPool(BasePool):
             self._adopt(task)
         self._loop_thread.on_stop(_close_resources)
         self._loop_thread.on_stop(flush_settlements)
-        leases = LeaseKeeper(self._settings, self._lost)
-        self._loop_thread.loop.call_soon_threadsafe(self._keep_leases, leases)
+        self._leases = LeaseKeeper(self._settings, self._lost)
+        self._loop_thread.loop.call_soon_threadsafe(self._keep_leases)
         self._runner = Runner(
             self._loop_thread,
             self._outbox,
             self._finished,
-            DeliveryGuard(self._settings, leases),
+            DeliveryGuard(self._settings, self._leases),
             threads=self._settings.sync_threads,
         )
         self._watchdog = Watchdog(self._loop_thread, blocked_after_s=self._settings.blocked_after_s)
@@ -165,6 +165,7 @@ class AsyncPool(BasePool):
             timeout_s=timeout or self.options.get("timeout"),
         )
         job.late = name in self._late_names
+        job.leases = self._leases if job.late else None
         if self._hub is None and self._outbox_thread is None:
             # The transport has no event loop of kombu's: Celery then expects settling from any thread.
             self._outbox_thread = OutboxThread(self._outbox)
@@ -270,8 +271,8 @@ class AsyncPool(BasePool):
                 task.name,
             )
 
-    def _keep_leases(self, leases: LeaseKeeper) -> None:
-        self._leases_task = self._loop_thread.loop.create_task(leases.keep(), name="asyncworker-leases")
+    def _keep_leases(self) -> None:
+        self._leases_task = self._loop_thread.loop.create_task(self._leases.keep(), name="asyncworker-leases")
 
     def _begin(self, job: Job) -> None:
         self._jobs[job.pid] = live_jobs[job.pid] = job
@@ -321,6 +322,8 @@ class AsyncPool(BasePool):
     def _time_out(self, job: Job) -> None:
         """The hard limit: report at once, then cancel. As under prefork it is a failure first, which settles it."""
         if job.pid in self._jobs and not job.abandoned:
+            task: Any = getattr(job.request, "task", None)
+            job.finished = getattr(task, "acks_on_failure_or_timeout", True)
             try:
                 job.request.on_failure(exception_info(TimeLimitExceeded(job.timeout_s)))
                 job.request.on_timeout(False, job.timeout_s or 0)

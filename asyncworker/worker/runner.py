@@ -13,6 +13,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import WorkerLostError
+from celery.exceptions import Reject
 
 from asyncworker.loop import Bridge, LoopThread, current_job
 from asyncworker.loop.threads import DaemonExecutor
@@ -102,9 +103,9 @@ class Runner:
         else:
             self._start_on_thread(job)
 
-    async def _end_guarded(self, job: Job, report: Callable[[], Any], succeeded: bool) -> None:
+    async def _end_guarded(self, job: Job, report: Callable[[], Any]) -> None:
         # Before the acknowledgement: a death in between is one of a task that others know to be done.
-        await self._guard.end(job, succeeded=succeeded and not job.abandoned)
+        await self._guard.end(job)
         self._report(job, report)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -169,14 +170,15 @@ class Runner:
     # -- on either -----------------------------------------------------------------------------------------------
 
     def _put_returned(self, job: Job, outcome: Any) -> None:
-        self._put(job, functools.partial(job.request.on_success, _unwrapped(outcome)), succeeded=not outcome[0])
+        job.succeeded = not outcome[0]
+        job.finished = job.finished or (not job.abandoned and not _is_given_back(outcome))
+        self._put(job, functools.partial(job.request.on_success, _unwrapped(outcome)))
 
-    def _put(self, job: Job, report: Callable[[], Any], *, succeeded: bool = False) -> None:
+    def _put(self, job: Job, report: Callable[[], Any]) -> None:
         job.settled = True
-        job.succeeded = succeeded
         job.task = None  # whose context has the job: only the garbage collector would find the two
         if job.counted or job.leased:
-            ending = self._end_guarded(job, report, succeeded)
+            ending = self._end_guarded(job, report)
             self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(ending)))
         else:
             self._report(job, report)
@@ -213,6 +215,13 @@ class _JobBridge(Bridge):
             self._runner.put_outcome(self._job, result)
             raise StopIteration
         return result
+
+
+def _is_given_back(outcome: Any) -> bool:
+    """Tell whether a task's message returns to its queue; after any other end it is not run again."""
+    failed, value, _runtime_s = outcome
+    exception = value.exception if failed else None
+    return isinstance(exception, Reject) and bool(getattr(exception, "requeue", False))
 
 
 def _unwrapped(outcome: Any) -> Any:

@@ -100,6 +100,9 @@ def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, 
     if isinstance(job, Job) and kwargs.get("task_id") == job.id:
         # A retry, from within the code that raises it: what that code remembers must be there when it begins.
         _before_outcome(job)
+        _check_lease(job)
+        if job.abandoned:
+            raise asyncio.CancelledError
         cast(OffLoopBackend, task.backend).before_retry(job)
     name = task.name
     if in_bridge():
@@ -311,10 +314,12 @@ def _before_outcome(job: Job) -> None:
 
 
 def _check_lease(job: Job) -> None:
-    """Before anything of a long task's outcome is stored: does this process still hold it?"""
-    if job.still_held is None or job.abandoned:
+    """Before anything of a long task's outcome is stored or sent: does this process still hold it?"""
+    if job.leases is None or job.abandoned or not job.leases.is_due(job):
         return
-    asking = job.still_held()
+    if not in_bridge() and on_loop_thread():
+        return  # a retry out of a child task: it is asked at the task's end
+    asking = job.leases.still_held(job)
     held = await_(asking) if in_bridge() else get_loop_thread().run(asking)
     job.abandoned = job.abandoned or not held
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,29 +72,63 @@ def test_a_long_task_that_is_delivered_again_is_run_once(
             time.sleep(0.05)
 
 
+@pytest.mark.parametrize("ran_s", [0, 5], ids=["before its lease was taken", "with a lease"])
+@pytest.mark.parametrize("finished", [False, True], ids=["while the other runs", "when the other has finished"])
 def test_a_frozen_worker_is_taken_over_and_its_outcome_is_refused(
-    worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, tmp_path: Path
+    worker: Callable[..., Worker],
+    client: Celery,
+    valkey: EmbeddedServer,
+    tmp_path: Path,
+    state_dir: Path,
+    ran_s: float,
+    finished: bool,
 ) -> None:
     log = tmp_path / "log"
     first = worker(MODULE, "--without-mingle", env=ENV)
     result = client.tasks["t.logged_late"].apply_async((str(log), 12), link=client.tasks["t.logged_link"].si(str(log)))
     first.wait_for_log(f"[{result.id}] received")
-    time.sleep(5)
-    first.pause()
+    if ran_s:
+        time.sleep(ran_s)
+    else:
+        wait_for_line(log, "begun")
+    pause_outside_transactions(first, state_dir)
     redeliver(valkey)
     second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
-    second.wait_for_log("taking it over")
+    if finished:
+        second.wait_for_log(f"t.logged_late[{result.id}] succeeded", 60)
+        wait_for_line(log, "linked")
+    elif ran_s:
+        second.wait_for_log("taking it over")
+    else:
+        second.wait_for_log(f"[{result.id}] received")
+        time.sleep(5)  # for the one that is frozen, a lease must have passed
     first.resume()
-    first.wait_for_log("was taken over by another process; its outcome here is ignored")
+    first.wait_for_log("was taken over by another process; its outcome here is ignored", 60)
     assert result.get(timeout=60) == 12
     second.wait_for_log(f"t.logged_late[{result.id}] succeeded")
-    until = time.monotonic() + 20
-    while "linked" not in log.read_text():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for_line(log, "linked")
     assert first.stop() == 0
     assert log.read_text().count("linked") == 1
     assert f"t.logged_late[{result.id}] succeeded" not in first.log()
+
+
+def pause_outside_transactions(node: Worker, state_dir: Path) -> None:
+    """Freeze a worker while it cannot hold SQLite's write lock, which it would keep from all others."""
+    for file in state_dir.glob("*.sqlite"):
+        with contextlib.closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            node.pause()
+            connection.execute("ROLLBACK")
+            return
+    node.pause()
+
+
+def wait_for_line(log: Path, line: str) -> None:
+    """Wait until a task has written that."""
+    until = time.monotonic() + 60
+    while not log.exists() or line not in log.read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_a_delivery_that_has_lost_its_lease_goes_back_to_rabbitmq(

@@ -18,12 +18,15 @@ from asyncworker.store import Store, open_store
 from tests.integration import tasks
 from tests.servers.postgres import Postgres
 from tests.servers.worker import Worker
+from tests.unit.store import test_leases as leases_on_sqlite
+from tests.unit.store import test_state as state_on_sqlite
 from tests.unit.store import test_store as on_sqlite
 
 GET_S = 60.0
 MODULE = tasks.__name__
 
 store = on_sqlite.store
+make = state_on_sqlite.make
 
 
 @pytest.fixture
@@ -43,9 +46,14 @@ def _holds_for_any_database(test: object) -> bool:
 
 
 #: Every test of the store that is not about a file is run again, with the ``url`` of this module.
-globals().update(
-    {name: test for name, test in vars(on_sqlite).items() if name.startswith("test_") and _holds_for_any_database(test)}
-)
+_modules = (on_sqlite, leases_on_sqlite, state_on_sqlite)
+_tests = {
+    name: test
+    for module in _modules
+    for name, test in vars(module).items()
+    if name.startswith("test_") and inspect.isfunction(test) and _holds_for_any_database(test)
+}
+globals().update(_tests)
 
 
 async def test_a_checkpoint_that_cannot_be_is_reported(store: Store, postgres: Postgres, database: str) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from asyncworker.errors import CheckpointCorrupt, StateTakenOver, StoreError
 from asyncworker.store import Store, TaskState, TaskStates, open_store, schema
@@ -99,13 +99,28 @@ async def test_an_execution_that_was_overtaken_writes_nothing_more(store: Store,
     assert (await make().open("task")).values == {"page": b"2"}
 
 
+async def test_an_execution_whose_state_was_deleted_does_not_write_into_the_next_one(
+    store: Store, make: MakeStates
+) -> None:
+    states = make()
+    old = await states.open("task")
+    async with store.writing() as connection:
+        await connection.execute(delete(schema.task_state))
+    await make().open("task")
+    put(states, old, page=b"1")
+    with pytest.raises(StateTakenOver):
+        await states.flush(old)
+    assert (await make().open("task")).values == {}
+
+
 async def test_two_that_open_one_state_at_once_hold_it_one_after_the_other(
     store: Store, url: str, make: MakeStates
 ) -> None:
     other = await open_store(url)
     several = [make(each) for each in (store, other) * 4]
     opened = await asyncio.gather(*[states.open("task") for states in several])
-    assert sorted(state.fence for state in opened) == list(range(1, 9))
+    fences = sorted(state.fence for state in opened)
+    assert fences == list(range(fences[0], fences[0] + 8))
     for states in several:
         await states.close()
     await other.close()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import event
+from sqlalchemy import delete, event
 
 from asyncworker.errors import (
     CheckpointCorrupt,
@@ -35,6 +35,7 @@ from asyncworker.store import (
     RunRequest,
     Store,
     open_store,
+    schema,
 )
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -247,8 +248,21 @@ async def test_a_keyed_run_may_change_its_source_but_not_its_arguments(store: St
 async def test_two_that_begin_one_run_at_once_hold_it_one_after_the_other(store: Store, url: str) -> None:
     other = await open_store(url)
     holds = await asyncio.gather(*(each.begin_run(request()) for each in (store, other) * 4))
-    assert sorted(hold.fence for hold in holds) == list(range(1, 9))
+    fences = sorted(hold.fence for hold in holds)
+    assert fences == list(range(fences[0], fences[0] + 8))
     await other.close()
+
+
+async def test_a_holder_of_a_run_that_was_deleted_does_not_hold_the_next_one_of_its_name(store: Store) -> None:
+    old = await store.begin_run(request())
+    async with store.writing() as connection:
+        await connection.execute(delete(schema.run))
+    with pytest.raises(RunTakenOver):
+        await store.write(old, batch([1]), 0)
+    await store.begin_run(request())
+    with pytest.raises(RunTakenOver):
+        await store.write(old, batch([1]), 0)
+    assert (await store.progress("run")).done == 0
 
 
 # -- writing and reading -----------------------------------------------------------------------------------------------
