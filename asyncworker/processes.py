@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from asyncworker.private_files import make_private_file
+
 __all__ = ["Child", "die_with_owner"]
 
 #: Runs between fork and exec of the child proper: Linux keeps a parent-death signal over exec. A program of its own
@@ -43,6 +45,7 @@ class Child:
         death_signal: What it gets when its owner dies.
         stop_signal: What :meth:`stop` asks it with.
         keep_fds: File descriptors that it inherits.
+        umask: Of the files that it makes; ``None``: its owner's.
     """
 
     def __init__(
@@ -55,12 +58,15 @@ class Child:
         death_signal: signal.Signals = signal.SIGKILL,
         stop_signal: signal.Signals = signal.SIGTERM,
         keep_fds: Sequence[int] = (),
+        umask: int | None = None,
     ) -> None:
         self.args = list(args)
         self.log_path = log
         self.stop_signal = stop_signal
         self._log_start = log.stat().st_size if log is not None and log.exists() else 0
         with contextlib.ExitStack() as files:
+            if log is not None:
+                make_private_file(log)
             output: IO[bytes] | None = files.enter_context(log.open("ab")) if log is not None else None
             self._process = subprocess.Popen(
                 die_with_owner(self.args, death_signal),
@@ -71,6 +77,7 @@ class Child:
                 cwd=cwd,
                 pass_fds=keep_fds,
                 start_new_session=True,
+                umask=-1 if umask is None else umask,
             )
 
     @property

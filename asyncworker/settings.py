@@ -18,14 +18,15 @@ from msgspec import Meta
 from asyncworker.errors import SettingsError
 from asyncworker.setting_names import ENV_PREFIX, names_in_conf, names_in_environment
 
-__all__ = ["ENV_PREFIX", "Settings", "load_settings"]
+__all__ = ["ENV_PREFIX", "Settings", "default_state_dir", "load_settings"]
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 
 
-def _default_state_dir() -> str:
+def default_state_dir() -> str:
+    """Return the state folder where none is set."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return str(Path(base) / "asyncworker")
 
@@ -41,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where runs and checkpoints live, an SQLAlchemy async URL; empty: SQLite in the state folder."""
     limits_url: str = ""
     """Redis for cluster-wide limits; empty: the broker, where that is Redis."""
-    state_dir: str = msgspec.field(default_factory=_default_state_dir)
+    state_dir: str = msgspec.field(default_factory=default_state_dir)
     """Folder for the SQLite store, payloads beside it, and the embedded broker."""
     include: tuple[str, ...] = ()
     """Modules with tasks that a worker imports; separated by commas."""

@@ -13,6 +13,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from asyncworker.private_files import PRIVATE_UMASK, make_private_folder
+
 __all__ = ["PAUSE_VARIABLE", "DemoFolder", "DemoRecord"]
 
 PAUSE_VARIABLE = "ASYNCWORKER_DEMO_PAUSE_S"
@@ -57,7 +59,8 @@ class DemoFolder:
         """
         if self.root.exists() and not self.lock_file.exists() and any(self.root.iterdir()):
             raise click.ClickException(f"{self.root} is not empty and not of an earlier demo; name another with --dir")
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.root)
+        umask = os.umask(PRIVATE_UMASK)  # of the processes that it starts, too
         descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -66,6 +69,7 @@ class DemoFolder:
                 raise click.ClickException(f"another demo is running in {self.root}; name another --dir") from None
             yield
         finally:
+            os.umask(umask)
             os.close(descriptor)
 
     def record(self) -> DemoRecord | None:

@@ -21,6 +21,7 @@ from asyncworker.cli.demo_view import DemoView, Summary
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.cli.environment import celery_command, client_variables, use_variables
 from asyncworker.cli.processes import Child
+from asyncworker.private_files import make_private_folder
 
 if TYPE_CHECKING:
     from asyncworker import IterateResult, Progress
@@ -61,7 +62,7 @@ class DemoRun:
         folder.forget_broker()
         folder.server_file.unlink(missing_ok=True)
         for needed in (folder.source, folder.received, folder.keys, folder.state, folder.logs):
-            needed.mkdir(parents=True, exist_ok=True)
+            make_private_folder(needed, tighten=True)
         self._stack.callback(folder.sweep)  # runs when no worker writes any more
         folder.sweep()
         broker = self._stack.enter_context(EmbeddedServer(folder.broker, share=False))

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from asyncworker.cli.findings import Finding, broken, fine, told, warning
 from asyncworker.default_app import check_environment
 from asyncworker.errors import AsyncWorkerError, SettingsError
+from asyncworker.private_files import make_private_folder
 from asyncworker.settings import ENV_PREFIX, Settings
 from asyncworker.store.probe import probe_store
 from asyncworker.tasks.names import OUR_TASKS
@@ -93,7 +94,7 @@ def check_folder(settings: Settings) -> Iterator[Finding]:
     """The state folder: can be made, written, and has room."""
     folder = Path(settings.state_dir).absolute()
     try:
-        folder.mkdir(0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x" * 4096)
             file.flush()

@@ -27,6 +27,7 @@ from urllib.parse import quote
 
 from asyncworker.cli.processes import Child
 from asyncworker.errors import EmbeddedServerError
+from asyncworker.private_files import PRIVATE_UMASK, make_private, make_private_folder
 
 __all__ = ["EmbeddedServer", "find_server"]
 
@@ -132,7 +133,7 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: No server program, or it does not start; names the log.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.folder, tighten=True)
         deadline = time.monotonic() + self._start_timeout_s
         with _locked(self.folder / "start.lock", deadline):
             while True:
@@ -189,12 +190,15 @@ class EmbeddedServer:
                     raise EmbeddedServerError(f"the former server in {self.folder} does not end; see {self._log}")
                 time.sleep(_POLL_S)
             self.socket_path.unlink(missing_ok=True)
+            for path in self.folder.rglob("*"):  # of a former version
+                make_private(path)
             # SIGTERM when the owner dies: the server writes its append-only file out and ends.
             self._child = Child(
                 [str(program), *_configuration(self.folder, self.socket_path)],
                 log=self._log,
                 death_signal=signal.SIGTERM,
                 keep_fds=[server_lock],
+                umask=PRIVATE_UMASK,
             )
         while not self.ping():
             if self._child.returncode is not None or time.monotonic() > deadline:

@@ -18,6 +18,8 @@ import asyncssh
 import click
 import msgspec
 
+from asyncworker.private_files import make_private_folder
+
 __all__ = ["ServerAddress", "main", "read_address"]
 
 USERNAME = "demo"
@@ -104,7 +106,7 @@ async def serve(root: Path, keys: Path, ready: Path, opened: Path | None) -> Non
 
 def _key(path: Path) -> asyncssh.SSHKey:
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         key = asyncssh.generate_private_key("ssh-ed25519")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:

@@ -17,6 +17,7 @@ from asyncworker.http.hosts import Hosts
 from asyncworker.http.options import Options
 from asyncworker.http.pages import Links, Page, Paging, begin, follow
 from asyncworker.http.retries import IDEMPOTENT, can_be_sent_again, retrying
+from asyncworker.redaction import redacted
 from asyncworker.resources import lifetimes
 
 __all__ = ["HTTPClient", "client", "open_client"]
@@ -175,7 +176,7 @@ class HTTPClient:
         try:
             request = self._client.build_request(method.upper(), url, **arguments)
         except httpx.InvalidURL as exc:
-            raise HTTPError(f"{method.upper()} {url!r:.200}: {exc}", method=method.upper()) from None
+            raise HTTPError(f"{method.upper()} {redacted(url)!r:.200}: {exc}", method=method.upper()) from None
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._hosts.turn(request.url))
             give_up_at = asyncio.get_running_loop().time() + self.options.timeout_s

@@ -11,6 +11,7 @@ import httpx
 
 from asyncworker.errors import SettingsError
 from asyncworker.http.connections import Connections
+from asyncworker.redaction import redacted
 
 __all__ = ["Options"]
 
@@ -56,9 +57,9 @@ class Options:
         try:
             url = httpx.URL(self.base_url)
         except httpx.InvalidURL as exc:
-            raise SettingsError(f"HTTP base_url is {self.base_url!r}: {exc}") from None
+            raise SettingsError(f"HTTP base_url is {redacted(self.base_url)!r}: {exc}") from None
         if url.scheme not in ("http", "https") or not url.host:
-            raise SettingsError(f"HTTP base_url is {self.base_url!r}: expected http://HOST or https://HOST")
+            raise SettingsError(f"HTTP base_url is {redacted(self.base_url)!r}: expected http://HOST or https://HOST")
         if self.token is not None and self.auth is not None:
             raise SettingsError("HTTP token and auth are both given: a request can carry one of them")
         for name in ("connections", "per_host", "attempts"):

@@ -11,6 +11,7 @@ import msgspec
 
 from asyncworker.errors import HTTPPageError
 from asyncworker.http.failures import shown
+from asyncworker.redaction import redacted
 
 __all__ = ["Cursor", "Links", "Numbers", "Page", "Paging", "begin", "follow"]
 
@@ -143,7 +144,7 @@ def begin(how: Paging, url: str, params: Mapping[str, Any] | None) -> httpx.URL:
     try:
         return how.first(httpx.URL(url).copy_merge_params(dict(params or {})))
     except httpx.InvalidURL as exc:
-        raise HTTPPageError(f"{url!r} is not a URL: {exc}") from None
+        raise HTTPPageError(f"{redacted(url)!r} is not a URL: {exc}") from None
 
 
 def follow(how: Paging, page: Page) -> httpx.URL | None:

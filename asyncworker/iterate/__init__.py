@@ -4,10 +4,11 @@ from asyncworker.iterate.checkpoint import MemoryRecorder, Recorder
 from asyncworker.iterate.columns import OpenTask, TaskSource, previous_result
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.engine import Call, run_items
+from asyncworker.iterate.exception_names import exception_names
 from asyncworker.iterate.item import Item, RetryItem, SkipItem, current_item
 from asyncworker.iterate.item_logging import mark_records
 from asyncworker.iterate.offload import OffloadedValues, offload_source
-from asyncworker.iterate.options import IterateOptions, exception_names, make_options
+from asyncworker.iterate.options import IterateOptions, make_options
 from asyncworker.iterate.outcome import RunOutcome
 from asyncworker.iterate.partitions import execute_split
 from asyncworker.iterate.ranges import check_known_length

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from asyncworker.errors import SettingsError
+from asyncworker.iterate.exception_names import exception_names
 from asyncworker.limits import LimitUse, uses_of
 
-__all__ = ["IterateOptions", "exception_classes", "exception_names", "make_options"]
+__all__ = ["IterateOptions", "make_options"]
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -91,43 +90,3 @@ def make_options(**given: Any) -> IterateOptions:
 
 def _came_in_a_message(limits: Any) -> bool:
     return isinstance(limits, list) and all(isinstance(each, dict) for each in limits)
-
-
-def exception_names(classes: Any) -> tuple[str, ...]:
-    """Names, as ``module:QualName``, of exception classes; a single one and names are taken as well.
-
-    Raises:
-        SettingsError: Something that is neither an exception class nor such a name.
-    """
-    several: Iterable[Any] = classes if isinstance(classes, list | tuple | set | frozenset) else (classes,)
-    names = []
-    for each in several:
-        if isinstance(each, type) and issubclass(each, BaseException):
-            names.append(f"{each.__module__}:{each.__qualname__}")
-        elif isinstance(each, str) and ":" in each:
-            names.append(each)
-        else:
-            raise SettingsError(f"{each!r} is not an exception class; give the class, or 'module:QualName'")
-    return tuple(names)
-
-
-def exception_classes(names: Iterable[str]) -> tuple[type[BaseException], ...]:
-    """Import the classes that are so named.
-
-    Raises:
-        SettingsError: There is no such exception class here.
-    """
-    return tuple(_exception_class(name) for name in names)
-
-
-def _exception_class(name: str) -> type[BaseException]:
-    module_name, _, qualname = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise SettingsError(f"retry_on or fail_on names {name!r}, which cannot be imported here: {exc}") from exc
-    if not (isinstance(found, type) and issubclass(found, BaseException)):
-        raise SettingsError(f"retry_on or fail_on names {name!r}, which is not an exception class")
-    return found

@@ -10,8 +10,9 @@ from typing import Any
 from tenacity import RetryCallState, wait_random_exponential
 
 from asyncworker.clock import Clock
+from asyncworker.iterate.exception_names import ExceptionNames
 from asyncworker.iterate.item import Item, RetryItem
-from asyncworker.iterate.options import IterateOptions, exception_classes
+from asyncworker.iterate.options import IterateOptions
 
 __all__ = ["RetryPolicy", "Waiting", "Work"]
 
@@ -24,8 +25,8 @@ class RetryPolicy:
 
     def __init__(self, options: IterateOptions) -> None:
         self._retries = options.retries
-        self._retry_on = exception_classes(options.retry_on) or (Exception,)
-        self._fail_on = exception_classes(options.fail_on)
+        self._retry_on = ExceptionNames(options.retry_on or ("builtins:Exception",))
+        self._fail_on = ExceptionNames(options.fail_on)
         # The window doubles from [b, 2b]; wait_exponential_jitter would say the same, but renamed its argument.
         self._wait = wait_random_exponential(
             multiplier=2 * options.backoff_s,
@@ -41,7 +42,7 @@ class RetryPolicy:
         if isinstance(exc, RetryItem):
             if exc.delay_s is not None:
                 return exc.delay_s
-        elif isinstance(exc, self._fail_on) or not isinstance(exc, self._retry_on):
+        elif exc in self._fail_on or exc not in self._retry_on:
             return None
         self._state.attempt_number = attempt
         return self._wait(self._state)

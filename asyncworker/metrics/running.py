@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from asyncworker.counters import collect_with, read_from_now_on
 from asyncworker.errors import SettingsError
 from asyncworker.metrics.standing import limits_standing, pools_standing, worker_standing
+from asyncworker.redaction import redacted
 from asyncworker.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def check_metrics(settings: Settings) -> tuple[str, int]:
     if not colon:
         return settings.statsd, STATSD_PORT
     if not (host and port.isdigit() and 0 < int(port) < 65536):
-        raise SettingsError(f"statsd is {settings.statsd!r}: expected HOST or HOST:PORT")
+        raise SettingsError(f"statsd is {redacted(settings.statsd)!r}: expected HOST or HOST:PORT")
     return host, int(port)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
 from asyncworker.errors import SettingsError
+from asyncworker.redaction import redacted
 
 __all__ = ["Options"]
 
@@ -63,7 +64,7 @@ class Options:
                 raise SettingsError(f"SQL option {name!r} does not exist; known: {known}")
         try:
             parsed = make_url(url)
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # ValueError: its port
             raise SettingsError("SQL url is not a database URL; expected DIALECT://USER@HOST/DATABASE") from None
         return cls(url=parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername)), **others)
 
@@ -75,7 +76,7 @@ class Options:
     @property
     def shown(self) -> str:
         """The URL as it is named in messages."""
-        return self.url.render_as_string(hide_password=True)
+        return redacted(self.url.render_as_string(hide_password=True))
 
     def arguments(self) -> dict[str, Any]:
         """Return what SQLAlchemy's ``create_async_engine`` takes."""
@@ -86,6 +87,8 @@ class Options:
             connect["server_settings"] = {"application_name": self.application_name}
         return {
             "connect_args": connect,
+            # Errors are logged, and kept as the failures of items: rows are nobody else's business.
+            "hide_parameters": True,
             "pool_size": self.connections,
             "max_overflow": 0,
             "pool_timeout": self.wait_s,

@@ -13,7 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random
 
 from asyncworker.errors import SettingsError, StoreError, StoreVersionError
+from asyncworker.private_files import make_private, make_private_file, make_private_folder
+from asyncworker.redaction import redacted
+from asyncworker.settings import default_state_dir
 from asyncworker.store import schema
+from asyncworker.store.quiet import quieten
 from asyncworker.store.sql import WRITES, Store
 
 __all__ = ["open_store"]
@@ -37,19 +41,27 @@ async def open_store(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Sto
         StoreError: The database cannot be used.
     """
     parsed = _parsed(url)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = redacted(parsed.render_as_string(hide_password=True))
     try:
         # In a thread: it imports the driver, and looks at folders.
         engine = await asyncio.to_thread(_engine, parsed, busy_timeout_s)
     except (SQLAlchemyError, ImportError) as exc:
         raise SettingsError(f"store_url is {shown!r}: {exc}") from exc
     except OSError as exc:
-        raise StoreError(f"store {shown}: its folder cannot be made: {exc}") from exc
+        raise StoreError(
+            f"store {shown}: its file or folder cannot be made: {exc}; let this user write there, or set "
+            "ASYNCWORKER_STATE_DIR or ASYNCWORKER_STORE_URL"
+        ) from exc
     try:
         found = await _prepared(engine, busy_timeout_s)
     except (SQLAlchemyError, OSError) as exc:
         await engine.dispose()
         raise StoreError(f"store {shown}: {type(exc).__name__}: {exc}") from exc
+    except (TypeError, ValueError, OverflowError) as exc:  # of its driver: an option, the port
+        await engine.dispose()
+        raise SettingsError(
+            f"store_url is {shown!r}: its driver does not take it: {type(exc).__name__}: {exc}"
+        ) from exc
     except BaseException:
         await engine.dispose()
         raise
@@ -76,22 +88,35 @@ async def _prepared(engine: AsyncEngine, busy_timeout_s: float) -> int:
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise SettingsError(f"store_url is {url!r}: not a database URL; expected sqlite+aiosqlite:///PATH") from None
+    except (ArgumentError, ValueError):  # ValueError: its port; the message would quote what may be of the password
+        raise SettingsError(
+            f"store_url is {redacted(url)!r}: not a database URL; expected sqlite+aiosqlite:///PATH or "
+            f"postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE"
+        ) from None
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise SettingsError(f"store_url is {url!r}: other processes must read it; give it a file")
+        raise SettingsError(f"store_url is {redacted(url)!r}: other processes must read it; give it a file")
     return parsed
 
 
 def _engine(url: URL, busy_timeout_s: float) -> AsyncEngine:
     if url.get_backend_name() != "sqlite":
-        return create_async_engine(url, pool_pre_ping=True)
-    # Results and arguments are nobody else's business.
-    Path(url.database or "").parent.mkdir(0o700, parents=True, exist_ok=True)
-    engine = create_async_engine(url, connect_args={"timeout": busy_timeout_s})
+        engine = create_async_engine(url, pool_pre_ping=True, hide_parameters=True)
+        quieten(engine)
+        return engine
+    _make_private(Path(url.database or ""))
+    engine = create_async_engine(url, connect_args={"timeout": busy_timeout_s}, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_private(path: Path) -> None:
+    """Make SQLite's file and folder for their owner alone: arguments and results are nobody else's business."""
+    make_private_folder(path.parent, tighten=path.parent == Path(default_state_dir()))
+    # What SQLite makes beside the file has its permissions.
+    make_private_file(path)
+    for beside in ("-wal", "-shm"):
+        make_private(path.with_name(path.name + beside))
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from asyncworker.errors import PayloadError, SettingsError
+from asyncworker.private_files import make_private_folder
+from asyncworker.redaction import redacted
 
 __all__ = ["Payload", "Payloads"]
 
@@ -73,7 +75,7 @@ class Payloads:
     """
 
     def __init__(self, url: str, over_bytes: int = 64 << 10) -> None:
-        self.url = _without_password(url)
+        self.url = redacted(url)
         self.over_bytes = over_bytes
         self._url = url
 
@@ -172,8 +174,7 @@ class _Folder:
                 os.utime(path)
                 return
         # Sources and results are nobody else's business.
-        self._root.mkdir(0o700, parents=True, exist_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -217,22 +218,15 @@ def _place(url: str) -> Place:
         from asyncworker.store.payloads_fsspec import FsspecPlace
     except ImportError as exc:
         raise SettingsError(
-            f"payload_url is {_without_password(url)!r}: for any URL but a folder's, "
+            f"payload_url is {redacted(url)!r}: for any URL but a folder's, "
             "pip install 'asyncworker[payloads]', and what fsspec needs for that scheme"
         ) from exc
     try:
         return FsspecPlace(url)
     except Exception as exc:
-        raise SettingsError(f"payload_url is {_without_password(url)!r}: {type(exc).__name__}: {exc}") from exc
+        raise SettingsError(f"payload_url is {redacted(url)!r}: {type(exc).__name__}: {exc}") from exc
 
 
 def _results_of(run_id: str) -> str:
     # A run's id is any text, and this is a path.
     return f"{RESULTS}/{hashlib.sha256(run_id.encode(errors='surrogatepass')).hexdigest()[:32]}"
-
-
-def _without_password(url: str) -> str:
-    parts: Any = urlsplit(url)
-    if not parts.password:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from asyncworker.errors import RunChanged, RunNotFound, RunTakenOver, StoreError
+from asyncworker.redaction import redacted
 from asyncworker.store import failures, large, reading, schema
 from asyncworker.store.checks import change_of, check_map
 from asyncworker.store.chunks import key_rows, keys_from_row, result_rows, row_rows
@@ -40,7 +41,7 @@ class Store:
         self.patience_s = 30.0
         #: Where large results lie.
         self.payloads: Payloads | None = None
-        self.url = engine.url.render_as_string(hide_password=True)
+        self.url = redacted(engine.url.render_as_string(hide_password=True))
 
     async def close(self) -> None:
         """Close all connections. Safe to call twice."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from asyncworker.private_files import make_private_file
 from asyncworker.settings import Settings
 
 __all__ = ["BEAT_S", "Health", "HealthFile", "health_file", "health_files", "read_health"]
@@ -55,6 +56,7 @@ class HealthFile:
         content = msgspec.json.encode(Health(os.getpid(), time.time(), self._in_flight()))
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
+            make_private_file(temporary)
             temporary.write_bytes(content)
             temporary.replace(self._path)
         except OSError as exc:

@@ -14,6 +14,7 @@ from celery.bin.base import CeleryOption
 from celery.platforms import create_pidlock
 
 from asyncworker.errors import SettingsError
+from asyncworker.private_files import make_private
 from asyncworker.settings import Settings
 from asyncworker.worker.health import health_files
 from asyncworker.worker.supervised import Supervised
@@ -72,6 +73,8 @@ def supervise(worker: Any, options: Mapping[str, Any], settings: Settings) -> in
     multiprocessing.current_process().name = worker.hostname
     worker.app.log.setup(options.get("loglevel"), options.get("logfile"), hostname=worker.hostname)
     lock = create_pidlock(options["pidfile"]) if options.get("pidfile") else None
+    if lock is not None:
+        make_private(Path(lock.path))
     try:
         places = _places(worker.hostname, count, settings.health_file)
         return Supervisor(places, drain_timeout_s=settings.drain_timeout_s).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from celery import Celery
 from asyncworker import AsyncTask
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.errors import CheckpointCorrupt, StoreError
-from asyncworker.store import Store, open_store
+from asyncworker.store import ItemFailure, Store, open_store
 from tests.integration import tasks
 from tests.servers.postgres import Postgres
 from tests.servers.worker import Worker
@@ -75,6 +76,41 @@ async def test_a_server_that_is_not_there_says_so_without_its_password(postgres:
     with pytest.raises(StoreError, match="nobody") as caught:
         await open_store(f"postgresql+asyncpg://nobody:secret@127.0.0.1:{postgres.port}/no_such_database")
     assert "secret" not in str(caught.value)
+
+
+SECRET = "s3cr3t of a client"
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'not into asyncworker_failure' USING DETAIL = NEW.message, HINT = 'none'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON asyncworker_failure FOR EACH ROW EXECUTE FUNCTION refuse()
+        """,
+        "ALTER TABLE asyncworker_failure ALTER message TYPE varchar(3)",
+        "ALTER TABLE asyncworker_failure ALTER message TYPE integer USING 1",  # asyncpg: invalid input for argument
+        "DROP TABLE asyncworker_failure",
+    ],
+)
+async def test_an_error_of_the_database_does_not_quote_what_was_to_be_stored(
+    store: Store, postgres: Postgres, database: str, trouble: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hold = await store.begin_run(on_sqlite.request())
+    await postgres.execute_async(trouble, database)
+    failures = [
+        ItemFailure(
+            index=index, key=SECRET, type="E", message=f"{SECRET} (x)", attempt=1, traceback=SECRET, at=on_sqlite.NOW
+        )
+        for index in (3, 4)
+    ]
+    with pytest.raises(StoreError) as caught:
+        await store.write(hold, on_sqlite.batch([1], [SECRET.encode()], failures=failures), 0)
+    told = "".join(traceback.format_exception(caught.value)) + caplog.text
+    assert "asyncworker_failure" in told
+    assert SECRET not in told
+    assert SECRET.encode().hex() not in told
 
 
 @pytest.fixture
