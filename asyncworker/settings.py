@@ -51,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sync_threads: Count = 32
     """Threads for tasks that are not ``async def``."""
     io_threads: Count = 8
-    """Threads for what is blocking inside Celery: result writes and publishing."""
+    """Threads for what is blocking inside Celery: result writes, publishing; as many again for hooks of async tasks."""
     blocked_after_s: PositiveSeconds = 1.0
     """A coroutine that keeps the loop for longer is named in the log, with its stack."""
     cancel_grace_s: Seconds = 5.0
@@ -94,6 +94,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where that page listens."""
     gc_threshold: Annotated[int, Meta(ge=0)] = 50_000
     """New objects between two garbage collections of a worker, once what it started with is set aside; 0: as Python."""
+    debug: bool = False
+    """Check that what belongs to one thread is used there; a violation is logged with its stack. For tests."""
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
 

@@ -19,6 +19,7 @@ from celery import Celery
 
 from asyncworker.cli.embedded import EmbeddedServer, find_server
 from asyncworker.errors import EmbeddedServerError
+from asyncworker.loop.debug import set_debug, violations
 from tests.servers import MissingServer
 from tests.servers.client import client_app
 from tests.servers.postgres import Postgres, running_postgres
@@ -67,6 +68,14 @@ def blocked_loop_detector() -> Iterator[None]:
             for file, functions in ON_PURPOSE:
                 function.can_block_in(file, functions)
         yield
+
+
+@pytest.fixture(autouse=True)
+def only_its_own_thread() -> Iterator[None]:
+    """Fail a test in which an object of the event loop was used off its thread; workers are asked at their end."""
+    violations.clear()
+    yield
+    assert not violations
 
 
 # -- servers -------------------------------------------------------------------------------------------------------
@@ -184,6 +193,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # How long an example takes is the machine's affair.
     hypothesis.settings.register_profile("asyncworker", deadline=None)
     hypothesis.settings.load_profile("asyncworker")
+    set_debug(True)
     # A setting in the developer's shell must not decide what a test sees.
     for name in [name for name in os.environ if name.startswith(("ASYNCWORKER_", "CELERY_"))]:
         if name not in (REQUIRE_SERVERS, FAST, "ASYNCWORKER_REDIS_SERVER"):

@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar, cast
 
 import greenlet
 
 from asyncworker.loop.cancel import Interrupt
-from asyncworker.loop.thread import io_executor
+from asyncworker.loop.thread import hook_executor, io_executor
 
-__all__ = ["Bridge", "await_", "in_bridge", "off_loop", "off_loop_async"]
+__all__ = ["Bridge", "await_", "in_bridge", "off_loop", "off_loop_async", "off_loop_in_context"]
 
 T = TypeVar("T")
 
@@ -35,13 +36,24 @@ class Bridge(greenlet.greenlet):  # type: ignore[misc]
             works.
     """
 
-    __slots__ = ("args", "depth", "interrupt")
+    __slots__ = ("args", "context", "depth", "interrupt")
 
     def __init__(self, interrupt: Interrupt, fn: Callable[..., Any], args: tuple[Any, ...] = ()) -> None:
         super().__init__(fn)
         self.interrupt = interrupt
         self.args: tuple[Any, ...] | None = args
         self.depth = 0
+        self.context: contextvars.Context | None = None
+
+    def own_context(self) -> contextvars.Context:
+        """Return a context that is the function's alone from here on; called by the function.
+
+        The asyncio task enters its own for each step, which may come while a thread is in this one.
+        """
+        if self.context is None:
+            self.context = contextvars.copy_context()
+            self.gr_context = self.context  # type: ignore[misc]  # the class above has it
+        return self.context
 
     def send(self, value: Any) -> Any:
         """Begin, or go on with what was waited for; returns what is waited for next."""
@@ -137,6 +149,17 @@ def off_loop_async(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> asynci
     context = contextvars.copy_context()
     loop = asyncio.get_running_loop()
     return loop.run_in_executor(io_executor(), lambda: context.run(fn, *args, **kwargs))
+
+
+def off_loop_in_context(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """Call a hook that may block: as :func:`off_loop`, in the caller's own context, and on a thread for hooks."""
+    bridge = greenlet.getcurrent()
+    if not isinstance(bridge, Bridge):
+        return fn(*args, **kwargs)
+    context = bridge.own_context()
+    call = functools.partial(context.run, fn, *args, **kwargs)
+    future = asyncio.get_running_loop().run_in_executor(hook_executor(), call)
+    return await_(_finish(future, bridge.depth > 0))
 
 
 async def _finish(future: asyncio.Future[T], raise_cancelled: bool) -> T:

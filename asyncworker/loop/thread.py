@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from asyncworker.errors import LoopError
+from asyncworker.loop.debug import checked_loop, debugging
 from asyncworker.loop.threads import DaemonExecutor
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
@@ -20,7 +21,15 @@ try:
 except ImportError:
     from asyncio import new_event_loop
 
-__all__ = ["LoopThread", "get_loop_thread", "io_executor", "on_loop_thread", "running_loop_thread", "set_io_threads"]
+__all__ = [
+    "LoopThread",
+    "get_loop_thread",
+    "hook_executor",
+    "io_executor",
+    "on_loop_thread",
+    "running_loop_thread",
+    "set_io_threads",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +44,7 @@ class LoopThread:
     """
 
     def __init__(self, *, threads: int = 32) -> None:
-        self.loop: asyncio.AbstractEventLoop = new_event_loop()
+        self.loop = checked_loop(new_event_loop()) if debugging() else new_event_loop()
         self.loop.set_default_executor(DaemonExecutor(threads, "asyncworker-thread"))
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._stopping = False
@@ -123,10 +132,21 @@ class LoopThread:
         for task in rest:
             task.cancel()
         if rest:
-            await asyncio.wait(rest, timeout=timeout_s / 2)
+            ended, left = await asyncio.wait(rest, timeout=timeout_s / 2)
+            _say_how_they_ended(ended, left)
         await self.loop.shutdown_asyncgens()
         self._stopping = True
         self.loop.stop()
+
+
+def _say_how_they_ended(ended: set[asyncio.Task[Any]], left: set[asyncio.Task[Any]]) -> None:
+    """Log a line for each task that did not end well when the loop did, in the place of asyncio's own tracebacks."""
+    for task in ended:
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.warning("%s failed while the event loop stopped: %r", task.get_name(), exc)
+    for task in left:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        logger.warning("%s did not end when the event loop stopped, and is left behind", task.get_name())
 
 
 def _copy_outcome(task: asyncio.Task[T], waiter: concurrent.futures.Future[T]) -> None:
@@ -145,6 +165,7 @@ def _copy_outcome(task: asyncio.Task[T], waiter: concurrent.futures.Future[T]) -
 _lock = threading.Lock()
 _loop_thread: LoopThread | None = None
 _io: DaemonExecutor | None = None
+_hooks: DaemonExecutor | None = None
 _io_threads = 8
 
 
@@ -177,16 +198,25 @@ def io_executor() -> DaemonExecutor:
         return _io
 
 
+def hook_executor() -> DaemonExecutor:
+    """Return the threads for the hooks of async tasks, which hold up nothing of Celery's own."""
+    global _hooks
+    with _lock:
+        if _hooks is None:
+            _hooks = DaemonExecutor(_io_threads, "asyncworker-hook")
+        return _hooks
+
+
 def set_io_threads(count: int) -> None:
-    """Set the number of I/O threads; counts until the first is used."""
+    """Set the number of I/O threads, and of those for hooks; counts until the first is used."""
     global _io_threads
     _io_threads = count
 
 
 def _forget_after_fork() -> None:
     # A forked child has the object but not the thread.
-    global _loop_thread, _io, _lock
-    _loop_thread, _io, _lock = None, None, threading.Lock()
+    global _loop_thread, _io, _hooks, _lock
+    _loop_thread, _io, _hooks, _lock = None, None, None, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

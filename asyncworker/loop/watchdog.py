@@ -8,12 +8,16 @@ import sys
 import threading
 import time
 
+from asyncworker.loop.debug import check
 from asyncworker.loop.live import _callers, format_frames, live_jobs
 from asyncworker.loop.thread import LoopThread
 
 __all__ = ["Watchdog"]
 
 logger = logging.getLogger(__name__)
+
+#: Where a thread waits for a lock, a queue, a future of another thread.
+WAITING = ("/threading.py", "/queue.py")
 
 
 class Watchdog:
@@ -76,6 +80,8 @@ class Watchdog:
         job = live_jobs.owner_of(task)
         who = f"task {job}" if job is not None else f"asyncio task {task.get_name()!r}" if task else "a callback"
         stack = "\n  ".join(format_frames(list(_callers(frame))[::-1]))
+        waits_in = frame.f_code.co_filename if frame is not None else ""
+        check(not waits_in.endswith(WAITING), f"the event loop's thread waits for another one:\n  {stack}")
         logger.warning(
             "the event loop is blocked for %.1f s by %s; nothing else runs in this process until it awaits. "
             "Its stack, outermost first:\n  %s",

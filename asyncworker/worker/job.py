@@ -71,6 +71,7 @@ class Job(LiveJob):
         terminated: It was cancelled by revoke.
         timers: Its hard time limit, of the main thread.
         soft_timer: Its soft time limit, of the loop.
+        soft_limit_due: That limit has passed while no code of its body ran.
         errbacks: What its failure has called.
     """
 
@@ -88,6 +89,7 @@ class Job(LiveJob):
         "pid",
         "request",
         "settled",
+        "soft_limit_due",
         "soft_timeout_s",
         "soft_timer",
         "started",
@@ -129,6 +131,7 @@ class Job(LiveJob):
         self.abandoned = False
         self.terminated = False
         self.timers: tuple[Any, ...] = ()
+        self.soft_limit_due = False
         self.soft_timer: asyncio.TimerHandle | None = None
         self.errbacks: tuple[Future[Any], ...] = ()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from billiard.exceptions import Terminated, TimeLimitExceeded
+from celery import signals
 from celery.app.trace import trace_task_ret
 from celery.concurrency.base import BasePool
 from celery.exceptions import Reject
@@ -19,7 +22,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from asyncworker.limits import use_limits_url
-from asyncworker.loop import Watchdog, get_loop_thread, live_jobs
+from asyncworker.loop import Watchdog, check, get_loop_thread, live_jobs, set_debug
 from asyncworker.loop.thread import set_io_threads
 from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
@@ -62,7 +65,11 @@ class AsyncPool(BasePool):
         """Start the loop thread and fit all tasks into the bridge."""
         check_locals()
         self._settings = load_settings(conf=self.app.conf)
+        set_debug(self._settings.debug)
         set_io_threads(self._settings.io_threads)
+        # As solo does, and each process of prefork: this one runs the tasks.
+        self.app.loader.init_worker_process()
+        signals.worker_process_init.send(sender=None)
         use_limits_url(self._settings.limits_url or str(self.app.conf.broker_read_url or ""))
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[Job] = deque()
@@ -296,6 +303,7 @@ class AsyncPool(BasePool):
 
     def _finished(self, job: Job, report: Callable[[], Any]) -> None:
         """Settle a job whose code has ended; its slot is free again."""
+        _check_thread()
         job.disarm()
         live_jobs.pop(job.pid, None)
         self._jobs.pop(job.pid, None)
@@ -408,6 +416,13 @@ class AsyncPool(BasePool):
             self._hub.remove_reader(self._outbox.fileno())
         self._outbox.close()
         self._ended = True
+        signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=state.should_stop or 0)
+
+
+def _check_thread() -> None:
+    thread = threading.current_thread()
+    here = thread is threading.main_thread() or thread.name == OutboxThread.NAME
+    check(here, "a task's message is settled off the consumer's thread")
 
 
 async def _close_resources() -> None:

@@ -138,6 +138,7 @@ class Runner:
         self._put_returned(job, outcome)
 
     def _soft_limit(self, job: Job, limit_s: float) -> None:
+        job.soft_limit_due = job.coroutine is None
         if job.task is not None and job.coroutine is not None:
             self._outbox.put(functools.partial(job.request.on_timeout, True, limit_s))
             job.interrupt.throw(job.task, SoftTimeLimitReached())

@@ -23,6 +23,7 @@ from asyncworker.errors import TaskCancelled
 from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, off_loop, on_loop_thread
 from asyncworker.resources import Scope, in_task_scope, inject, refuse_resources
 from asyncworker.worker.backend import OffLoopBackend, in_backend
+from asyncworker.worker.hooks import adopt_hooks, adopt_loader, adopt_signals
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.limiting import limited, limited_on_thread
 from asyncworker.worker.results import ResultWriter
@@ -68,6 +69,7 @@ def adopt(task: Task[Any, Any], results: ResultWriter | None = None) -> None:
         else:
             refuse_resources(run, task.name)
             setattr(task, attribute, _guarded(run))
+    adopt_hooks(task)
     if not isinstance(task.backend, OffLoopBackend):
         task.backend = OffLoopBackend(task.app, results)  # type: ignore[assignment]
     if not isinstance(task.apply_async, functools.partial):
@@ -82,6 +84,8 @@ def adopt_app(app: Any) -> None:
     app.send_task = functools.partial(_send_by_name, app.send_task)
     for name in ("broadcast", "purge"):
         setattr(app.control, name, functools.partial(off_loop, getattr(app.control, name)))
+    adopt_loader(app.loader)
+    adopt_signals()
 
 
 def _send_by_name(send_task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -251,6 +255,7 @@ def _wait_in_bridge(body: Awaitable[Any]) -> Any:
     job = current_job.get()
     if not isinstance(job, Job):
         return _await_in_scope(body)
+    _refuse_to_begin(job, body)
     outer, job.coroutine = job.coroutine, body
     try:
         value = _await_in_scope(body)
@@ -263,6 +268,14 @@ def _wait_in_bridge(body: Awaitable[Any]) -> Any:
     _before_outcome(job)
     _check_lease(job)
     return _unless_abandoned(value, job)
+
+
+def _refuse_to_begin(job: Job, body: Any) -> None:
+    """Before a body begins: its limits, or a revoke, may have come while ``before_start`` or a receiver ran."""
+    if job.coroutine is None and (job.abandoned or job.soft_limit_due):
+        if hasattr(body, "close"):
+            body.close()
+        raise asyncio.CancelledError if job.abandoned else SoftTimeLimitExceeded
 
 
 def _await_in_scope(body: Awaitable[Any]) -> Any:

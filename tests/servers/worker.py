@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from asyncworker.cli.processes import Child
+from asyncworker.loop.debug import VIOLATION
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,6 +97,7 @@ def running_worker(
         for key, value in os.environ.items()
         if not key.startswith(("ASYNCWORKER_", "CELERY_")) or key in FAST_SETTINGS
     }
+    inherited["ASYNCWORKER_DEBUG"] = "1"
     # The checkout comes first on the path: a test module can name itself in ASYNCWORKER_INCLUDE.
     inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH")]))
     log = folder / f"{name.partition('@')[0]}.log"
@@ -108,3 +110,4 @@ def running_worker(
         finally:
             with contextlib.suppress(ProcessLookupError):
                 worker.resume()
+    assert VIOLATION not in child.log(), child.log()

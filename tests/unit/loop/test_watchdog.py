@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from asyncworker.loop import LiveJob, LoopThread, Watchdog, current_job, live_jobs
+from asyncworker.loop.debug import violations
 
 
 @pytest.fixture
@@ -51,6 +52,8 @@ def test_names_the_task_and_shows_its_stack(
     assert "by task the.task[the-id]" in caplog.text
     assert "in hogs_the_loop: released.wait(30)" in caplog.text
     assert watchdog.stalls == 1
+    # What it waits for is another thread's: in debug mode that is a fault, and fails a test.
+    assert "the event loop's thread waits for another one" in violations.pop()
 
 
 def test_a_free_loop_is_left_alone(watched: tuple[LoopThread, Watchdog], caplog: pytest.LogCaptureFixture) -> None:
