@@ -15,6 +15,7 @@ from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.errors import ItemError, ItemErrors, SettingsError
 from tests.integration import raising_tasks
 from tests.integration.raising_tasks import RAISED
+from tests.integration.test_fast_transport import until
 from tests.servers.client import client_app
 from tests.servers.worker import running_worker
 
@@ -66,7 +67,9 @@ def test_what_follows_the_run_is_told(app: Celery[AsyncTask], name: str, tmp_pat
     fan_out.link_error(app.tasks["raising.errback"].s(folder))
     with pytest.raises(ItemError, match=type(RAISED[name]).__name__):
         fan_out.delay().get(timeout=GET_S)
-    assert type(RAISED[name]).__name__ in (tmp_path / "errback").read_text()
+    given = tmp_path / "errback"
+    until(lambda: given.exists() and given.read_text(), "the errback")  # it may be called after the outcome is stored
+    assert type(RAISED[name]).__name__ in given.read_text()
 
     whole = chord(
         group(app.tasks["raising.item"].iterate(name=["", name])), app.tasks["raising.note"].si(folder, "body")
