@@ -16,6 +16,7 @@ from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.results import Order, Page, pages_of
 from asyncworker.iterate.runs import execute_run
 from asyncworker.iterate.source import Row, Source, SourceMode, source_of, source_of_rows
+from asyncworker.iterate.source_thread import call_source
 from asyncworker.iterate.split import SplitRun, execute_partition
 from asyncworker.iterate.wire import source_from_wire
 from asyncworker.store import ItemFailure, Progress
@@ -42,6 +43,7 @@ __all__ = [
     "SplitRun",
     "StoreRecorder",
     "TaskSource",
+    "call_source",
     "check_known_length",
     "current_item",
     "exception_names",

@@ -127,6 +127,8 @@ def column_of(name: str, values: Any, open_task: OpenTask | None = None) -> Colu
     if inspect.iscoroutine(values):
         values.close()
         raise SourceError(f"{name} is a coroutine: await it first, or give the async generator itself")
+    if inspect.iscoroutinefunction(values):
+        raise SourceError(f"{name} is the coroutine function {values.__qualname__}: await it, and give what it returns")
     if inspect.isgeneratorfunction(values) or inspect.isasyncgenfunction(values):
         raise SourceError(f"{name} is the function {values.__qualname__}: call it")
     if not isinstance(values, Iterable | AsyncIterable | TaskSource | PreviousResult):

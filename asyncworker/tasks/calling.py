@@ -7,15 +7,26 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from celery.canvas import Signature
 from celery.exceptions import Retry
 
-from asyncworker.errors import ItemError, SettingsError
-from asyncworker.iterate import IterateOptions, RetryItem, current_item
+from asyncworker.errors import ItemError, SettingsError, SourceError
+from asyncworker.iterate import IterateOptions, RetryItem, TaskSource, call_source, current_item
 from asyncworker.iterate.item import item_here
 from asyncworker.resources import in_item_scope, items_are_scopes
+from asyncworker.tasks.names import OUR_TASKS
 from asyncworker.worker.tracing import is_async
 
-__all__ = ["caller", "check_target", "in_item", "refuse_in_item", "retry_item"]
+__all__ = [
+    "caller",
+    "check_source",
+    "check_target",
+    "in_item",
+    "opener",
+    "refuse_in_item",
+    "retry_item",
+    "source_of_signature",
+]
 
 
 def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
@@ -64,6 +75,56 @@ def check_target(task: Any, options: IterateOptions) -> None:
             f"{task.name} has {name}={getattr(task, name)!r}, which is of its messages, and an item is none: "
             f"say .options({option})"
         )
+
+
+def opener(app: Any) -> Callable[[str, list[Any], dict[str, Any]], Any]:
+    """Return what runs the task that is a source."""
+
+    def open_task(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        check_source(name)
+        task = app.tasks.get(name)
+        if task is None:
+            raise SourceError(f"source task {name!r} is not registered with this worker; is its module imported?")
+        run = getattr(task, "_orig_run", task.run)
+        if is_async(task):
+            return run(*args, **kwargs)
+        return call_source(lambda: run(*args, **kwargs))
+
+    return open_task
+
+
+def check_source(name: str) -> None:
+    """Refuse what is no task that yields or returns values.
+
+    Raises:
+        SourceError: A chain, group or chord, or a fan-out.
+    """
+    if name in OUR_TASKS:
+        raise SourceError(
+            "a fan-out cannot be the source of another: chain them, the first with options(results='inline'), the other "
+            "over asyncworker.previous_result"
+        )
+    if name.startswith("celery."):
+        raise SourceError(
+            f"{name} cannot be a source, which is one task: put it before the fan-out, in a chain, and iterate over "
+            "asyncworker.previous_result"
+        )
+
+
+def source_of_signature(signature: Signature[Any]) -> TaskSource:
+    """Make a source of a task's signature.
+
+    Raises:
+        SourceError: It is not of one task, or says how that is sent, which it is not.
+    """
+    name = str(signature.task)
+    check_source(name)
+    if signature.options:
+        raise SourceError(
+            f"source task {name} has options ({', '.join(sorted(signature.options))}): it is run where the items are, "
+            "and not sent"
+        )
+    return TaskSource(name, tuple(signature.args or ()), dict(signature.kwargs or {}))
 
 
 # -- what a task may call on itself in an item -------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from celery import Task
 from celery.canvas import Signature, group
 from celery.result import AsyncResult
 
@@ -24,7 +25,7 @@ from asyncworker.iterate import (
 )
 from asyncworker.loop import off_loop_async
 from asyncworker.settings import load_settings
-from asyncworker.tasks.calling import check_target
+from asyncworker.tasks.calling import check_source, check_target, source_of_signature
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.payloads import offload
 
@@ -79,11 +80,16 @@ class Partial:
             raise SourceError(f"{self._task.name}: {', '.join(sorted(twice))} is both fixed and iterated")
         if not sources:
             raise SourceError(f"{self._task.name}: iterate() needs at least one keyword to iterate over")
-        return self._signature(source_of({name: _task_source(value) for name, value in sources.items()}, mode=mode))
+        columns = {name: _task_source(name, value) for name, value in sources.items()}
+        return self._signature(source_of(columns, mode=mode))
 
     def iterate_kwargs(self, rows: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]) -> IterateSignature:
-        """Build a fan-out over rows: each item's own keyword arguments, as a mapping."""
-        return self._signature(source_of_rows(rows))
+        """Build a fan-out over rows: each item's own keyword arguments, as a mapping.
+
+        Args:
+            rows: An iterable of them, sync or async, or the signature of a task that yields or returns them.
+        """
+        return self._signature(source_of_rows(_task_source("rows", rows)))
 
     def expand(self, *, mode: SourceMode = "product", **sources: Iterable[Any]) -> group:
         """Build a group instead: one message an item, spread over all workers, at the price of a message each.
@@ -165,7 +171,9 @@ class IterateSignature(_Signature):
             self.__dict__["_offloaded"] = True
 
 
-def _task_source(value: Any) -> Any:
-    if isinstance(value, Signature):
-        return TaskSource(str(value.task), tuple(value.args or ()), dict(value.kwargs or {}))
-    return value
+def _task_source(name: str, value: Any) -> Any:
+    if isinstance(value, Task):
+        raise SourceError(f"{name} is the task {value.name} itself: give its signature, {name}=that_task.s(...)")
+    if isinstance(value, TaskSource):
+        check_source(value.task)
+    return source_of_signature(value) if isinstance(value, Signature) else value

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,7 +27,7 @@ from asyncworker.loop import current_job
 from asyncworker.resources import in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import shared_store
-from asyncworker.tasks.calling import caller
+from asyncworker.tasks.calling import caller, opener
 from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE, with_message_name
 from asyncworker.tasks.partition_sender import partition_sender
 from asyncworker.tasks.payloads import decode, encode
@@ -38,7 +36,6 @@ from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.tasks.task_result import TaskResult
 from asyncworker.tasks.told import was_told
-from asyncworker.worker.tracing import is_async
 
 if TYPE_CHECKING:
     from asyncworker.store import Store
@@ -144,7 +141,7 @@ async def run_iterate(
 def run_of(app: Any, run_id: str, request: dict[str, Any], store: Store, settings: Settings) -> SplitRun:
     """Make of a request what all who work on its run have in common."""
     task, partial = request["task"], request["partial"]
-    source = source_from_wire(request["source"], _opener(app), payloads=store.payloads, decode=decode)
+    source = source_from_wire(request["source"], opener(app), payloads=store.payloads, decode=decode)
     return SplitRun(
         call=caller(app.tasks[task], partial),
         source=source,
@@ -172,7 +169,7 @@ def drain_of_this_job(settings: Settings) -> Drain:
 
 async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, fixed: dict[str, Any]) -> RunOutcome:
     """Run a fan-out on the running loop, in memory."""
-    source.open_tasks_with(_opener(task.app))
+    source.open_tasks_with(opener(task.app))
     running = execute_run(
         caller(task, fixed),
         source,
@@ -195,18 +192,6 @@ def _returned(outcome: RunOutcome, options: IterateOptions) -> Any:
     if options.results == "inline":
         return [value for _, value in sorted(outcome.results or [], key=lambda pair: pair[0])]
     return msgspec.to_builtins(outcome.progress)
-
-
-def _opener(app: Any) -> Callable[[str, list[Any], dict[str, Any]], Any]:
-    def open_task(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        task = app.tasks.get(name)
-        if task is None:
-            raise SourceError(f"source task {name!r} is not registered with this worker; is its module imported?")
-        if is_async(task):
-            return task.run(*args, **kwargs)
-        return asyncio.to_thread(task.run, *args, **kwargs)
-
-    return open_task
 
 
 def _with_previous(source: dict[str, Any] | None, previous: tuple[Any, ...]) -> dict[str, Any]:
