@@ -101,7 +101,7 @@ def check_source(name: str) -> None:
     """
     if name in OUR_TASKS:
         raise SourceError(
-            "a fan-out cannot be the source of another: chain them, the first with options(results='inline'), the other "
+            "a fan-out cannot be the source of another: chain them, the first with options(results='inline'), the next "
             "over asyncworker.previous_result"
         )
     if name.startswith("celery."):
