@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from asyncworker.iterate import Progress
 from asyncworker.loop import off_loop_async
 from asyncworker.tasks.task import AsyncTask
+from asyncworker.worker.backend import stock_backend
 from asyncworker.worker.progress import ProgressState
 
 __all__ = ["ProgressMeta", "meta_of"]
@@ -27,7 +29,8 @@ class ProgressMeta:
 
     def __init__(self, task: AsyncTask) -> None:
         ignored = task.ignore_result or task.request.ignore_result
-        self._state = None if ignored or not task.request.id else ProgressState(task.app, task.request)
+        backend = functools.partial(stock_backend, task.backend)
+        self._state = None if ignored or not task.request.id else ProgressState(backend, task.request)
         self._ended = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
 

@@ -11,6 +11,7 @@ import contextvars
 import functools
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from celery import Celery, states
@@ -22,11 +23,11 @@ from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
 from asyncworker.worker.persist import settle, until_done
 from asyncworker.worker.progress import outcome_of
+from asyncworker.worker.provisional import ProvisionalState, on_redis, stored
 from asyncworker.worker.refusals import refuses_for_now
 from asyncworker.worker.results import ResultWriter
-from asyncworker.worker.retried import store_retry, stored
 
-__all__ = ["OffLoopBackend", "in_backend"]
+__all__ = ["OffLoopBackend", "in_backend", "stock_backend"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,12 @@ logger = logging.getLogger(__name__)
 in_backend: contextvars.ContextVar[bool] = contextvars.ContextVar("asyncworker_in_backend", default=False)
 
 #: Writes that an abandoned job may not make: its outcome was reported already.
-_OUTCOMES = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry", "mark_as_revoked", "store_result"})
+_OUTCOMES = frozenset(
+    {"mark_as_done", "mark_as_failure", "mark_as_retry", "mark_as_revoked", "mark_as_started", "store_result"}
+)
 
 #: What talks to the store of results. Not every method may leave the loop: a result's destructor calls some.
 _BLOCKING = _OUTCOMES | {
-    "mark_as_started",
     "apply_chord",
     "set_chord_size",
     "add_to_chord",
@@ -107,7 +109,7 @@ class OffLoopBackend:
 
     def before_retry(self, job: Job) -> None:
         """Note what is stored for a task whose next attempt is about to be sent; Redis alone can compare it later."""
-        if type(self._stock) is not RedisBackend or getattr(job.request, "ignore_result", False):
+        if not on_redis(self._stock) or getattr(job.request, "ignore_result", False):
             return
         if _may_wait():
             # What it raises would keep the next attempt from being sent; the state is stored as Celery does then.
@@ -115,12 +117,22 @@ class OffLoopBackend:
                 job.stored_before_retry = off_loop(lambda: stored(self._stock, job.id))
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        token = in_backend.set(True)
-        try:
+        with self._connected():
             if name in _OUTCOMES:
                 with outcome_of(str(args[0] if args else kwargs.get("task_id"))):
                     return getattr(self._stock, name)(*args, **kwargs)
             return getattr(self._stock, name)(*args, **kwargs)
+
+    def _store_provisional(self, provisional: ProvisionalState) -> None:
+        with self._connected():
+            if not provisional.store(self._stock):
+                logger.debug("%s of %s is not stored: its outcome is", provisional.state, provisional.task_id)
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        token = in_backend.set(True)
+        try:
+            yield
         except ResponseError as exc:
             backend: Any = self._stock
             if refuses_for_now(exc) and isinstance(backend, RedisBackend):
@@ -133,10 +145,11 @@ class OffLoopBackend:
         if name == "mark_as_done" and self._results is not None and not self._results.refused and in_bridge():
             self._mark_as_done(self._results, *args, **kwargs)
             return None
-        job = current_job.get()
-        if name == "mark_as_retry" and isinstance(job, Job) and job.stored_before_retry is not None:
-            return self._mark_as_retry(job.stored_before_retry, *args, **kwargs)
-        call = functools.partial(self._call, name, *args, **kwargs)
+        provisional = ProvisionalState.of_call(name, args, kwargs)
+        if provisional is None:
+            call = functools.partial(self._call, name, *args, **kwargs)
+        else:
+            call = functools.partial(self._store_provisional, provisional)
         what = f"{name} of {args[0] if args else kwargs.get('task_id')}"
         if _is_settling():
             return settle(call, self._is_away, what)
@@ -166,23 +179,16 @@ class OffLoopBackend:
             call = functools.partial(self._call, "on_chord_part_return", request, state, result)
             until_done(call, self._is_away, f"counting {task_id} for its chord")
 
-    def _mark_as_retry(
-        self, before: bytes, task_id: str, exc: BaseException, traceback: Any = None, request: Any = None
-    ) -> None:
-        def call() -> None:
-            try:
-                with outcome_of(task_id):
-                    store_retry(self._stock, before, task_id, exc, traceback, request)
-            except ResponseError:  # no scripts
-                self._call("mark_as_retry", task_id, exc, traceback, request)
-
-        until_done(call, self._is_away, f"mark_as_retry of {task_id}")
-
     def _is_away(self, exc: Exception) -> bool:
         if refuses_for_now(exc):
             return True
         # kombu counts KeyError among Redis' connection errors; from here it would be one of the result's own.
         return not isinstance(exc, KeyError) and bool(self._stock.exception_safe_to_retry(exc))
+
+
+def stock_backend(backend: Any) -> Any:
+    """Return Celery's own backend for the calling thread, of a task's or an app's."""
+    return backend._stock if isinstance(backend, OffLoopBackend) else backend
 
 
 def _may_wait() -> bool:

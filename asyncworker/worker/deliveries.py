@@ -44,7 +44,7 @@ class DeliveryGuard:
 
     def concerns(self, job: Job) -> bool:
         """Tell whether a job is to be admitted before it begins."""
-        return bool(_delivery_info(job).get("redelivered"))
+        return job.redelivered
 
     async def admit(self, job: Job) -> Exception | None:
         """Wait while another process runs the same task, and count its beginning here.

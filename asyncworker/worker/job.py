@@ -135,6 +135,11 @@ class Job(LiveJob):
         self.soft_timer: asyncio.TimerHandle | None = None
         self.errbacks: tuple[Future[Any], ...] = ()
 
+    @property
+    def redelivered(self) -> bool:
+        """Whether the broker has delivered its message before."""
+        return bool((self.args[2].get("delivery_info") or {}).get("redelivered"))
+
     async def is_held(self) -> bool:
         """Return whether no other process has taken it over; asks the store where that could be."""
         if self.lost or self.leases is None or not self.leases.is_due(self):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from asyncworker.worker.provisional import ProvisionalState, attempt_started_at
 
 __all__ = ["PROGRESS", "ProgressState", "outcome_of"]
 
@@ -17,26 +19,30 @@ _states: dict[str, ProgressState] = {}
 
 
 class ProgressState:
-    """One task's right to store progress. A backend guards only ``SUCCESS`` against being overwritten.
+    """One task's right to store progress, until this process stores its outcome.
 
     Args:
-        app: Whose backend is written to.
+        backend: Returns the backend that is written to, on the thread that writes.
         request: The task's request.
     """
 
-    def __init__(self, app: Any, request: Any) -> None:
-        self._app = app
+    def __init__(self, backend: Callable[[], Any], request: Any) -> None:
+        self._backend = backend
         self._request = request
         self._id = str(request.id)
+        self._started_at = attempt_started_at()
         self._ended = False
         self.lock = threading.Lock()
         _states[self._id] = self
 
     def store(self, meta: dict[str, Any]) -> None:
-        """Store progress, unless an outcome was stored. Blocks: not on the loop."""
+        """Store progress, unless an outcome was stored, here or elsewhere. Blocks: not on the loop."""
+        state = ProvisionalState(
+            task_id=self._id, state=PROGRESS, result=meta, started_at=self._started_at, request=self._request
+        )
         with self.lock:
             if not self._ended:
-                self._app.backend.store_result(self._id, meta, PROGRESS, request=self._request)
+                state.store(self._backend())
 
     def end(self) -> None:
         """Store no more."""

@@ -112,6 +112,35 @@ def test_a_frozen_worker_is_taken_over_and_its_outcome_is_refused(
     assert f"t.logged_late[{result.id}] succeeded" not in first.log()
 
 
+def test_the_progress_of_a_frozen_worker_does_not_replace_the_outcome_of_its_successor(
+    worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, tmp_path: Path, state_dir: Path
+) -> None:
+    gate = tmp_path / "gate"
+    first = worker(MODULE, "--without-mingle", env=ENV)
+    fan_out = client.tasks["t.slow_or_picky"].partial(gate=str(gate), pause_s=0.05).options(concurrency=20)
+    result = fan_out.iterate(number=range(100_000)).delay()
+    wait_for_state(client, result.id, "PROGRESS")
+    pause_outside_transactions(first, state_dir)
+    redeliver(valkey)
+    gate.touch()
+    second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
+    second.wait_for_log("taking it over")
+    wait_for_state(client, result.id, "FAILURE")
+    gate.unlink()  # so that the first has something to tell before it learns that it has lost the run
+    first.resume()
+    first.wait_for_log("its outcome is reported there")
+    assert first.stop() == 0  # whatever it had to store is stored
+    assert client.AsyncResult(result.id).state == "FAILURE"
+
+
+def wait_for_state(client: Celery, task_id: str, state: str) -> None:
+    """Wait until a task's result has that state."""
+    until = time.monotonic() + 90
+    while (found := client.backend.get_state(task_id)) != state:
+        assert time.monotonic() < until, found
+        time.sleep(0.05)
+
+
 def pause_outside_transactions(node: Worker, state_dir: Path) -> None:
     """Freeze a worker while it cannot hold SQLite's write lock, which it would keep from all others."""
     for file in state_dir.glob("*.sqlite"):

@@ -16,7 +16,6 @@ from celery.backends.redis import RedisBackend
 
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.worker.results import ResultWriter
-from asyncworker.worker.retried import store_retry, stored
 from tests.integration import slow_retry_tasks, tasks
 from tests.servers.worker import Worker
 
@@ -141,23 +140,6 @@ def test_the_state_of_a_retry_does_not_hide_the_result_of_the_next_attempt(
     assert result.get(timeout=WAIT_S) == 1
     assert node.stop() == 0  # both attempts have ended
     assert json.loads(store.get(f"celery-task-meta-{result.id}") or b"")["status"] == "SUCCESS"
-
-
-def test_a_retry_replaces_what_was_stored_before_it(app: Celery[Any], store: redis.Redis) -> None:
-    app.conf.result_expires = 100
-    backend: Any = app.backend
-    heard = store.pubsub(ignore_subscribe_messages=True)
-    heard.subscribe("celery-task-meta-a")
-    for error in ("once", "twice"):
-        before = stored(backend, "a")
-        store_retry(backend, before, "a", ValueError(error), "a traceback", Request())
-        store_retry(backend, before, "a", ValueError(error), "repeated", Request())
-        assert (app.AsyncResult("a").state, str(app.AsyncResult("a").result)) == ("RETRY", error)
-        assert app.AsyncResult("a").traceback == "a traceback"
-        assert 0 < store.ttl("celery-task-meta-a") <= 100
-    messages = [message for _ in range(6) if (message := heard.get_message(timeout=0.2))]
-    assert len(messages) == 2
-    heard.close()
 
 
 def test_extended_results_are_the_stock_ones(

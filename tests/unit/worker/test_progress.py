@@ -19,7 +19,10 @@ class Backend:
         self.entered = threading.Event()
         self.gate = threading.Event()
 
-    def store_result(self, task_id: str, meta: Any, state: str, request: Any) -> None:
+    def get_task_meta(self, task_id: str, cache: bool) -> dict[str, Any]:
+        return {"status": self.stored[-1] if self.stored else "PENDING"}
+
+    def store_result(self, task_id: str, meta: Any, state: str, traceback: Any, request: Any) -> None:
         self.entered.set()
         assert self.gate.wait(30)
         self.stored.append(state)
@@ -32,7 +35,7 @@ def backend() -> Backend:
 
 @pytest.fixture
 def state(backend: Backend) -> Any:
-    state = ProgressState(SimpleNamespace(backend=backend), SimpleNamespace(id="one"))
+    state = ProgressState(lambda: backend, SimpleNamespace(id="one"))
     yield state
     state.forget()
 
