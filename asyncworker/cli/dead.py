@@ -1,4 +1,4 @@
-"""``asyncworker dead``: tasks that were given up because their worker died each time they began."""
+"""``asyncworker dead``: tasks whose worker died each time they began, and messages that cannot be run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ import msgspec
 from kombu.utils.json import loads
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from asyncworker.cli.apps import app_option, load_app
 from asyncworker.loop import get_loop_thread
 from asyncworker.settings import load_settings
-from asyncworker.store import Deliveries, shared_store
+from asyncworker.store import DeadLetter, Deliveries, shared_store
 
 __all__ = ["dead"]
 
 T = TypeVar("T")
+
+#: Of a reason, in the list.
+REASON_CHARS = 80
 
 
 @click.group()
@@ -38,12 +42,13 @@ def list_(app: Any, limit: int, as_json: bool) -> None:
     letters = _ask(app, lambda deliveries: deliveries.dead(limit))
     if as_json:
         for letter in letters:
-            click.echo(msgspec.json.encode({**msgspec.structs.asdict(letter), "arguments": loads(letter.arguments)}))
+            click.echo(msgspec.json.encode({**msgspec.structs.asdict(letter), "arguments": _arguments(letter)}))
         return
-    table = Table("id", "task", "queue", "starts", "given up")
+    table = Table("id", "task", "queue", "starts", "given up", "reason")
     for letter in letters:
         when = letter.dead_at.strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(letter.task_id, letter.task, letter.queue, str(letter.starts), when)
+        cells = (letter.task_id, letter.task, letter.queue, str(letter.starts), when, letter.reason[:REASON_CHARS])
+        table.add_row(*(Text(shown(cell)) for cell in cells))
     Console().print(table)
 
 
@@ -53,11 +58,14 @@ def list_(app: Any, limit: int, as_json: bool) -> None:
 def show(app: Any, task_id: str) -> None:
     """Show one: its arguments, and when and where it was begun."""
     letter = _ask(app, lambda deliveries: deliveries.dead_one(task_id))
-    arguments = loads(letter.arguments)
-    click.echo(
-        f"{letter.task}[{letter.task_id}] from queue {letter.queue}, given up at {letter.dead_at:%Y-%m-%d %H:%M:%S}"
-    )
-    click.echo(f"args: {arguments['args']!r}, kwargs: {arguments['kwargs']!r}")
+    arguments = _arguments(letter)
+    name = shown(f"{letter.task}[{letter.task_id}] from queue {letter.queue}")
+    click.echo(f"{name}, given up at {letter.dead_at:%Y-%m-%d %H:%M:%S}")
+    for key, value in arguments.items():
+        click.echo(f"{key}: {value!r}")
+    if letter.reason:
+        click.echo(f"reason: {shown(letter.reason)}")
+        click.echo(f"message: {letter.message!r}")
     for start in letter.history:
         click.echo(f"begun at {start.at:%Y-%m-%d %H:%M:%S} on {start.worker}, process {start.pid}")
 
@@ -68,11 +76,22 @@ def show(app: Any, task_id: str) -> None:
 def replay(app: Any, task_id: str) -> None:
     """Send one again, under its id, and take it off the list."""
     letter = _ask(app, lambda deliveries: deliveries.dead_one(task_id))
-    arguments = loads(letter.arguments)
+    arguments = _arguments(letter)
+    if not letter.task or "args" not in arguments:
+        raise click.ClickException(f"{task_id} cannot be sent again: its arguments could not be read ({letter.reason})")
     app.AsyncResult(task_id).forget()
     app.send_task(letter.task, arguments["args"], arguments["kwargs"], task_id=task_id, queue=letter.queue or None)
     _ask(app, lambda deliveries: deliveries.forget_dead(task_id))
     click.echo(f"{letter.task}[{task_id}]: sent again")
+
+
+def _arguments(letter: DeadLetter) -> dict[str, Any]:
+    return dict(loads(letter.arguments)) if letter.arguments else {}
+
+
+def shown(text: str) -> str:
+    """Return text of a message as a terminal may show it: on one line, and without control characters."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _ask(app: Any, question: Callable[[Deliveries], Awaitable[T]]) -> T:

@@ -15,6 +15,7 @@ from asyncworker.store.payloads import Payload, Payloads
 from asyncworker.store.records import (
     Batch,
     Counters,
+    DeadLetter,
     ItemFailure,
     KeyChunk,
     Partition,
@@ -23,12 +24,13 @@ from asyncworker.store.records import (
     RunHold,
     RunRequest,
     RunState,
+    Start,
 )
 from asyncworker.store.shared import payloads_of, shared_store
 from asyncworker.store.silence import Silence
 
 if TYPE_CHECKING:
-    from asyncworker.store.deliveries import DeadLetter, Deliveries, Start
+    from asyncworker.store.deliveries import Deliveries
     from asyncworker.store.housekeeping import Housekeeper, keep_house
     from asyncworker.store.leases import Lease, Leases
     from asyncworker.store.opening import open_store
@@ -72,14 +74,12 @@ __all__ = [
 
 #: Where the names are that need SQLAlchemy.
 _HOMES = {
-    "DeadLetter": "deliveries",
     "Deliveries": "deliveries",
     "Housekeeper": "housekeeping",
     "Lease": "leases",
     "Leases": "leases",
     "OnChange": "sql",
     "Partitions": "partitions",
-    "Start": "deliveries",
     "Store": "sql",
     "TaskState": "state",
     "TaskStates": "state",

@@ -1,39 +1,20 @@
-"""Tasks that kill their worker: how often each was begun, and those that were given up."""
+"""Tasks that kill their worker: how often each was begun; and the dead letters, what was given up."""
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
 import msgspec
 from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asyncworker.errors import RunNotFound
 from asyncworker.store import schema
+from asyncworker.store.records import DeadLetter, Start
 from asyncworker.store.sql import Store
 
-__all__ = ["DeadLetter", "Deliveries", "Start"]
-
-
-class Start(msgspec.Struct, frozen=True):
-    """One beginning of a task."""
-
-    at: datetime
-    worker: str
-    pid: int
-
-
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that was given up, with what a replay needs."""
-
-    task_id: str
-    task: str
-    queue: str
-    starts: int
-    """Beginnings after the first; none of them came to an end."""
-    dead_at: datetime
-    history: list[Start]
-    arguments: bytes
-    """As the caller encoded them."""
+__all__ = ["Deliveries"]
 
 
 class Deliveries:
@@ -69,12 +50,25 @@ class Deliveries:
 
     async def bury(self, letter: DeadLetter) -> None:
         """Keep a task that is given up, in the place of an earlier one of that id."""
-        values = msgspec.structs.asdict(letter) | {"history": msgspec.json.encode(letter.history)}
+        async with self._store.writing() as connection:
+            await _replace(connection, letter)
+            await connection.execute(delete(schema.delivery).where(schema.delivery.c.task_id == letter.task_id))
+
+    async def bury_messages(self, letters: list[DeadLetter]) -> None:
+        """Keep messages that cannot be run: one letter for each, however often it is delivered.
+
+        The id is the sender's word: a letter of that id which is about something else stays, and the new one's id gets
+        a digest of its message.
+        """
         table = schema.dead_letter
         async with self._store.writing() as connection:
-            await connection.execute(delete(table).where(table.c.task_id == letter.task_id))
-            await connection.execute(insert(table).values(values))
-            await connection.execute(delete(schema.delivery).where(schema.delivery.c.task_id == letter.task_id))
+            for letter in letters:
+                about = select(table.c.starts, table.c.message).where(table.c.task_id == letter.task_id)
+                there = (await connection.execute(about)).one_or_none()
+                if there is not None and (there.starts or there.message != letter.message):
+                    digest = hashlib.sha256(letter.message).hexdigest()[:12]
+                    letter = msgspec.structs.replace(letter, task_id=f"{letter.task_id}#{digest}")
+                await _replace(connection, letter)
 
     async def dead(self, limit: int = 50) -> list[DeadLetter]:
         """Return the tasks that were given up, the newest first."""
@@ -100,6 +94,13 @@ class Deliveries:
         """Delete one of them."""
         async with self._store.writing() as connection:
             await connection.execute(delete(schema.dead_letter).where(schema.dead_letter.c.task_id == task_id))
+
+
+async def _replace(connection: AsyncConnection, letter: DeadLetter) -> None:
+    values = msgspec.structs.asdict(letter) | {"history": msgspec.json.encode(letter.history)}
+    table = schema.dead_letter
+    await connection.execute(delete(table).where(table.c.task_id == letter.task_id))
+    await connection.execute(insert(table).values(values))
 
 
 def _letter(row: object) -> DeadLetter:

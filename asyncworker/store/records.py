@@ -1,4 +1,4 @@
-"""What crosses between the store and those who use it: a run's request, hold, batches, progress and failures."""
+"""What crosses between the store and its users: requests, holds, batches, progress, failures and dead letters."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 __all__ = [
     "Batch",
     "Counters",
+    "DeadLetter",
     "ItemFailure",
     "KeyChunk",
     "Partition",
@@ -18,6 +19,7 @@ __all__ = [
     "RunHold",
     "RunRequest",
     "RunState",
+    "Start",
 ]
 
 RunState = Literal["pending", "running", "done", "failed", "cancelled"]
@@ -222,3 +224,29 @@ class RunHold(msgspec.Struct, frozen=True, kw_only=True):
     """Keyed runs: all that was stored, oldest first."""
     rows: bytes = b""
     """Digests of the rows that were read, where they are kept."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """One beginning of a task."""
+
+    at: datetime
+    worker: str
+    pid: int
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A task, or a message, that was given up, with what a replay needs."""
+
+    task_id: str
+    task: str
+    queue: str
+    starts: int
+    """Beginnings after the first; none of them came to an end."""
+    dead_at: datetime
+    history: list[Start]
+    arguments: bytes
+    """As the caller encoded them; empty, or without ``args``, where they could not be read."""
+    reason: str = ""
+    """Of a message that cannot be run: what is wrong with it."""
+    message: bytes = b""
+    """Of such a message: its first bytes."""

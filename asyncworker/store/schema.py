@@ -18,9 +18,10 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    Text,
 )
 from sqlalchemy.types import TypeDecorator
+
+from asyncworker.store.storable import IdText, StorableText
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -39,7 +40,7 @@ __all__ = [
     "version",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -82,18 +83,18 @@ version = Table("asyncworker_version", metadata, Column("version", Integer, prim
 run = Table(
     "asyncworker_run",
     metadata,
-    Column("run_id", String(255), primary_key=True),
-    Column("task", Text, nullable=False),
-    Column("fingerprint", Text, nullable=False),
+    Column("run_id", IdText, primary_key=True),
+    Column("task", StorableText, nullable=False),
+    Column("fingerprint", StorableText, nullable=False),
     Column("state", String(16), nullable=False),
     Column("complete", Boolean, nullable=False),
-    Column("error", Text, nullable=False),
+    Column("error", StorableText, nullable=False),
     Column("attempt", Integer, nullable=False),
     # Raised each time the run changes hands; a write counts only under the fence that its writer was given.
     Column("fence", Integer, nullable=False),
     Column("keyed", Boolean, nullable=False),
     # Which message it was begun or resumed by: a second delivery of it is none that asks for more.
-    Column("message", Text, nullable=False),
+    Column("message", StorableText, nullable=False),
     Column("total", BigInteger),
     Column("done", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),
@@ -108,7 +109,7 @@ run = Table(
     Column("finished_at", UTCDateTime),
     # A run on several workers has partitions, which are runs themselves: part of it, and numbered.
     Column("partitions", Integer, nullable=False, default=0),
-    Column("part_of", String(255)),
+    Column("part_of", IdText),
     Column("part_number", Integer),
     # Over the bitmap and the counters of what is finished.
     Column("checksum", BigInteger, nullable=False),
@@ -122,23 +123,23 @@ run = Table(
 failure = Table(
     "asyncworker_failure",
     metadata,
-    Column("run_id", String(255), primary_key=True),
+    Column("run_id", IdText, primary_key=True),
     # Those of an earlier attempt of a keyed run count again where its source is found not to list the item any more.
     Column("run_attempt", Integer, primary_key=True, autoincrement=False),
     Column("item_index", BigInteger, primary_key=True, autoincrement=False),
     Column("digest", LargeBinary, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("type", Text, nullable=False),
-    Column("message", Text, nullable=False),
+    Column("key", StorableText, nullable=False),
+    Column("type", StorableText, nullable=False),
+    Column("message", StorableText, nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("traceback", Text, nullable=False),
+    Column("traceback", StorableText, nullable=False),
     Column("at", UTCDateTime, nullable=False),
 )
 
 result_chunk = Table(
     "asyncworker_result_chunk",
     metadata,
-    Column("run_id", String(255), primary_key=True),
+    Column("run_id", IdText, primary_key=True),
     Column("chunk", BigInteger, primary_key=True, autoincrement=False),
     Column("first_index", BigInteger, nullable=False),
     Column("body_bytes", BigInteger, nullable=False),
@@ -150,7 +151,7 @@ result_chunk = Table(
 key_chunk = Table(
     "asyncworker_key_chunk",
     metadata,
-    Column("run_id", String(255), primary_key=True),
+    Column("run_id", IdText, primary_key=True),
     Column("chunk", BigInteger, primary_key=True, autoincrement=False),
     Column("attempt", Integer, nullable=False),
     Column("checksum", BigInteger, nullable=False),
@@ -161,7 +162,7 @@ key_chunk = Table(
 row_chunk = Table(
     "asyncworker_row_chunk",
     metadata,
-    Column("run_id", String(255), primary_key=True),
+    Column("run_id", IdText, primary_key=True),
     Column("first_row", BigInteger, primary_key=True, autoincrement=False),
     Column("body", LargeBinary, nullable=False),
 )
@@ -170,7 +171,7 @@ row_chunk = Table(
 delivery = Table(
     "asyncworker_delivery",
     metadata,
-    Column("task_id", String(255), primary_key=True),
+    Column("task_id", IdText, primary_key=True),
     Column("starts", Integer, nullable=False),
     # JSON: what began when and where.
     Column("history", LargeBinary, nullable=False),
@@ -179,22 +180,25 @@ delivery = Table(
 dead_letter = Table(
     "asyncworker_dead_letter",
     metadata,
-    Column("task_id", String(255), primary_key=True),
-    Column("task", Text, nullable=False),
-    Column("queue", Text, nullable=False),
+    Column("task_id", IdText, primary_key=True),
+    Column("task", StorableText, nullable=False),
+    Column("queue", StorableText, nullable=False),
     Column("starts", Integer, nullable=False),
     Column("dead_at", UTCDateTime, nullable=False),
     Column("history", LargeBinary, nullable=False),
     # JSON: the arguments, for a replay.
     Column("arguments", LargeBinary, nullable=False),
+    # Of a message that cannot be run.
+    Column("reason", StorableText, nullable=False),
+    Column("message", LargeBinary, nullable=False),
     Index("asyncworker_dead_letter_by_time", "dead_at"),
 )
 
 lease = Table(
     "asyncworker_lease",
     metadata,
-    Column("key", String(300), primary_key=True),
-    Column("holder", String(255), nullable=False),
+    Column("key", IdText, primary_key=True),
+    Column("holder", IdText, nullable=False),
     Column("renewed_at", UTCDateTime, nullable=False),
     Column("ended", Boolean, nullable=False),
 )
@@ -202,7 +206,7 @@ lease = Table(
 task_state = Table(
     "asyncworker_task_state",
     metadata,
-    Column("task_id", String(255), primary_key=True),
+    Column("task_id", IdText, primary_key=True),
     # Raised by each execution of the task that opens its state; a write counts only under the last one.
     Column("fence", Integer, nullable=False),
     Column("updated_at", UTCDateTime, nullable=False),

@@ -18,6 +18,7 @@ from amqp.transport import TCPTransport as StockTCP
 from kombu.transport import pyamqp as stock
 
 from asyncworker.worker.gate import start_gate
+from asyncworker.worker.guarded import AMQPChannel, AMQPConnection, AMQPTransport
 
 __all__ = ["SSLTransport", "Transport"]
 
@@ -30,11 +31,6 @@ MOST_A_TURN = 100
 #: Bytes of acknowledgements that are sent without waiting for the hub's next turn.
 MOST_KEPT_BYTES = 65536
 _HEADER_BYTES = 7
-
-#: For mypy, which knows half of their attributes.
-_StockChannel: Any = stock.Channel
-_StockConnection: Any = stock.Connection
-_StockTransport: Any = stock.Transport
 
 
 class _Buffered:
@@ -88,7 +84,7 @@ class _SSL(_Buffered, StockSSL):
         return super().has_more or self.sock.pending() > 0  # type: ignore[union-attr]
 
 
-class Channel(_StockChannel):  # type: ignore[misc]
+class Channel(AMQPChannel):
     """A channel whose acknowledgements are collected while the hub polls its connection."""
 
     def basic_ack(self, delivery_tag: Any, multiple: bool = False, **options: Any) -> Any:
@@ -101,7 +97,7 @@ class Channel(_StockChannel):  # type: ignore[misc]
             transport.keeps = False
 
 
-class Connection(_StockConnection):  # type: ignore[misc]
+class Connection(AMQPConnection):
     """A connection that takes frames from memory while there are some."""
 
     Channel = Channel
@@ -166,7 +162,7 @@ class Connection(_StockConnection):  # type: ignore[misc]
             start_gate.open()
 
 
-class Transport(_StockTransport):  # type: ignore[misc]
+class Transport(AMQPTransport):
     """For ``amqp://``."""
 
     Connection = Connection

@@ -6,17 +6,17 @@ import functools
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
-from kombu.transport import redis as stock
 from kombu.transport import virtual
 from redis.exceptions import NoScriptError, ResponseError
 
 from asyncworker.worker.fetch import BATCH, FETCH, PROBE, Fetch, Fetched
-from asyncworker.worker.message import Message, decode_json, share_parts
+from asyncworker.worker.guarded import RedisChannel
+from asyncworker.worker.message import NotAMessage, decode_json, share_parts
 from asyncworker.worker.persist import log_wait
 from asyncworker.worker.refusals import PAUSE_S, RefusedForNow, refuses_for_now
 from asyncworker.worker.unacked import AckBuffer, QoS
@@ -37,15 +37,10 @@ LOOK_FOR_LOST_S = 600.0
 _told = False
 
 
-#: For mypy, which knows half of its attributes.
-_StockChannel: Any = stock.Channel
-
-
-class Channel(_StockChannel):  # type: ignore[misc]
+class Channel(RedisChannel):
     """A kombu channel; what it stores is what the stock one stores."""
 
     QoS = QoS
-    Message = Message
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._own_client: Any = None
@@ -101,11 +96,11 @@ class Channel(_StockChannel):  # type: ignore[misc]
 
     # -- consuming -----------------------------------------------------------------------------------------------
 
-    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+    def basic_consume(self, queue: str, no_ack: bool, *, callback: Callable[..., Any], **options: Any) -> Any:
         """Consume from a queue; one without acknowledgements is nothing for batches."""
         if no_ack:
             self._without_acks.add(queue)
-        return super().basic_consume(queue, no_ack, *args, **kwargs)
+        return super().basic_consume(queue, no_ack, callback=callback, **options)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         if time.monotonic() < self._paused_until_s:
@@ -189,17 +184,13 @@ class Channel(_StockChannel):  # type: ignore[misc]
     def _deliver_batch(self, messages: list[Fetched]) -> None:
         self._queue_cycle.rotate(messages[0].queue)
         for number, fetched in enumerate(messages):
-            payload = self._payload(fetched)
-            if payload is None:
-                continue
             self._tags = {fetched.tag}
             try:
-                self.connection._deliver(payload, fetched.queue)
+                self.connection._deliver(self._payload(fetched), fetched.queue)
             except BaseException:
                 # The others go back with all that is unacknowledged when the channel closes.
                 for other in messages[number + 1 :]:
-                    if (rest := self._payload(other)) is not None:
-                        virtual.QoS.append(self.qos, self.Message(rest, channel=self), other.tag)
+                    virtual.QoS.append(self.qos, self.Message(self._payload(other), channel=self), other.tag)
                 raise
             finally:
                 self._tags = set()
@@ -209,11 +200,8 @@ class Channel(_StockChannel):  # type: ignore[misc]
             payload = decode_json(fetched.raw)
             payload["properties"]["delivery_tag"] = fetched.tag
             share_parts(payload)
-        except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            # No worker could read it, nor any give it back.
-            logger.critical("dropped from queue %s, no message: %r (%r)", fetched.queue, fetched.raw[:200], exc)
-            self.acks.tags.append(fetched.tag)
-            return None
+        except Exception as exc:
+            return NotAMessage(fetched.raw, exc, fetched.tag)
         return payload
 
     def _give_back(self, messages: list[Fetched]) -> None:

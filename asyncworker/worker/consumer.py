@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 from celery import bootsteps
+from celery.exceptions import InvalidTaskError, NotRegistered
 from celery.worker import consumer as stock
-from celery.worker.state import active_requests, task_reserved
+from celery.worker.state import active_requests, task_ready, task_reserved
+from kombu.utils.encoding import safe_repr
 from vine import promise
 
+from asyncworker.worker.containment import is_broker_error
+from asyncworker.worker.dead_letters import bury, letter_of
 from asyncworker.worker.persist import log_wait
 from asyncworker.worker.refusals import PAUSE_S, RefusedForNow
+from asyncworker.worker.wellformed import objection
 
 __all__ = ["Consumer"]
+
+logger = logging.getLogger(__name__)
+
+#: Of a header, in the log.
+LONGEST_SHOWN = 1000
 
 _ACKNOWLEDGEMENTS = frozenset({"ack_log_error", "reject_log_error"})
 
@@ -38,6 +51,8 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._collects_acks = getattr(self.conninfo.get_transport_cls(), "collects_acks", False)
+        #: Strategies take this name when they are made, and timers of an eta and of rate limits call it.
+        self.on_task_request = self._take_request
 
     def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> None:
         """Consume from one more queue; not where the worker was told to end in between."""
@@ -74,14 +89,111 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
         return super().call_soon(p, *args, **kwargs)
 
     def create_task_handler(self) -> Any:
-        """Return what takes a message; each makes two promises, which are kept small."""
-        return super().create_task_handler(promise=self._promise)
+        """Return what takes a message; each makes two promises, which are kept small. No message makes it raise."""
+        handle = super().create_task_handler(promise=self._promise)
+
+        def on_message(message: Any) -> None:
+            try:
+                reason = objection(message)
+                if reason is None:
+                    handle(message)
+                else:
+                    self.on_invalid_task(None, message, InvalidTaskError(reason))
+            except Exception as exc:
+                if is_broker_error(exc, self.connection):
+                    raise
+                self.on_invalid_task(None, message, exc)
+
+        return on_message
+
+    # -- messages that cannot be run -----------------------------------------------------------------------------
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Do as Celery does; the message goes to the dead letters, here and below."""
+        self._give_up(super().on_decode_error, message, exc, exc)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """The same for what is no task."""
+        exc = InvalidTaskError("not a message of a task")
+        self._give_up(functools.partial(super().on_unknown_message, body), message, exc)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """The same for a task that this worker does not have."""
+        self._give_up(functools.partial(super().on_unknown_task, body), message, NotRegistered(str(exc)), exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """The same for what cannot become a request."""
+        self._give_up(functools.partial(super().on_invalid_task, body), message, exc, exc)
+
+    def _give_up(self, report: Callable[..., Any], message: Any, exc: Exception, *args: Any) -> None:
+        held = Unsettled(message)
+        try:
+            report(held, *args)
+        except Exception:
+            logger.exception("a message that cannot be run could not be reported in Celery's way")
+        bury(letter_of(message, exc), functools.partial(held.settle, self.connection_errors))
+
+    def _take_request(self, request: Any) -> None:
+        """Run a request once a slot is free: Celery's ``process_task``, whatever goes wrong in it."""
+        semaphore = self.controller.semaphore
+        if semaphore is None:
+            self._process(request)
+        else:
+            semaphore.acquire(self._process, request)
+
+    def _process(self, request: Any) -> None:
+        try:
+            self.controller._process_task(request)
+        except Exception as exc:
+            if is_broker_error(exc, self.connection):
+                raise
+            with contextlib.suppress(Exception):
+                task_ready(request)
+            if self.controller.semaphore is not None:
+                self.controller.semaphore.release()
+            self.on_invalid_task(None, request.message, exc)
 
     def _promise(self, call_soon: Any, args: tuple[Any], on_error: Callable[..., Any]) -> Any:
         if self.restart_count > 0 and not self._maximum_prefetch_restored:
             # Something more is to follow them then.
             return promise(call_soon, args, on_error=on_error)
         return _Settlement(self, args[0])
+
+
+class Unsettled:
+    """A message that Celery settles when it reports it; the broker hears of that once its dead letter is stored."""
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+        self._settle: Callable[..., Any] = message.ack_log_error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._message, name)
+
+    @property
+    def headers(self) -> Any:
+        """Its headers, as the log is to have them: some are larger than any log should be."""
+        headers = self._message.headers
+        if not isinstance(headers, dict):
+            return headers
+        return {name: _shortened(value) for name, value in headers.items()}
+
+    def ack(self, **_options: Any) -> None:
+        """Acknowledge it later."""
+
+    def reject_log_error(self, _logger: Any, _errors: Any, **_options: Any) -> None:
+        """Reject it later; a broker may have somewhere to put it."""
+        self._settle = self._message.reject_log_error
+
+    def settle(self, errors: tuple[type[Exception], ...]) -> None:
+        """Do it now."""
+        if not self._message.acknowledged:
+            self._settle(logger, errors)
+
+
+def _shortened(value: Any) -> Any:
+    shown = value if isinstance(value, str) else safe_repr(value)
+    return value if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}... ({len(shown):,} characters)"
 
 
 class _Settlement:

@@ -14,14 +14,17 @@ logger = logging.getLogger(__name__)
 
 CONSUMER = "asyncworker.worker.consumer:Consumer"
 STOCK_CONSUMER = "celery.worker.consumer:Consumer"
+#: By scheme: a transport of ours, and kombu's own, in which no message can end the worker.
 TRANSPORTS = {
-    "redis": "asyncworker.worker.transport:Transport",
-    "rediss": "asyncworker.worker.transport:Transport",
-    "redis+socket": "asyncworker.worker.transport:SocketTransport",
-    "amqp": "asyncworker.worker.amqp_transport:Transport",
-    "pyamqp": "asyncworker.worker.amqp_transport:Transport",
-    "amqps": "asyncworker.worker.amqp_transport:SSLTransport",
+    "redis": ("transport:Transport", "guarded:RedisTransport"),
+    "rediss": ("transport:Transport", "guarded:RedisTransport"),
+    "redis+socket": ("transport:SocketTransport", "guarded:RedisSocketTransport"),
+    "amqp": ("amqp_transport:Transport", "guarded:AMQPTransport"),
+    "pyamqp": ("amqp_transport:Transport", "guarded:AMQPTransport"),
+    "amqps": ("amqp_transport:SSLTransport", "guarded:AMQPSSLTransport"),
 }
+_PACKAGE = "asyncworker.worker"
+_NONE = ("", "")
 
 
 def use_consumer(app: Any) -> None:
@@ -31,23 +34,25 @@ def use_consumer(app: Any) -> None:
 
 
 def use_fast_broker(app: Any, settings: Settings) -> None:
-    """Have this process, a worker that is about to start, fetch in batches; the app's URLs stay what they are.
+    """Have this process, a worker that is about to start, consume by a transport of ours; the app's URLs stay.
+
+    It fetches in batches, unless that is off: then it is kombu's, and guarded.
 
     Other brokers than Redis and RabbitMQ, Sentinel, several URLs to fall back on and a transport of the app's own keep
     kombu's.
     """
     conf = app.conf
-    if not settings.fast_broker or conf.broker_transport:
+    if conf.broker_transport:
         return
     urls = [conf.broker_read_url, conf.broker_write_url]
     if not all(isinstance(url, str) and ";" not in url and url.count("://") == 1 for url in urls):
         return
     schemes = {urlsplit(url).scheme for url in urls}
-    transports = {TRANSPORTS.get(scheme, "") for scheme in schemes}
+    transports = {TRANSPORTS.get(scheme, _NONE)[0 if settings.fast_broker else 1] for scheme in schemes}
     if len(transports) != 1 or not (transport := transports.pop()):
         if any(scheme.startswith(("redis", "sentinel")) for scheme in schemes):
             logger.info("the broker is not a single Redis: kombu's own transport is used")
         return
-    conf.broker_transport = transport
+    conf.broker_transport = f"{_PACKAGE}.{transport}"
     if schemes == {"redis+socket"}:
         conf.broker_read_url, conf.broker_write_url = (url.removeprefix("redis+") for url in urls)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, TypeVar
 
 import msgspec
+from kombu.exceptions import DecodeError
+from kombu.message import Message as BaseMessage
 from kombu.transport import virtual
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 
-__all__ = ["Message", "decode_json", "share_parts"]
+__all__ = ["Message", "NotAMessage", "decode_json", "is_text", "share_parts"]
 
 #: In a document that holds a value with a type of kombu's, which its own reader turns into that type.
 _MARK = b"__type__"
@@ -84,10 +87,15 @@ def _earlier(kept: dict[K, V], key: K, value: V) -> V:
 
 #: For mypy, which knows half of its attributes.
 _StockMessage: Any = virtual.Message
+_BaseMessage: Any = BaseMessage
 
 
 def decode_json(raw: bytes) -> Any:
-    """Decode a document as kombu does."""
+    """Decode a document as kombu does.
+
+    Raises:
+        Exception: Of many kinds: it is not UTF-8, no JSON, too deep, or holds a value that is none of its type.
+    """
     if _MARK not in raw:
         try:
             return _decode(raw)
@@ -96,8 +104,53 @@ def decode_json(raw: bytes) -> Any:
     return loads(raw.decode())
 
 
+class NotAMessage:
+    """What stood in a queue and could not be read; takes the place of a payload, so that it is delivered as the others.
+
+    Args:
+        raw: The bytes.
+        error: Why.
+        tag: Its delivery tag, where it was given one.
+    """
+
+    def __init__(self, raw: bytes, error: Exception, tag: str | None = None) -> None:
+        self.raw = raw
+        self.error = error
+        self.tag = tag
+
+
 class Message(_StockMessage):  # type: ignore[misc]
-    """A message whose body is read once."""
+    """A message whose body is read once. Making one never fails: what is wrong with it is in its ``errors``."""
+
+    delivery_tag: Any
+    delivery_info: dict[str, Any]
+
+    def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
+        try:
+            if isinstance(payload, NotAMessage):
+                raise payload.error
+            super().__init__(payload, channel=channel, **options)
+            _check_envelope(self)
+        except Exception as exc:
+            self._make_unreadable(payload, channel, exc)
+        if not is_text(self.delivery_tag):
+            self.delivery_tag = uuid.uuid4().hex
+        if not self.delivery_info.keys() >= _WHERE:  # kombu's own transport stores both with the message
+            self.delivery_info = {"exchange": "", "routing_key": "", **self.delivery_info}
+
+    def _make_unreadable(self, payload: Any, channel: Any, exc: Exception) -> None:
+        if isinstance(payload, NotAMessage):
+            body, tag = payload.raw, payload.tag
+            self._raw: Any = body.decode(errors="replace")
+        else:
+            properties = payload.get("properties") if isinstance(payload, dict) else None
+            tag = properties.pop("delivery_tag", None) if isinstance(properties, dict) else None
+            body = _dumped(payload)
+            self._raw = payload
+        _BaseMessage.__init__(self, body=body, channel=channel, delivery_tag=tag)
+        self.errors: Any = [
+            (DecodeError, DecodeError(f"not a message: {type(exc).__name__}: {exc}"), exc.__traceback__)
+        ]
 
     def let_go_of_raw(self) -> None:
         """Forget the body as it was received, in base64: all that comes back, comes from what the broker has."""
@@ -106,14 +159,41 @@ class Message(_StockMessage):  # type: ignore[misc]
     def let_go_of_body(self) -> None:
         """Forget the body, too, once it was decoded; no error can come of it any more."""
         self.body: bytes | str | None = None
-        self.errors: Any = ()
+        self.errors = ()
 
     def _decode(self) -> Any:
         plain = self.content_type == "application/json" and self.content_encoding == "utf-8"
         if not plain or (self.accept is not None and self.content_type not in self.accept):
             return super()._decode()
         body = self.body or b""
-        payload = decode_json(body.encode() if isinstance(body, str) else bytes(body))
+        try:
+            payload = decode_json(body.encode() if isinstance(body, str) else bytes(body))
+        except Exception as exc:
+            raise DecodeError(f"{type(exc).__name__}: {exc}") from exc
         if type(payload) is list and payload[-1:] == [_NOTHING_LINKED]:
             payload[-1] = _NOTHING_LINKED
         return payload
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether a value is text that can be sent and stored, as UTF-8."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _check_envelope(message: Any) -> None:
+    for name in ("headers", "properties", "delivery_info"):
+        if not isinstance(getattr(message, name), dict):
+            raise TypeError(f"{name} is {type(getattr(message, name)).__name__}, expected an object")
+    for name in ("exchange", "routing_key"):
+        if not isinstance(message.delivery_info.get(name, ""), str):
+            raise TypeError(f"{name} of delivery_info is not text")
+
+
+def _dumped(payload: Any) -> bytes:
+    try:
+        return dumps(payload).encode()
+    except Exception:
+        return repr(type(payload)).encode()

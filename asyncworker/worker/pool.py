@@ -26,9 +26,11 @@ from asyncworker.loop import Watchdog, check, get_loop_thread, live_jobs, set_de
 from asyncworker.loop.thread import set_io_threads
 from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
+from asyncworker.store import DeadLetter
 from asyncworker.worker import account
 from asyncworker.worker.backend import OffLoopBackend
 from asyncworker.worker.broker_pools import use_broker_pools
+from asyncworker.worker.dead_letters import DeadLetterWriter, use_writer
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.garbage import settle_garbage_collection
 from asyncworker.worker.health import BEAT_S, health_file
@@ -105,6 +107,8 @@ class AsyncPool(BasePool):
             DeliveryGuard(self._settings, self._leases),
             threads=self._settings.sync_threads,
         )
+        self._dead_letters = DeadLetterWriter(self._settings, self._loop_thread, self._outbox)
+        use_writer(self._bury)
         self._watchdog = Watchdog(self._loop_thread, blocked_after_s=self._settings.blocked_after_s)
         self._watchdog.start()
         self._health = health_file(self._settings, lambda: self.loop_lag_s, lambda: len(self._jobs))
@@ -173,9 +177,7 @@ class AsyncPool(BasePool):
         )
         job.late = name in self._late_names
         job.leases = self._leases if job.late else None
-        if self._hub is None and self._outbox_thread is None:
-            # The transport has no event loop of kombu's: Celery then expects settling from any thread.
-            self._outbox_thread = OutboxThread(self._outbox)
+        self._have_outbox_read()
         if self._closing or len(self._jobs) >= self.limit:
             self._waiting.append(job)
         else:
@@ -280,6 +282,15 @@ class AsyncPool(BasePool):
 
     def _keep_leases(self) -> None:
         self._leases_task = self._loop_thread.loop.create_task(self._leases.keep(), name="asyncworker-leases")
+
+    def _bury(self, letter: DeadLetter, settle: Callable[[], None]) -> None:
+        self._have_outbox_read()
+        self._dead_letters.bury(letter, settle)
+
+    def _have_outbox_read(self) -> None:
+        if self._hub is None and self._outbox_thread is None:
+            # The transport has no event loop of kombu's: Celery then expects settling from any thread.
+            self._outbox_thread = OutboxThread(self._outbox)
 
     def _begin(self, job: Job) -> None:
         self._jobs[job.pid] = live_jobs[job.pid] = job

@@ -12,15 +12,15 @@ from kombu.transport import redis as stock
 
 from asyncworker.worker.channel import Channel
 from asyncworker.worker.gate import start_gate
+from asyncworker.worker.guarded import RedisTransport, SocketURLs
 
 __all__ = ["Poller", "SocketTransport", "Transport"]
 
 logger = logging.getLogger(__name__)
 
 
-#: For mypy, which knows half of their attributes.
+#: For mypy, which knows half of its attributes.
 _StockPoller: Any = stock.MultiChannelPoller
-_StockTransport: Any = stock.Transport
 
 
 class Poller(_StockPoller):  # type: ignore[misc]
@@ -68,7 +68,7 @@ class Poller(_StockPoller):  # type: ignore[misc]
                     waiter.close()
 
 
-class Transport(_StockTransport):  # type: ignore[misc]
+class Transport(RedisTransport):
     """For ``redis://`` and ``rediss://``."""
 
     Channel = Channel
@@ -100,11 +100,5 @@ class Transport(_StockTransport):  # type: ignore[misc]
         super().close_connection(connection)
 
 
-class SocketTransport(Transport):
-    """For a unix socket: kombu finds no transport of one's own behind ``redis+socket://``, but does for ``socket://``."""
-
-    can_parse_url = True
-
-    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
-        """Return the URL as it is elsewhere."""
-        return f"redis+{uri}"
+class SocketTransport(SocketURLs, Transport):
+    """For ``redis+socket://``."""

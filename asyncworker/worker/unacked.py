@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from kombu.transport import redis as stock
 from kombu.transport import virtual
 
+from asyncworker.worker.guarded import RedisQoS
 from asyncworker.worker.refusals import RefusedForNow
 
 __all__ = ["AckBuffer", "QoS"]
@@ -46,11 +46,7 @@ class AckBuffer:
             raise
 
 
-#: For mypy, which knows half of its attributes.
-_StockQoS: Any = stock.QoS
-
-
-class QoS(_StockQoS):  # type: ignore[misc]
+class QoS(RedisQoS):
     """The account of a channel's unacknowledged messages."""
 
     def append(self, message: Any, delivery_tag: str) -> None:

@@ -235,14 +235,14 @@ def test_an_acl_without_scripts_falls_back_and_says_so_once(
         broker.acl_deluser("plain")
 
 
-def test_what_is_no_message_is_dropped_and_the_others_are_done(
+def test_what_is_no_message_is_kept_and_the_others_are_done(
     worker: Callable[..., Worker], client: Celery[Any], broker: redis.Redis
 ) -> None:
     broker.lpush("celery", "no message", "[]", "7")
     node = worker(tasks.__name__, "-c", "5", env=FAST)
     assert client.tasks["t.add"].delay(1, 2).get(timeout=WAIT_S) == 3
     until(lambda: not broker.hlen("unacked"), "every acknowledgement", node)
-    assert node.log().count("dropped from queue celery") == 3
+    assert node.log().count("goes to the dead letters: DecodeError: not a message") == 3
 
 
 def test_a_header_named_like_the_tag_changes_nothing(
