@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import typing
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]
 from celery.canvas import Signature
 from celery.exceptions import Retry
 
@@ -14,11 +17,13 @@ from asyncworker.errors import ItemError, SettingsError, SourceError
 from asyncworker.iterate import IterateOptions, RetryItem, TaskSource, call_source, current_item
 from asyncworker.iterate.item import item_here
 from asyncworker.resources import in_item_scope, items_are_scopes
+from asyncworker.tasks.json_values import is_storable
 from asyncworker.tasks.names import OUR_TASKS
-from asyncworker.worker.tracing import is_async
+from asyncworker.worker.tracing import is_async, pydantic_arguments
 
 __all__ = [
     "caller",
+    "check_result",
     "check_source",
     "check_target",
     "in_item",
@@ -34,13 +39,15 @@ def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Await
     # Below `autoretry_for`, which is no item's: see `check_target`.
     run = getattr(task, "_orig_run", task.run)
     if is_async(task):
+        dumped = _dumper(run)
 
         async def call(row: dict[str, Any]) -> Any:
             body = run(**fixed, **row)
             try:
-                return await (in_item_scope(body) if items_are_scopes() else body)
+                value = await (in_item_scope(body) if items_are_scopes() else body)
             except Retry as exc:
                 raise _from_celery(exc) from exc
+            return value if dumped is None else dumped(value)
 
         return call
 
@@ -54,6 +61,47 @@ def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Await
             raise RuntimeError(f"{task.name} raised StopIteration") from exc
 
     return lambda row: asyncio.to_thread(on_thread, **fixed, **row)
+
+
+def _dumper(run: Callable[..., Any]) -> Callable[[Any], Any] | None:
+    """Return what Celery's pydantic wrapper does with a value; in an item it has seen the coroutine only."""
+    wrapper, given = run, pydantic_arguments(run)
+    while given is None:
+        wrapper = getattr(wrapper, "__wrapped__", None)  # type: ignore[assignment]
+        if wrapper is None:
+            return None
+        given = pydantic_arguments(wrapper)
+    function = given["task_fun"]
+    try:
+        annotation = typing.get_type_hints(function).get("return", inspect.Signature.empty)
+    except (NameError, AttributeError, TypeError):
+        annotation = inspect.signature(function).return_annotation
+
+    def returned(value):  # type: ignore[no-untyped-def]
+        return value
+
+    returned.__annotations__ = {} if annotation is inspect.Signature.empty else {"return": annotation}
+    names = ("task_name", "strict", "context", "dump_kwargs")
+    return pydantic_wrapper(given["app"], returned, *(given[name] for name in names))  # type: ignore[no-any-return]
+
+
+def check_result(task: Any, options: IterateOptions) -> None:
+    """Refuse a task whose results are known to be none that can be stored.
+
+    Raises:
+        SettingsError: Names the type, and what to do.
+    """
+    if options.results == "none":
+        return
+    try:
+        annotation = typing.get_type_hints(inspect.unwrap(getattr(task, "_orig_run", task.run))).get("return")
+    except Exception:  # names that exist for type checkers only
+        return
+    if not is_storable(annotation):
+        raise SettingsError(
+            f"{task.name} returns {annotation}, which cannot be stored: return what JSON can hold, a dataclass or a "
+            "pydantic model, or say .options(results='none')"
+        )
 
 
 def check_target(task: Any, options: IterateOptions) -> None:

@@ -25,7 +25,7 @@ from asyncworker.iterate import (
 )
 from asyncworker.loop import off_loop_async
 from asyncworker.settings import load_settings
-from asyncworker.tasks.calling import check_source, check_target, source_of_signature
+from asyncworker.tasks.calling import check_result, check_source, check_target, source_of_signature
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.payloads import offload
 
@@ -163,6 +163,9 @@ class IterateSignature(_Signature):
         return [value for _, value in sorted(outcome.results or [], key=lambda pair: pair[0])]
 
     def _read_source(self) -> None:
+        """Make the message ready: read a source that is an iterator, put a long one aside."""
+        task, _, options = self.__dict__["_local"]
+        check_result(task, options)
         if self.kwargs["source"] is None:
             self.kwargs["source"] = self.__dict__["_local"][1].to_wire()
         if not self.__dict__.get("_offloaded"):

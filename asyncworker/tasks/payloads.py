@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from kombu.utils.json import dumps, loads
-
 from asyncworker.iterate import offload_source
 from asyncworker.settings import Settings
 from asyncworker.store import payloads_of
+from asyncworker.tasks.json_values import dump, load
 
 __all__ = ["decode", "encode", "offload"]
 
 
 def encode(value: Any) -> bytes:
-    """JSON as Celery's messages have it."""
-    return b"null" if value is None else dumps(value).encode()  # an item that only does something returns nothing
+    """JSON as Celery's messages have it, and what else is known there.
+
+    Raises:
+        TypeError: There is none for the value.
+    """
+    return b"null" if value is None else dump(value)  # an item that only does something returns nothing
 
 
 def decode(body: bytes) -> Any:
     """The reverse."""
-    return loads(body.decode())
+    return load(body)
 
 
 def offload(wire: dict[str, Any], settings: Settings) -> dict[str, Any]:

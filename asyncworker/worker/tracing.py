@@ -37,6 +37,7 @@ __all__ = [
     "bridge_run",
     "is_async",
     "is_async_function",
+    "pydantic_arguments",
 ]
 
 logger = logging.getLogger(__name__)
@@ -170,10 +171,9 @@ def _marked(bridged: Callable[..., Any]) -> Callable[..., Any]:
 
 def _inside_pydantic(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Callable[..., Any]:
     """Put the bridge below Celery's pydantic wrapper, which must see the value and not the coroutine."""
-    function = getattr(run, "__func__", run)
-    if getattr(function, "__code__", None) not in pydantic_wrapper.__code__.co_consts:
+    given = pydantic_arguments(run)
+    if given is None:
         return run
-    given = inspect.getclosurevars(function).nonlocals
     rebuilt = pydantic_wrapper(
         given["app"],
         bridge_run(given["task_fun"], request_stack),
@@ -183,6 +183,14 @@ def _inside_pydantic(run: Callable[..., Any], request_stack: Callable[[], Any]) 
         given["dump_kwargs"],
     )
     return _marked(rebuilt)
+
+
+def pydantic_arguments(run: Callable[..., Any]) -> dict[str, Any] | None:
+    """Return what Celery's pydantic wrapper was made with; ``None`` where this is none."""
+    function = getattr(run, "__func__", run)
+    if getattr(function, "__code__", None) not in pydantic_wrapper.__code__.co_consts:
+        return None
+    return dict(inspect.getclosurevars(function).nonlocals)
 
 
 def _enter_trace(request_stack: Any) -> bool:
