@@ -6,11 +6,14 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import logging
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from celery import Celery, signals
+from celery.concurrency import get_implementation
 from celery.utils.dispatch import Signal
 from celery.utils.imports import cwd_in_path, symbol_by_name
 from kombu.exceptions import OperationalError
@@ -20,15 +23,19 @@ from asyncworker.errors import AsyncWorkerError, SettingsError
 from asyncworker.iterate import mark_records
 from asyncworker.limits import use_limits_url
 from asyncworker.metrics import check_metrics, start_metrics, stop_metrics
+from asyncworker.redaction import redacted
 from asyncworker.settings import load_settings
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.tasks.task_result import use_results
-from asyncworker.worker.defaults import POOL, AppDefaults, use_urls_of_conf
+from asyncworker.worker.celery_settings import check_flags, ignored_settings
+from asyncworker.worker.defaults import POOL, AppDefaults, own_value, use_urls_of_conf
 from asyncworker.worker.fast import use_consumer, use_fast_broker
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.stacks import check_locals
 
 __all__ = ["get_app", "install"]
+
+logger = logging.getLogger(__name__)
 
 _App = TypeVar("_App", bound="Celery[Any]")
 
@@ -96,6 +103,7 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
     connect(signals.worker_shutdown, _stop_metrics, dispatch_uid="asyncworker-metrics")
     # Its sender is a host name: once for all apps.
     connect(signals.celeryd_init, _check_worker, dispatch_uid="asyncworker")
+    connect(signals.celeryd_after_setup, _tell_ignored, dispatch_uid="asyncworker-ignored")
     return app
 
 
@@ -194,10 +202,13 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
 
     With ``--processes`` it never starts: this process becomes the supervisor, and ends with its exit code.
     """
-    app = instance.app
-    if app.conf.worker_pool != POOL:
-        if (options or {}).get("processes"):
-            raise SystemExit(f"asyncworker: --processes is for its own pool, and worker_pool is {app.conf.worker_pool}")
+    app, options = instance.app, options or {}
+    is_ours = _has_our_pool(app, options)
+    try:
+        check_flags(options, is_ours=is_ours)
+    except SettingsError as exc:
+        raise SystemExit(f"asyncworker: {exc}") from None
+    if not is_ours:
         return
     # Before logging is set up: its formats may name what this adds.
     mark_records()
@@ -207,7 +218,7 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
         check_environment()
         check_metrics(settings)
         _check_broker(app, settings.broker_wait_s)
-        code = supervise(instance, options or {}, settings)
+        code = supervise(instance, options, settings)
         use_consumer(app)
         use_fast_broker(app, settings)
     except AsyncWorkerError as exc:
@@ -216,13 +227,37 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
         raise SystemExit(code)
 
 
+def _has_our_pool(app: Any, options: Mapping[str, Any]) -> bool:
+    chosen = get_implementation(options.get("pool_cls") or options.get("pool") or app.conf.worker_pool)
+    return f"{chosen.__module__}:{chosen.__qualname__}" == POOL
+
+
+def _tell_ignored(instance: Any, conf: Any, **_: Any) -> None:
+    """Log, once logging is set up, which of Celery's settings have no effect in this worker."""
+    if _has_our_pool(instance.app, {"pool_cls": instance.pool_cls}):
+        for line in ignored_settings(conf, supervised="--supervised" in sys.argv):
+            logger.warning("%s", line)
+
+
 def _check_broker(app: Any, wait_s: float) -> None:
-    connection = app.connection_for_read()
+    shown = redacted(str(app.conf.broker_read_url))
+    try:
+        connection = app.connection_for_read()
+        connection.transport  # noqa: B018  (made by the scheme; nothing connects)
+    except (KeyError, ImportError, AttributeError, ValueError) as exc:
+        # A ValueError quotes what is taken for the port, and may be of the password.
+        reason = f": {exc}" if isinstance(exc, ImportError) else ""
+        raise SettingsError(
+            f"broker_url is {shown!r}: not one that Celery knows{reason}; expected redis://HOST:PORT/DB or "
+            f"amqp://USER:PASSWORD@HOST:PORT/VHOST"
+        ) from None
+    if own_value(app.conf, "broker_connection_retry_on_startup"):
+        return  # the app wants to wait: Celery does, and logs each try
     try:
         connection.ensure_connection(timeout=wait_s, interval_start=0.2, interval_step=0.2, interval_max=1)
     except OperationalError as exc:
         raise SettingsError(
-            f"no broker answers at {connection.as_uri()} within {wait_s:g} s: {exc}. Start it, or set "
+            f"no broker answers at {shown} within {wait_s:g} s: {exc}. Start it, or set "
             f"ASYNCWORKER_BROKER_URL (for one that needs no server: asyncworker dev)"
         ) from None
     finally:

@@ -43,8 +43,10 @@ class Supervised(bootsteps.StartStopStep):
         # What a task starts must not keep the pipe open.
         os.set_inheritable(self._pipe, False)
         self._supervisor = os.getppid()
-        self._max_tasks = max_tasks
-        self._max_bytes = None if max_memory_mb is None else max_memory_mb * 1024 * 1024
+        # Celery's own for a process, from its option or setting (in KiB), mean the same here.
+        self._max_tasks = max_tasks or worker.max_tasks_per_child
+        celerys_bytes = (worker.max_memory_per_child or 0) * 1024 or None
+        self._max_bytes = celerys_bytes if max_memory_mb is None else max_memory_mb * 1024 * 1024
         self._timer: Any = None
         worker.pidfile = None  # the supervisor's
         # Celery's log format shows this name.

@@ -125,6 +125,58 @@ def celery(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+BAD_OPTIONS = {
+    "prefork by name": (("-P", "prefork"), "asyncworker: -P prefork means, to Celery, the pool of the app"),
+    "tasks a process": (("--max-tasks-per-child", "5"), "asyncworker: --max-tasks-per-child needs --processes"),
+    "memory a process": (("--max-memory-per-child", "5"), "asyncworker: --max-memory-per-child needs --processes"),
+    "processes of another pool": (("--processes", "2", "-P", "solo"), "asyncworker: --processes is for asyncworker's"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_an_option_that_would_have_no_effect_is_refused(case: str, unused_tcp_port: int) -> None:
+    arguments, message = BAD_OPTIONS[case]
+    broker = {"ASYNCWORKER_BROKER_URL": f"redis://127.0.0.1:{unused_tcp_port}/0"}
+    ended = celery("-A", "asyncworker", "worker", *arguments, **broker)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1].startswith(message), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+BAD_URLS = {
+    "no such kind": ("redi://:s3cret@h/0", "asyncworker: broker_url is 'redi://:***@h/0': not one that Celery knows"),
+    "no port": ("redis://:s3cr/et@h:port/0", "asyncworker: broker_url is 'redis://:***@h:port/0': not one that"),
+    "no client": ("sqs://k:s3cret@h", "asyncworker: broker_url is 'sqs://k:***@h': not one that Celery knows: "),
+    "nobody": ("redis://:s3cret@127.0.0.1:1/0", "asyncworker: no broker answers at redis://:***@127.0.0.1:1/0 within"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_URLS)
+def test_a_broker_that_cannot_be_is_told_in_one_line_without_its_password(case: str) -> None:
+    url, message = BAD_URLS[case]
+    ended = celery("-A", "asyncworker", "worker", ASYNCWORKER_BROKER_URL=url, ASYNCWORKER_BROKER_WAIT_S="0.2")
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1].startswith(message), ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "s3c" not in ended.stderr + ended.stdout
+
+
+def test_an_app_that_wants_to_wait_for_its_broker_waits(
+    worker: Callable[..., Worker], tmp_path: Path, unused_tcp_port: int
+) -> None:
+    conf = {"CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP": True, "CELERY_WORKER_PROC_ALIVE_TIMEOUT": 60}
+    (tmp_path / "mine.py").write_text(OWN_APP.format(conf=conf))
+    env = {
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        "ASYNCWORKER_BROKER_URL": f"redis://127.0.0.1:{unused_tcp_port}/0",
+        "ASYNCWORKER_BROKER_WAIT_S": "0.1",
+    }
+    node = worker(None, app="mine", env=env, ready=False)
+    node.wait_for_log("Trying again in")
+    assert node.returncode is None
+    assert "worker_proc_alive_timeout = 60 has no effect with asyncworker's pool" in node.log()
+
+
 BAD_STARTS = {
     "no module": ({"ASYNCWORKER_INCLUDE": "no.such"}, "asyncworker: no module 'no.such' (ASYNCWORKER_INCLUDE"),
     "a module that fails": (

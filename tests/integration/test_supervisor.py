@@ -211,8 +211,9 @@ def test_one_after_the_other_is_replaced_after_its_tasks_and_none_is_lost(
     assert ("is replaced: ", "is replaced: ") not in itertools.pairwise(steps)
 
 
-def test_one_that_takes_too_much_memory_is_replaced(start: Start, client: Celery) -> None:
-    node = start("--max-memory-mb", "250", module=FRAGILE)
+@pytest.mark.parametrize("option", [("--max-memory-mb", "250"), ("--max-memory-per-child", str(250 << 10))])
+def test_one_that_takes_too_much_memory_is_replaced(start: Start, client: Celery, option: tuple[str, str]) -> None:
+    node = start(*option, module=FRAGILE)
     fat = client.send_task("f.hoard", (250,)).get(timeout=30)
     node.wait_for_log("MB of memory, of at most 250")
     wait_until(lambda: node.log().count(" ready.") == 3)
