@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from typing import Any, Protocol, TypeVar
 
 __all__ = ["Closeable", "Lifetimes", "lifetimes"]
@@ -52,6 +52,35 @@ class Lifetimes:
 
     async def close(self) -> None:
         """Close all, the newest first. An object that fails to close is logged; the others are closed all the same."""
+        async for key, made in self._newest_first():
+            try:
+                await made.close()
+            except Exception:
+                logger.exception("could not close resource %r", key)
+
+    async def leave(self, failure: BaseException | None) -> bool:
+        """Leave all, the newest first, as an ``AsyncExitStack`` does; raises what takes the failure's place.
+
+        Args:
+            failure: What ended the task or item; ``None`` where it came to its end.
+
+        Returns:
+            Whether the failure was suppressed.
+        """
+        pending = failure
+        async for _, made in self._newest_first():
+            try:
+                if await made.leave(pending):
+                    pending = None
+            except BaseException as exc:
+                if exc.__context__ is None and exc is not pending:
+                    exc.__context__ = pending
+                pending = exc
+        if pending is not None and pending is not failure:
+            raise pending
+        return failure is not None and pending is None
+
+    async def _newest_first(self) -> AsyncIterator[tuple[Hashable, Any]]:
         while self._made:
             unfinished = [making for making in self._made.values() if not making.done()]
             if unfinished:
@@ -61,11 +90,8 @@ class Lifetimes:
                 await asyncio.wait(unfinished)
                 continue
             key, making = self._made.popitem()
-            try:
-                if _has_made(making):
-                    await making.result().close()
-            except Exception:
-                logger.exception("could not close resource %r", key)
+            if _has_made(making):
+                yield key, making.result()
 
     async def _make(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
         made = await make()

@@ -52,6 +52,8 @@ class Living(Generic[T]):
         self._on_end = on_end
         self._context = context or contextvars.copy_context()
         self._told_to_end = False
+        self._failure: BaseException | None = None
+        self._suppressed = False
         self._end = asyncio.Event()
         self._task: asyncio.Task[None]
 
@@ -89,6 +91,22 @@ class Living(Generic[T]):
         if not self._task.cancelled():
             self._task.result()
 
+    async def leave(self, failure: BaseException | None) -> bool:
+        """Let it end as a context manager's generator, by what ended its use; raises what it raises instead.
+
+        Args:
+            failure: Raised at the ``yield``; ``None`` goes on behind it.
+
+        Returns:
+            Whether it has suppressed the failure.
+        """
+        self._failure = failure
+        try:
+            await self.close()
+        finally:
+            self._failure = None
+        return self._suppressed
+
     async def _cancel(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task], timeout=CLEANUP_S)
@@ -111,12 +129,30 @@ class Living(Generic[T]):
             with contextlib.suppress(StopAsyncIteration):
                 await generator.athrow(exc)
             raise
+        if self._failure is not None:
+            ended = await self._throw(generator, self._failure)
+        else:
+            ended = await anext(generator, self) is self
+        if not ended:
+            await generator.aclose()
+            raise ResourceError(f"{self._name} yields more than once")
+
+    async def _throw(self, generator: Any, failure: BaseException) -> bool:
+        """Raise a failure at the ``yield``; returns whether the generator has ended. As ``asynccontextmanager``."""
+        traceback = failure.__traceback__
         try:
-            await anext(generator)
-        except StopAsyncIteration:
-            return
-        await generator.aclose()
-        raise ResourceError(f"{self._name} yields more than once")
+            await generator.athrow(failure)
+        except StopAsyncIteration as stop:
+            self._suppressed = stop is not failure
+        except BaseException as exc:
+            # Python wraps those two where they leave a generator.
+            wrapped = isinstance(failure, StopIteration | StopAsyncIteration) and exc.__cause__ is failure
+            if exc is not failure and not (isinstance(exc, RuntimeError) and wrapped):
+                raise
+            failure.__traceback__ = traceback
+        else:
+            return False
+        return True
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         exc = None if task.cancelled() else task.exception()

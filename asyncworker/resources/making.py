@@ -102,6 +102,10 @@ class Made(Generic[T]):
         """Let the generator run to its end; raises what it raises."""
         await self._living.close()
 
+    async def leave(self, failure: BaseException | None) -> bool:
+        """Let the generator end by what ended its task or item; see :meth:`Living.leave`."""
+        return await self._living.leave(failure)
+
     async def _begin(self) -> AsyncIterator[T]:
         from asyncworker.resources.resource import use
 

@@ -147,6 +147,11 @@ def resource(
     other resources in the same way as a task; they are closed in the reverse order of their making. One that ends by
     itself, as with a task group whose child fails, is made anew by whoever uses it next.
 
+    What ends a task or an item, be it an error, a time limit, a revoke or a retry, is raised at the ``yield`` of the
+    resources that were made for it, as in a context manager: ``async with engine.begin() as c: yield c`` rolls back;
+    what must run in any case belongs into a ``finally``. What such a resource raises there, or while it closes after a
+    success, is the outcome.
+
     Args:
         generator: The function.
         scope: One for the ``"process"``, which is closed when the worker ends; or one for each ``"task"`` or each

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
 from contextvars import ContextVar
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from asyncworker.errors import ResourceError
 from asyncworker.resources.lifetimes import Lifetimes, lifetimes
@@ -51,11 +51,16 @@ class Scope:
         self.ended = False
         variable.set(self)
 
-    def end(self) -> Coroutine[Any, Any, None] | None:
-        """Leave it; returns what is to be awaited, if anything was made in it."""
+    def end(self, failure: BaseException | None = None) -> Coroutine[Any, Any, bool] | None:
+        """Leave it, by a failure or without one.
+
+        Returns:
+            What is to be awaited, if anything was made in it. It raises what takes the failure's place, and returns
+            whether the failure was suppressed.
+        """
         _scopes[self._name].set(self._outer)
         self.ended = True
-        return _close(self.lifetimes) if self.lifetimes is not None else None
+        return _leave(self.lifetimes, failure) if self.lifetimes is not None else None
 
 
 _scopes: dict[ScopeName, ContextVar[Scope | None]] = {
@@ -64,7 +69,7 @@ _scopes: dict[ScopeName, ContextVar[Scope | None]] = {
 }
 
 #: Closings whose task was cancelled meanwhile; the loop itself holds tasks weakly.
-_closing: set[asyncio.Task[None]] = set()
+_closing: set[asyncio.Task[bool]] = set()
 
 
 def lifetimes_of(scope: ScopeName, what: str) -> Lifetimes:
@@ -122,19 +127,34 @@ def items_are_scopes() -> bool:
 async def _in_scope(name: ScopeName, awaitable: Awaitable[T]) -> T:
     scope = Scope(name)
     try:
-        return await awaitable
-    finally:
-        closing = scope.end()
-        if closing is not None:
-            await closing
+        value = await awaitable
+    except BaseException as exc:
+        closing = scope.end(exc)
+        if closing is None or not await closing:
+            raise
+        return cast(T, None)  # as a function whose `with` block was left so
+    closing = scope.end()
+    if closing is not None:
+        await closing
+    return value
 
 
-async def _close(made: Lifetimes) -> None:
-    closing = asyncio.ensure_future(made.close())
+async def _leave(made: Lifetimes, failure: BaseException | None) -> bool:
+    closing = asyncio.ensure_future(made.leave(failure))
     _closing.add(closing)
     closing.add_done_callback(_closing.discard)
-    # A cancellation ends the waiting; the closing goes on.
-    await asyncio.shield(closing)
+    try:
+        # A cancellation ends the waiting; the closing goes on.
+        return await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        if not closing.done():
+            closing.add_done_callback(_log_failure)
+        raise
+
+
+def _log_failure(closing: asyncio.Task[bool]) -> None:
+    if not closing.cancelled() and (exc := closing.exception()) is not None:
+        logger.error("a resource could not be closed after its task was cancelled", exc_info=exc)
 
 
 def _once(scope: ScopeName) -> str:

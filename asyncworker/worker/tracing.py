@@ -290,11 +290,16 @@ def _await_in_scope(body: Awaitable[Any]) -> Any:
     """Do what :func:`in_task_scope` does, without a coroutine of its own: ten thousand may wait at once."""
     scope = Scope("task")
     try:
-        return await_(body)
-    finally:
-        closing = scope.end()
-        if closing is not None:
-            await_(closing)
+        value = await_(body)
+    except BaseException as exc:
+        closing = scope.end(exc)
+        if closing is None or not await_(closing):
+            raise
+        return None
+    closing = scope.end()
+    if closing is not None:
+        await_(closing)
+    return value
 
 
 def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:

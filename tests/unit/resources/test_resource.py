@@ -46,15 +46,19 @@ async def client(engine: Annotated[Engine | None, engine]) -> AsyncIterator[str]
 @resource(scope="task")
 async def session(client: Annotated[str, client]) -> AsyncIterator[object]:
     events.append("session made")
-    yield object()
-    events.append("session closed")
+    try:
+        yield object()
+    finally:
+        events.append("session closed")
 
 
 @resource(scope="item")
 async def cursor(session: Annotated[object, session]) -> AsyncIterator[list[object]]:
     events.append("cursor made")
-    yield [session]
-    events.append("cursor closed")
+    try:
+        yield [session]
+    finally:
+        events.append("cursor closed")
 
 
 @resource(retries=2, backoff_s=0)
