@@ -14,9 +14,11 @@ from typing import Any
 from kombu.transport import virtual
 from redis.exceptions import NoScriptError, ResponseError
 
+from asyncworker.worker.fast import LEASE_OPTION
 from asyncworker.worker.fetch import BATCH, FETCH, PROBE, Fetch, Fetched
 from asyncworker.worker.guarded import RedisChannel
 from asyncworker.worker.message import NotAMessage, decode_json, share_parts
+from asyncworker.worker.ownership import OWNERS, Owner
 from asyncworker.worker.persist import log_wait
 from asyncworker.worker.refusals import PAUSE_S, RefusedForNow, refuses_for_now
 from asyncworker.worker.unacked import AckBuffer, QoS
@@ -29,12 +31,16 @@ logger = logging.getLogger(__name__)
 #: Of each broker that this process knows.
 _acks: defaultdict[tuple[Any, ...], AckBuffer] = defaultdict(AckBuffer)
 _lost: defaultdict[tuple[Any, ...], list[tuple[list[str], float]]] = defaultdict(list)
+_owners: dict[tuple[Any, ...], Owner] = {}
 
 #: A server that was frozen, or parted, may carry out so much later what a connection brought it.
 LOOK_FOR_LOST_S = 600.0
 
 #: Whether it was told that batches are not possible.
 _told = False
+
+
+DEFAULT_LEASE_S = 30.0
 
 
 class Channel(RedisChannel):
@@ -48,6 +54,7 @@ class Channel(RedisChannel):
         self._batches: bool | None = None
         self._script_known = True
         self._fetch: Fetch | None = None
+        self._owned_by: Owner | None = None
         self._tags: set[str] = set()
         self._more = True
         self._paused_until_s = 0.0
@@ -90,6 +97,20 @@ class Channel(RedisChannel):
         """Whether acknowledgements are sent later: by kombu's event loop, or by the connection after this one."""
         return self.connection is None or self.connection.hub is not None
 
+    @property
+    def owner(self) -> Owner | None:
+        """This process, as the owner of what it fetches from this broker; ``None``: no batches, so nothing is owned."""
+        return _owners.get(self._broker)
+
+    def is_lost(self, delivery_tag: str) -> bool:
+        """Tell whether a message has returned to its queue, since this process was silent."""
+        return self._owned_by is not None and self._owned_by.lost and self._owned_by.owns(delivery_tag)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether all that this channel has fetched has returned to the queues."""
+        return self._owned_by is not None and self._owned_by.lost
+
     def is_fetched(self, delivery_tag: str) -> bool:
         """Tell whether a message was entered as unacknowledged when it was fetched."""
         return delivery_tag in self._tags
@@ -122,11 +143,12 @@ class Channel(RedisChannel):
         if not self._more:
             self._wait_for_messages(groups)
             return
-        fetch = Fetch(groups, limit)
+        fetch = Fetch(groups, limit, "" if self._owned_by is None else self._owned_by.id)
         script = ("EVALSHA", self._digest) if self._script_known else ("EVAL", FETCH)
         connection = self.client.connection
         connection.send_command(
-            *script, *fetch.arguments(self._key(self.unacked_key), self._key(self.unacked_index_key), time.time())
+            *script,
+            *fetch.arguments(self.unacked_name, self.unacked_index_name, self.owners_name, time.time()),
         )
         self._fetch, self._in_poll, self._brpop_sent_at = fetch, connection, time.monotonic()
 
@@ -179,7 +201,11 @@ class Channel(RedisChannel):
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
-        return fetch.read(reply)
+        found = fetch.read(reply)
+        if found is None:
+            assert self._owned_by is not None
+            self._owned_by.lose()
+        return found or ([], True)
 
     def _deliver_batch(self, messages: list[Fetched]) -> None:
         self._queue_cycle.rotate(messages[0].queue)
@@ -212,6 +238,21 @@ class Channel(RedisChannel):
 
     def _key(self, name: str) -> str:
         return f"{self.global_keyprefix}{name}"
+
+    @property
+    def unacked_name(self) -> str:
+        """Name of the hash of unacknowledged messages, as the server knows it."""
+        return self._key(self.unacked_key)
+
+    @property
+    def unacked_index_name(self) -> str:
+        """Name of their index."""
+        return self._key(self.unacked_index_key)
+
+    @property
+    def owners_name(self) -> str:
+        """Name of the hash of their owners' heartbeats."""
+        return self.unacked_name + OWNERS
 
     def _groups(self) -> list[list[tuple[str, str]]]:
         """Return the queues by rank: each priority is one; an order that is strict makes each queue one."""
@@ -246,8 +287,25 @@ class Channel(RedisChannel):
                 raise
             self._refuse_batches(exc)
         else:
+            self._own()
             self._batches = True
             self.recover_lost()
+
+    def _own(self) -> None:
+        if self.connection.hub is None:  # and so no timer for heartbeats
+            return
+        owner = _owners.get(self._broker)
+        if owner is None or owner.lost:
+            lease_s = self.connection.client.transport_options.get(LEASE_OPTION, DEFAULT_LEASE_S)
+            owner = _owners[self._broker] = Owner(lease_s)
+        self._owned_by = owner
+        owner.beat(self)
+
+    def beat(self) -> None:
+        """Show that this process lives, and return the messages of those that do not."""
+        if self._owned_by is not None:
+            self._owned_by.beat(self)
+            self.qos.renew()
 
     def _refuse_batches(self, reason: ResponseError) -> None:
         global _told
@@ -268,7 +326,7 @@ class Channel(RedisChannel):
         for each in list(lost):
             tags, lost_at_s = each
             with self.conn_or_acquire() as client:
-                found = client.execute_command("HMGET", self._key(self.unacked_key), *tags)
+                found = client.execute_command("HMGET", self.unacked_name, *tags)
             taken = [tag for tag, entry in zip(tags, found, strict=True) if entry is not None]
             for tag in reversed(taken):
                 self.qos.restore_by_tag(tag)

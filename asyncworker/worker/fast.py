@@ -13,6 +13,8 @@ __all__ = ["use_consumer", "use_fast_broker"]
 logger = logging.getLogger(__name__)
 
 CONSUMER = "asyncworker.worker.consumer:Consumer"
+#: How long a process may be silent before its messages return to their queues.
+LEASE_OPTION = "asyncworker_lease_s"
 STOCK_CONSUMER = "celery.worker.consumer:Consumer"
 #: By scheme: a transport of ours, and kombu's own, in which no message can end the worker.
 TRANSPORTS = {
@@ -54,5 +56,7 @@ def use_fast_broker(app: Any, settings: Settings) -> None:
             logger.info("the broker is not a single Redis: kombu's own transport is used")
         return
     conf.broker_transport = f"{_PACKAGE}.{transport}"
+    if transport.startswith("transport:"):
+        conf.broker_transport_options = {**conf.broker_transport_options, LEASE_OPTION: settings.lease_s}
     if schemes == {"redis+socket"}:
         conf.broker_read_url, conf.broker_write_url = (url.removeprefix("redis+") for url in urls)

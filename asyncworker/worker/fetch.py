@@ -6,7 +6,8 @@ time. So nothing is between a queue and ``unacked``, and a stock worker recovers
 exchange, whose name is empty, the routing key is the queue.
 
 The tags are ours: a message's own tag comes from whoever sent it, and returns with it when it is delivered again. Since
-a tag tells its fetch, what a fetch took is found even where its answer was lost.
+a tag tells its fetch, what a fetch took is found even where its answer was lost; and since it tells its owner, too, so
+is what a process leaves that dies. One whose messages were returned takes nothing more under that name.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 
 __all__ = ["BATCH", "FETCH", "PROBE", "Fetch", "Fetched"]
 
-#: KEYS: unacked, unacked_index, then the queues in the order of their turns. ARGV: time, tag, most messages, most
-#: bytes, lengths of the groups of equal rank (a JSON list), then each queue's end of the entry.
+#: KEYS: unacked, unacked_index, owners, then the queues in the order of their turns. ARGV: time, tag, most messages,
+#: most bytes, lengths of the groups of equal rank (a JSON list), owner, then each queue's end of the entry.
 FETCH = """
+if ARGV[6] ~= '' and (redis.call('HGET', KEYS[3], ARGV[6]) or 'released') == 'released' then return {-1} end
 local now, tag, left, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local out, number, full = {0}, 0, false
 
@@ -46,7 +48,7 @@ local function take(index, most)
     entries[#entries + 1] = '[' .. raw .. ARGV[index + 3]
     scores[#scores + 1] = now
     scores[#scores + 1] = own
-    out[#out + 1] = index - 3
+    out[#out + 1] = index - 4
     out[#out + 1] = raw
   end
   redis.call('HSET', KEYS[1], unpack(entries))
@@ -56,7 +58,7 @@ local function take(index, most)
   return #taken
 end
 
-local first = 3
+local first = 4
 for _, length in ipairs(cjson.decode(ARGV[5])) do
   -- Queues of equal rank share what is left; what one does not need, the others get.
   local hungry = {}
@@ -100,26 +102,33 @@ class Fetch:
     Attributes:
         groups: Queues by rank: pairs of a queue's name and its key.
         limit: The most messages.
+        owner: Id of whom they are to belong to; empty: nobody leaves heartbeats, and the visibility timeout counts.
         tag: The beginning of the tags.
     """
 
     groups: Sequence[Sequence[tuple[str, str]]]
     limit: int
-    tag: str = field(default_factory=lambda: uuid.uuid4().hex)
+    owner: str = ""
+    tag: str = field(init=False)
 
-    def arguments(self, unacked_key: str, unacked_index_key: str, now_s: float) -> list[Any]:
+    def __post_init__(self) -> None:
+        self.tag = f"{self.owner}.{uuid.uuid4().hex}".removeprefix(".")
+
+    def arguments(self, unacked_key: str, unacked_index_key: str, owners_key: str, now_s: float) -> list[Any]:
         """Return what follows the script, or its digest, in the command."""
         queues = [queue for group in self.groups for queue in group]
         return [
-            len(queues) + 2,
+            len(queues) + 3,
             unacked_key,
             unacked_index_key,
+            owners_key,
             *(key for _name, key in queues),
             repr(now_s),
             self.tag,
             self.limit,
             BATCH_BYTES,
             json.dumps([len(group) for group in self.groups]),
+            self.owner,
             *(f', "", {json.dumps(name)}]' for name, _key in queues),
         ]
 
@@ -127,8 +136,10 @@ class Fetch:
         """Return every tag that the script may have given."""
         return [f"{self.tag}.{number}" for number in range(1, self.limit + 1)]
 
-    def read(self, reply: list[Any]) -> tuple[list[Fetched], bool]:
-        """Return the messages of its answer, and whether more may be there."""
+    def read(self, reply: list[Any]) -> tuple[list[Fetched], bool] | None:
+        """Return the messages of its answer, and whether more may be there; ``None`` where the owner was released."""
+        if reply[0] < 0:
+            return None
         names = [name for group in self.groups for name, _key in group]
         messages = [
             Fetched(names[reply[at]], f"{self.tag}.{number}", reply[at + 1])

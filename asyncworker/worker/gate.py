@@ -18,6 +18,11 @@ class StartGate:
         self.closed = False
         self._waiting: list[Callable[[], object]] = []
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether something waits to be let through."""
+        return bool(self._waiting)
+
     def call(self, start: Callable[[], object]) -> None:
         """Call it now, or when those are let through that wait."""
         if self.closed:

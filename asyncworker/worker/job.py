@@ -66,7 +66,8 @@ class Job(LiveJob):
         counted: Its beginning was counted, and is to be forgotten when it ends.
         succeeded: It came to its end, and that was no failure.
         lost: Another process has taken it over; its delivery goes back to the queue, in case that one dies.
-        started: Its code was given to the loop or to a thread.
+        started: Its code was given to the loop or to a thread, or waits at the gate.
+        let_through: It has passed the gate.
         abandoned: Its outcome was already reported (hard limit, revoked); what it still returns is ignored.
         terminated: It was cancelled by revoke.
         timers: Its hard time limit, of the main thread.
@@ -85,6 +86,7 @@ class Job(LiveJob):
         "late",
         "leased",
         "leases",
+        "let_through",
         "lost",
         "pid",
         "request",
@@ -119,6 +121,7 @@ class Job(LiveJob):
         self.timeout_s = timeout_s
         self.interrupt = Interrupt()
         self.started = False
+        self.let_through = False
         self.succeeded = False
         self.lost = False
         self.counted = False
@@ -149,6 +152,11 @@ class Job(LiveJob):
     async def wait_for_errbacks(self) -> None:
         """Wait for what its failure has called: it is part of the job. On the loop."""
         await asyncio.gather(*map(asyncio.wrap_future, self.errbacks), return_exceptions=True)
+
+    @property
+    def message(self) -> Any:
+        """Its message; ``None`` where the request is not Celery's."""
+        return getattr(self.request, "message", None)
 
     def terminate(self, signal: int | None = None) -> None:
         """Called by Celery after ``pool.terminate_job``, which has done it."""

@@ -1,9 +1,10 @@
 """Long late-ack tasks hold a lease: a task that outlasts the broker's visibility timeout is not run twice.
 
-A task on its first delivery costs nothing until it has run for ``lease_s``; then its lease is taken, and renewed while
-it lives, all of a process's in one transaction. A task that was delivered again takes its lease before it starts: it
-waits while the holder lives, is dropped when the holder finishes it, and takes over from a holder that is silent. A
-holder that finds its lease gone or another's has lost the task for good.
+A task on its first delivery costs nothing until it has run for half of ``lease_s``, before anybody could take its
+process for dead; then its lease is taken, and renewed while it lives, all of a process's in one transaction. A task
+that was delivered again takes its lease before it starts: it waits while the holder lives, is dropped when the holder
+finishes it, and takes over from a holder that is silent. A holder that finds its lease gone or another's has lost the
+task for good.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class LeaseKeeper:
             return job.leased and job.finished
         # One that waits for another's lease has not begun, however long it waits.
         begun = job.task is not None or job.thread_ident is not None
-        return job.leased or (begun and job.age_s >= self._settings.lease_s)
+        return job.leased or (begun and job.age_s >= self._settings.lease_s / 2)
 
     async def still_held(self, job: Job) -> bool:
         """Tell whether the outcome of a job that `is_due` counts; asked when its code has ended, before any is stored.

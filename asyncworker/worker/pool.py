@@ -37,6 +37,7 @@ from asyncworker.worker.health import BEAT_S, health_file
 from asyncworker.worker.job import Job, Reports, decoded, request_of
 from asyncworker.worker.leases import LeaseKeeper, needs_lease
 from asyncworker.worker.outbox import Outbox, OutboxThread
+from asyncworker.worker.ownership import Owner, on_ownership_lost
 from asyncworker.worker.persist import flush_settlements
 from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.runner import Runner, exception_info
@@ -100,6 +101,7 @@ class AsyncPool(BasePool):
         self._loop_thread.on_stop(flush_settlements)
         self._leases = LeaseKeeper(self._settings, self._lost)
         self._loop_thread.loop.call_soon_threadsafe(self._keep_leases)
+        on_ownership_lost(self._lose_messages)
         self._runner = Runner(
             self._loop_thread,
             self._outbox,
@@ -361,6 +363,13 @@ class AsyncPool(BasePool):
         job.abandoned = job.lost = True
         self._cancel(job)
         self._outbox.put(lambda: self._watch_end(job))
+
+    def _lose_messages(self, owner: Owner) -> None:
+        """Begin nothing of what others have now. What was begun is its own, or goes by its lease."""
+        self._waiting.clear()
+        for job in self._jobs.values():
+            if not job.let_through and job.message is not None and owner.owns(job.message.delivery_tag):
+                job.abandoned = job.lost = True
 
     def _cancel(self, job: Job) -> None:
         if job.name in self._async_names:

@@ -54,12 +54,18 @@ class Runner:
 
     def start(self, job: Job, *, on_loop: bool) -> None:
         """Run a job, on the loop where its target gives way to it, else on a thread."""
-        if self._guard.concerns(job):
-            start_gate.call(functools.partial(self._admit, job, on_loop))
+        start_gate.call(functools.partial(self._let_through, job, on_loop))
+
+    def _let_through(self, job: Job, on_loop: bool) -> None:
+        job.let_through = True
+        if job.lost:
+            self._put(job, lambda: None)
+        elif self._guard.concerns(job):
+            self._admit(job, on_loop)
         elif on_loop:
-            start_gate.call(functools.partial(self._start_on_loop, job))
+            self._start_on_loop(job)
         else:
-            start_gate.call(functools.partial(self._start_on_thread, job))
+            self._start_on_thread(job)
 
     def _admit(self, job: Job, on_loop: bool) -> None:
         coroutine = self._start_guarded(job, on_loop)

@@ -10,9 +10,11 @@ from typing import Any
 
 from kombu.transport import redis as stock
 
-from asyncworker.worker.channel import Channel
+from asyncworker.worker.channel import DEFAULT_LEASE_S, Channel
+from asyncworker.worker.fast import LEASE_OPTION
 from asyncworker.worker.gate import start_gate
 from asyncworker.worker.guarded import RedisTransport, SocketURLs
+from asyncworker.worker.ownership import BEATS_A_LEASE, OwnershipLost
 
 __all__ = ["Poller", "SocketTransport", "Transport"]
 
@@ -33,7 +35,30 @@ class Poller(_StockPoller):  # type: ignore[misc]
         finally:
             for channel in self._channels:
                 channel.qos.flush_acks()
-            start_gate.let_through()
+            self._check_ownership()
+
+    def _check_ownership(self) -> None:
+        """Let jobs begin, unless their messages may have returned to the queue: this process may have been frozen."""
+        for channel in self._channels:
+            owner = channel.owner
+            if owner is not None and start_gate.is_waited_for and not owner.is_certain:
+                self._beat(channel)
+                if not owner.lost and not owner.is_certain:
+                    return
+        start_gate.let_through()
+        if any(channel.has_lost for channel in self._channels):
+            raise OwnershipLost("this process was silent for too long, and has lost its messages")
+
+    def beat(self) -> None:
+        """Show that this process lives, and return the messages of those that do not."""
+        for channel in self._channels:
+            self._beat(channel)
+
+    def _beat(self, channel: Channel) -> None:
+        try:
+            channel.beat()
+        except channel.connection_errors as exc:
+            logger.debug("no heartbeat: %s", exc)
 
     def register_waiter(self, channel: Channel, waiter: Any) -> None:
         """Poll a waiter's connection, too."""
@@ -76,6 +101,8 @@ class Transport(RedisTransport):
 
     #: kombu's event loop, while it polls this.
     hub: Any = None
+    #: Its timer of heartbeats.
+    _beating: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -86,6 +113,10 @@ class Transport(RedisTransport):
         self.hub = loop
         start_gate.closed = True
         super().register_with_event_loop(connection, loop)
+        if self._beating is not None:
+            self._beating.cancel()
+        lease_s = connection.client.transport_options.get(LEASE_OPTION, DEFAULT_LEASE_S)
+        self._beating = loop.call_repeatedly(lease_s / BEATS_A_LEASE, self.cycle.beat)
 
     def wake_later(self, after_s: float) -> None:
         """Have the hub turn once more after that, whatever it waits for."""
@@ -96,6 +127,8 @@ class Transport(RedisTransport):
         """Close it. Jobs do not wait for the next one."""
         if self.hub is not None:
             self.hub = None
+            if self._beating is not None:
+                self._beating.cancel()
             start_gate.open()
         super().close_connection(connection)
 

@@ -117,8 +117,10 @@ def fill(broker: redis.Redis, key: str, count: int) -> None:
 
 def fetch(broker: redis.Redis, groups: list[list[str]], limit: int) -> tuple[list[dict[str, Any]], bool, Fetch]:
     asked = Fetch([[(name, name) for name in group] for group in groups], limit)
-    reply = broker.eval(FETCH, *asked.arguments("unacked", "unacked_index", time.time()))
-    messages, more = asked.read(reply)
+    reply = broker.eval(FETCH, *asked.arguments("unacked", "unacked_index", "unacked.owners", time.time()))
+    found = asked.read(reply)
+    assert found is not None
+    messages, more = found
     stored = {tag.decode(): json.loads(entry) for tag, entry in broker.hgetall("unacked").items()}
     for message in messages:
         assert stored[message.tag] == [json.loads(message.raw), "", message.queue]
