@@ -22,7 +22,7 @@ from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.row_digests import RowDigests
 from asyncworker.iterate.source import Source
-from asyncworker.store import Progress, RunHold, RunRequest, Silence, wait_writable
+from asyncworker.store import Progress, RunHold, RunRequest, wait_writable
 
 if TYPE_CHECKING:
     from asyncworker.store import OnChange, Store
@@ -279,7 +279,9 @@ async def _wait_for_holder(
     Returns:
         The time stamp by which this was decided, ``None`` where there is no such run; and whether somebody held it.
     """
-    silence = Silence.of_lease(lease_s or 0.0, clock)
+    from asyncworker.store import silence_of
+
+    silence = silence_of(store, "run", run_id, lease_s or 0.0, clock)
     waited = False
     while True:
         try:

@@ -44,6 +44,11 @@ class Lifetimes:
         result: T = await asyncio.shield(making)
         return result
 
+    def made(self, key: Hashable) -> Any:
+        """Return the object of that key; ``None`` where there is none yet."""
+        making = self._made.get(key)
+        return making.result() if making is not None and _has_made(making) else None
+
     def discard(self, key: Hashable, made: Closeable) -> None:
         """Forget an object that has ended by itself; the next caller makes another."""
         making = self._made.get(key)

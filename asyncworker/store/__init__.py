@@ -26,7 +26,7 @@ from asyncworker.store.records import (
     RunState,
     Start,
 )
-from asyncworker.store.shared import payloads_of, shared_store
+from asyncworker.store.shared import opened_store, payloads_of, shared_store
 from asyncworker.store.silence import Silence
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from asyncworker.store.partitions import Partitions
     from asyncworker.store.sql import OnChange, Store
     from asyncworker.store.state import TaskState, TaskStates
+    from asyncworker.store.watch import look_at_holders, silence_of
 
 __all__ = [
     "Batch",
@@ -65,10 +66,13 @@ __all__ = [
     "TaskState",
     "TaskStates",
     "keep_house",
+    "look_at_holders",
     "open_store",
+    "opened_store",
     "patiently",
     "payloads_of",
     "shared_store",
+    "silence_of",
     "wait_writable",
 ]
 
@@ -84,7 +88,9 @@ _HOMES = {
     "TaskState": "state",
     "TaskStates": "state",
     "keep_house": "housekeeping",
+    "look_at_holders": "watch",
     "open_store": "opening",
+    "silence_of": "watch",
 }
 
 

@@ -14,7 +14,9 @@ from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.store import schema
 from asyncworker.store.inserting import insert_missing
 from asyncworker.store.patience import wait_writable
+from asyncworker.store.silence import Silence
 from asyncworker.store.sql import Store
+from asyncworker.store.watch import silence_of
 
 __all__ = ["Lease", "Leases"]
 
@@ -108,6 +110,10 @@ class Leases:
         async with self._store.reading() as connection:
             row = (await connection.execute(select(_table).where(_table.c.key == key))).one_or_none()
         return None if row is None else _lease(row)
+
+    def silence_of(self, key: str, lease_s: float) -> Silence:
+        """Return how long a lease's holder has been silent."""
+        return silence_of(self._store, "lease", key, lease_s, self._clock)
 
     async def wait_writable(self) -> None:
         """Wait until somebody may write to the store; see `wait_writable`."""

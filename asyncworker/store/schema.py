@@ -117,6 +117,7 @@ run = Table(
     Column("finished_map", LargeBinary, nullable=False),
     Column("request", LargeBinary, nullable=False),
     Index("asyncworker_run_by_start", "started_at"),
+    Index("asyncworker_run_by_state", "state"),
     Index("asyncworker_run_by_whole", "part_of", "part_number"),
 )
 

@@ -11,7 +11,7 @@ from asyncworker.store.payloads import Payloads
 if TYPE_CHECKING:
     from asyncworker.store.sql import Store
 
-__all__ = ["payloads_of", "shared_store"]
+__all__ = ["opened_store", "payloads_of", "shared_store"]
 
 
 async def shared_store(settings: Settings) -> Store:
@@ -32,7 +32,17 @@ async def shared_store(settings: Settings) -> Store:
         store.payloads = payloads_of(settings)
         return store
 
-    return await lifetimes().use(("store", url, settings.payload_url_or_default()), make)
+    return await lifetimes().use(_key(settings), make)
+
+
+def opened_store(settings: Settings) -> Store | None:
+    """Return the running loop's store for these settings, where something has opened it."""
+    store: Store | None = lifetimes().made(_key(settings))
+    return store
+
+
+def _key(settings: Settings) -> tuple[str, str, str]:
+    return "store", settings.store_url_or_default(), settings.payload_url_or_default()
 
 
 def payloads_of(settings: Settings) -> Payloads | None:

@@ -20,6 +20,7 @@ from asyncworker.store.parts import PROGRESS_COLUMNS, merged, partitions_of, pro
 from asyncworker.store.payloads import Payloads
 from asyncworker.store.records import UNENDED, Batch, Counters, ItemFailure, Progress, RunHold, RunRequest
 from asyncworker.store.schema import checksum_of, first_fence
+from asyncworker.store.silence import Silence
 
 __all__ = ["WRITES", "OnChange", "Store"]
 
@@ -39,6 +40,8 @@ class Store:
         self._writer = engine.execution_options(**{WRITES: True})
         #: How long those who write here wait for a database that is away.
         self.patience_s = 30.0
+        #: How long holders of runs and leases have been silent, where that is watched.
+        self.silences: dict[tuple[str, str], Silence] = {}
         #: Where large results lie.
         self.payloads: Payloads | None = None
         self.url = redacted(engine.url.render_as_string(hide_password=True))

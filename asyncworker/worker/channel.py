@@ -295,11 +295,17 @@ class Channel(RedisChannel):
         if self.connection.hub is None:  # and so no timer for heartbeats
             return
         owner = _owners.get(self._broker)
-        if owner is None or owner.lost:
+        if owner is None or owner.lost or owner.left:
             lease_s = self.connection.client.transport_options.get(LEASE_OPTION, DEFAULT_LEASE_S)
             owner = _owners[self._broker] = Owner(lease_s)
         self._owned_by = owner
         owner.beat(self)
+
+    def leave(self) -> None:
+        """End to be an owner, where nothing is left that is one's own."""
+        owner = self._owned_by
+        if owner is not None and not owner.lost and not self.acks.tags and not _lost[self._broker]:
+            owner.leave(self)
 
     def beat(self) -> None:
         """Show that this process lives, and return the messages of those that do not."""

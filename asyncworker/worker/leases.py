@@ -22,8 +22,9 @@ from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import StoreError
 from asyncworker.loop import live_jobs
 from asyncworker.settings import Settings
-from asyncworker.store import Silence, shared_store
+from asyncworker.store import opened_store, shared_store
 from asyncworker.worker.job import Job
+from asyncworker.worker.ownership import suspects
 
 if TYPE_CHECKING:
     from asyncworker.store import Lease, Leases
@@ -66,6 +67,23 @@ class LeaseKeeper:
         while True:
             await self._clock.sleep(self._settings.lease_s / 3)
             await self.renew()
+
+    async def watch(self) -> None:
+        """Watch for silent holders for as long as the loop runs, once this process has opened the store.
+
+        A reason to open it is that another process is silent at the broker: what it held will be delivered again.
+        """
+        every_s = self._settings.lease_s / 10
+        while True:
+            await self._clock.sleep(every_s)
+            try:
+                store = await shared_store(self._settings) if suspects() else opened_store(self._settings)
+                if store is not None:
+                    from asyncworker.store import look_at_holders
+
+                    await look_at_holders(store, every_s)
+            except StoreError as exc:
+                logger.debug("holders cannot be looked at: %s", exc)
 
     async def renew(self) -> None:
         """Take the leases that are due, and renew those that are held."""
@@ -123,9 +141,9 @@ class LeaseKeeper:
         promise at least once.
         """
         key, lease_s = key_of(job), self._settings.lease_s
-        silence = Silence.of_lease(lease_s, self._clock)
         try:
             leases = await self._leases()
+            silence = leases.silence_of(key, lease_s)
             while not (job.abandoned or job.draining):
                 seen = await leases.look(key)
                 if seen is not None and seen.ended and self._is_fresh(seen):
@@ -133,7 +151,7 @@ class LeaseKeeper:
                 if seen is None or seen.ended:
                     if await self._take(leases, job, seen):
                         return True
-                elif key not in self._held and await silence.outlasts(lease_s, seen, leases.wait_writable):
+                elif key not in self._held and await silence.outlasts(lease_s, seen.renewed_at, leases.wait_writable):
                     if await self._take(leases, job, seen):
                         logger.warning("%s: its holder was silent for %g s; taking it over", job, lease_s)
                         return True

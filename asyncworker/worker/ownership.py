@@ -25,7 +25,7 @@ from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.store import Silence
 from asyncworker.worker.refusals import RefusedForNow
 
-__all__ = ["ACKNOWLEDGE", "OWNERS", "Owner", "OwnershipLost", "on_ownership_lost"]
+__all__ = ["ACKNOWLEDGE", "OWNERS", "Owner", "OwnershipLost", "on_ownership_lost", "suspects"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +82,24 @@ end
 return returned
 """
 
+#: KEYS: owners. ARGV: id. Nothing where others are returning its messages.
+LEAVE = "if redis.call('HGET', KEYS[1], ARGV[1]) ~= 'released' then redis.call('HDEL', KEYS[1], ARGV[1]) end"
+
 #: KEYS: owners. ARGV: id.
 FORGET = "if redis.call('HGET', KEYS[1], ARGV[1]) == 'released' then redis.call('HDEL', KEYS[1], ARGV[1]) end"
 
 
 class OwnershipLost(ConnectionError):
     """This process was silent for a lease, and its messages have returned to their queues: it connects anew."""
+
+
+#: Owners that were silent for a while when they were looked at last.
+_suspects: set[str] = set()
+
+
+def suspects() -> bool:
+    """Tell whether another process may have died, by what the broker knows. From any thread."""
+    return bool(_suspects)
 
 
 _listeners: list[Callable[[Owner], None]] = []
@@ -113,6 +125,7 @@ class Owner:
         self.lease_s = lease_s
         self.every_s = lease_s / BEATS_A_LEASE
         self.lost = False
+        self.left = False
         self._clock = clock
         self._registered = False
         self._held_until_s = -math.inf
@@ -135,7 +148,7 @@ class Owner:
             RefusedForNow: The server takes no heartbeat now, from nobody.
             Exception: One of the channel's connection errors.
         """
-        if self.lost:
+        if self.lost or self.left:
             return
         sent_at_s = self._clock.monotonic()
         new = "" if self._registered else "1"
@@ -170,6 +183,12 @@ class Owner:
             self.lose()
         return held
 
+    def leave(self, channel: Any) -> None:
+        """End in order: there is nothing left that is unacknowledged, and nobody needs to look for it."""
+        self.left = True
+        with channel.conn_or_acquire() as client:
+            client.execute_command("EVAL", LEAVE, 1, channel.owners_name, self.id)
+
     def lose(self) -> None:
         """Stop to be the owner: others have what was not acknowledged."""
         if self.lost:
@@ -193,10 +212,13 @@ class Owner:
         signs.pop(self.id, None)
         for gone in self._silences.keys() - signs.keys():
             del self._silences[gone]
+            _suspects.discard(gone)
         self._returning &= signs.keys()
         for owner, sign in signs.items():
             silence = self._silences.setdefault(owner, Silence(self.every_s, self._clock))
-            silent = silence.lasts_s(sign) >= self.lease_s
+            silent_s = silence.lasts_s(sign)
+            silent = silent_s >= self.lease_s
+            (_suspects.add if silent_s >= self.lease_s / 5 else _suspects.discard)(owner)
             if owner in self._returning or (silent and self._release(channel, owner, sign)):
                 self._returning.add(owner)
                 self._return_messages(channel, owner)

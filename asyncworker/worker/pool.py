@@ -283,7 +283,11 @@ class AsyncPool(BasePool):
             )
 
     def _keep_leases(self) -> None:
-        self._leases_task = self._loop_thread.loop.create_task(self._leases.keep(), name="asyncworker-leases")
+        loop = self._loop_thread.loop
+        self._lease_tasks = (
+            loop.create_task(self._leases.keep(), name="asyncworker-leases"),
+            loop.create_task(self._leases.watch(), name="asyncworker-watch"),
+        )
 
     def _bury(self, letter: DeadLetter, settle: Callable[[], None]) -> None:
         self._have_outbox_read()

@@ -113,6 +113,7 @@ class QoS(RedisQoS):
             del self._delivered[tag]
         try:
             super().restore_unacked_once(stderr)
+            self.channel.leave()
         except self.channel.connection_errors as exc:
             logger.warning("%d messages are given back to their queues later: %s", len(self._delivered), exc)
             self.channel.give_back_later(list(self._delivered))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -104,11 +106,24 @@ def test_what_a_killed_process_held_is_taken_after_a_lease(
     until(lambda: broker.hlen("unacked.owners") == 1, "end of the dead owner", second)
 
 
+def pause_outside_of_a_transaction(node: Worker, store: Path) -> None:
+    """Freeze a worker, but not while it has SQLite's only write lock: nobody could take anything over then."""
+    while True:
+        node.pause()
+        with contextlib.closing(sqlite3.connect(store, timeout=0.2, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError:
+                node.resume()
+        time.sleep(0.05)
+
+
 def test_a_process_that_was_frozen_gives_way_to_the_one_that_took_over(
-    worker: Callable[..., Worker], work: Work, broker: redis.Redis
+    worker: Callable[..., Worker], work: Work, broker: redis.Redis, state_dir: Path
 ) -> None:
     first = start_with_everything_held(worker, work, broker)
-    first.pause()
+    pause_outside_of_a_transaction(first, state_dir / "store.sqlite")
     second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
     second.wait_for_log("its 7 unacknowledged messages were returned to their queues")
     until(lambda: work.log("long").count("begun") == 2, "second beginning", second)
