@@ -24,7 +24,8 @@
     ├── RunError
     │   ├── RunNotFound          no run of that id in the store
     │   ├── RunTakenOver         another process holds this run now; this one's writes are refused
-    │   ├── RunChanged           the source or the fixed arguments are not those of the checkpoint
+    │   ├── RunHeld              a process that is alive runs it: wait for it, cancel it, or take it by force
+    │   ├── RunChanged           the source, the fixed arguments or the cut are not those of the checkpoint
     │   ├── RunCancelled         the run was cancelled
     │   ├── RunDrained           the run stopped early for the worker to end; another attempt goes on
     │   └── RunTimeout           the run passed its total time limit
@@ -93,6 +94,7 @@ __all__ = [
     "RunDrained",
     "RunChanged",
     "RunError",
+    "RunHeld",
     "RunNotFound",
     "RunTakenOver",
     "RunTimeout",
@@ -234,8 +236,12 @@ class RunTakenOver(RunError):
     """Another process holds this run now; this one's writes are refused."""
 
 
+class RunHeld(RunError):
+    """A process that is alive runs it: wait for it, cancel it, or take it by force."""
+
+
 class RunChanged(RunError):
-    """The source or the fixed arguments are not those of the checkpoint."""
+    """The source, the fixed arguments or the cut into partitions are not those of the checkpoint."""
 
 
 class RunCancelled(RunError):

@@ -128,7 +128,7 @@ class DemoRun:
                 self._view.say(
                     f"continuing the run of {begun:%Y-%m-%d %H:%M:%S}: {before.done:,} of {self._files:,} done"
                 )
-                return result if before.state == "done" else result.resume(), before
+                return result if before.state == "done" else result.resume(force=True), before
         concurrency = max(1, self._files // CRASH_ROUNDS) if crash else CONCURRENCY
         run = (
             fetch.partial(folder=folder)
@@ -154,7 +154,7 @@ class DemoRun:
         self._worker = self._start_worker("worker-2", slowed=False)
         self._wait_for_worker()
         self._view.say(f"another worker, process {self._worker.pid}, resumes run {result.id}")
-        result.resume()
+        result.resume(force=True)  # no other one runs it: it need not be waited for until that is certain
         return progress.attempt + 1
 
     def _watch(

@@ -115,11 +115,12 @@ def cancel(app: Any, run_id: str) -> None:
 
 @runs.command()
 @click.argument("run_id")
+@click.option("--force", is_flag=True, help="Take it from a process that runs it; its items in flight run twice.")
 @click.pass_obj
-def resume(app: Any, run_id: str) -> None:
+def resume(app: Any, run_id: str, force: bool) -> None:
     """Send a run again, from its checkpoint: only what is not done runs, failed items among it."""
     result, progress = _known(app, run_id)
-    result.resume()
+    result.resume(force=force)
     click.echo(f"run {run_id}: sent again, {progress.done:,} items are done")
 
 

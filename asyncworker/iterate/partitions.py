@@ -18,7 +18,9 @@ import msgspec
 from asyncworker import errors
 from asyncworker.errors import (
     AsyncWorkerError,
+    CheckpointCorrupt,
     RunCancelled,
+    RunChanged,
     RunDrained,
     RunError,
     RunTakenOver,
@@ -61,6 +63,7 @@ async def execute_split(
     message: str = "",
     redelivered: bool = False,
     resume: bool = False,
+    force: bool = False,
     on_change: OnChange | None = None,
     drain: Drain | None = None,
     observe: Observe | None = None,
@@ -74,6 +77,7 @@ async def execute_split(
         message: Names the message that asks for it.
         redelivered: The same message came again.
         resume: Continue a run that is complete: only what failed is run.
+        force: Take the run from whoever holds it.
         on_change: Where the fingerprint is not the checkpoint's; ``None``: as the options say.
         drain: Asks to stop early, for the process to end.
         observe: Is told of the run's progress.
@@ -85,12 +89,23 @@ async def execute_split(
     from asyncworker.store import Partitions
 
     requests = [run.part(number)[2] for number in range(len(run.ranges()))]
-    asked = request_for(run.run_id, run.task, run.source, run.options, run.fingerprint, request, message, run.clock)
+    asked = request_for(
+        run.run_id,
+        run.task,
+        run.source,
+        run.options,
+        run.fingerprint,
+        request,
+        message,
+        run.clock,
+        partitions=len(requests),
+    )
     hold = await take_run(
         run.store,
         asked,
         redelivered=redelivered,
         resume=resume,
+        force=force,
         on_change=on_change or run.options.on_change,
         lease_s=run.lease_s,
         drain=drain,
@@ -211,6 +226,9 @@ class _Holder:
         except RunTakenOver:
             # A message has brought it to another worker at the same time.
             logger.debug("run %s: partition %d is run elsewhere", self._run.run_id, number)
+        except (RunChanged, CheckpointCorrupt) as exc:
+            # It would be the same each time.
+            self._reason = self._reason or exc
         except AsyncWorkerError as exc:
             # Recorded with the partition, which the end of the run is made of.
             logger.warning("run %s: partition %d: %s", self._run.run_id, number, exc)

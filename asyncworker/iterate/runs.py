@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import os
 import uuid
 from collections.abc import Callable
 from datetime import datetime
@@ -48,6 +49,7 @@ async def execute_run(
     message: str = "",
     redelivered: bool = False,
     resume: bool = False,
+    force: bool = False,
     failed_only: bool = False,
     on_change: OnChange | None = None,
     drain: Drain | None = None,
@@ -72,6 +74,7 @@ async def execute_run(
         redelivered: The same message came again: a run that has ended is not run again, its outcome is told. Nor is one
             that another process is just running: that is waited for.
         resume: Continue a run that is complete as well: only what failed is run.
+        force: Take the run from whoever holds it; it is waited for otherwise.
         drain: Asks the run to stop early, for the process to end.
         lease_s: A message that came again waits for the run's holder, and takes over once that has shown no sign of
             life for so long. What a holder still writes after that is refused; it begins no item until it knows.
@@ -102,6 +105,7 @@ async def execute_run(
         asked,
         redelivered=redelivered,
         resume=resume,
+        force=force,
         on_change=on_change,
         lease_s=lease_s,
         drain=drain,
@@ -136,6 +140,8 @@ def request_for(
     request: bytes,
     message: str,
     clock: Clock,
+    *,
+    partitions: int = 0,
 ) -> RunRequest:
     """Make what the store is asked for."""
     return RunRequest(
@@ -146,6 +152,8 @@ def request_for(
         keyed=options.key is not None,
         request=request,
         message=message,
+        holder=f"process {os.getpid()} on {os.uname().nodename}",
+        partitions=partitions,
         started_at=clock.now(),
     )
 
@@ -156,6 +164,7 @@ async def take_run(
     *,
     redelivered: bool,
     resume: bool = False,
+    force: bool = False,
     on_change: OnChange = "error",
     lease_s: float,
     stored: bool = False,
@@ -169,7 +178,8 @@ async def take_run(
         store: Where it is.
         request: What is run.
         redelivered: It may have ended already: that is its outcome then.
-        resume: Go on with a run that is complete; where it is the first delivery, take it from whoever runs it.
+        resume: Go on with a run that is complete.
+        force: Where it is the first delivery, take the run from whoever holds it.
         on_change: What to do about another fingerprint.
         lease_s: How long a holder may be silent.
         stored: It must be there already.
@@ -184,21 +194,19 @@ async def take_run(
     """
     if not redelivered and not stored:
         # A delivery that is the first by its own account may be the older one of two: it lay with a process that was
-        # frozen, whose connection the broker gave up meanwhile. Who resumes a run does not wait for a holder.
+        # frozen, whose connection the broker gave up meanwhile.
         try:
             return await store.begin_run(
                 request,
                 resume=resume,
                 on_change=on_change,
-                only_if=lambda row: (
-                    row is None or row.state != "running" or (resume and not request.is_of(row.message))
-                ),
+                only_if=lambda row: row is None or row.state != "running" or (force and not request.is_of(row.message)),
             )
         except RunTakenOver:
             logger.info("run %s: another process runs it; this one waits for that", request.run_id)
     while True:
         seen, waited = await _wait_for_holder(store, request.run_id, lease_s if wait else None, drain, clock)
-        resume = resume and not waited  # it was the same message that was run
+        resume = resume and not waited  # what it asked for was done meanwhile
         if seen is None and stored:
             raise RunNotFound(f"no run {request.run_id!r} in the store")
         try:

@@ -1,4 +1,4 @@
-"""Is a stored run what was written, and what is asked for?"""
+"""Prove that a stored run is what was written."""
 
 from __future__ import annotations
 
@@ -8,30 +8,9 @@ from sqlalchemy import Row
 
 from asyncworker.errors import CheckpointCorrupt
 from asyncworker.store.bitmap import Bitmap
-from asyncworker.store.records import RunRequest
 from asyncworker.store.schema import checksum_of
 
-__all__ = ["change_of", "check_map"]
-
-
-def change_of(row: Row[Any], request: RunRequest) -> str:
-    """Say how a request differs from what its checkpoint was made by; empty: it does not."""
-    if bool(row.keyed) != request.keyed:
-        known = {True: "by key", False: "by index"}
-        difference = f"its items are known {known[bool(row.keyed)]}, and now {known[request.keyed]}"
-    else:
-        (was, _, was_values), (now, _, now_values) = row.fingerprint.partition("."), request.fingerprint.partition(".")
-        if was != now:
-            difference = f"the fixed arguments or the keywords were {was}, and now {now}"
-        elif was_values != now_values and not (request.keyed and not row.partitions):
-            # Each partition knows the keys of its own items only.
-            difference = f"the source was {was_values}, and now {now_values}"
-        else:
-            return ""
-    return (
-        f"run {request.run_id} of {row.task} is not what its checkpoint was made by: {difference}; "
-        "restart it, or start a run of another id"
-    )
+__all__ = ["check_map"]
 
 
 def check_map(row: Row[Any]) -> None:

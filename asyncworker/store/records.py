@@ -52,6 +52,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What would start the run again; opaque to the store."""
     message: str = ""
     """Names the message that asks, which may come twice; empty: it has no name."""
+    holder: str = ""
+    """Names the process that is to run it, for people to read."""
+    partitions: int = 0
+    """How many partitions it is cut into; 0: none, it is undivided."""
     started_at: datetime = msgspec.field(default_factory=_now)
 
     def is_of(self, message: str) -> bool:

@@ -95,6 +95,8 @@ run = Table(
     Column("keyed", Boolean, nullable=False),
     # Which message it was begun or resumed by: a second delivery of it is none that asks for more.
     Column("message", StorableText, nullable=False),
+    # Which process runs it, for people to read.
+    Column("holder", StorableText, nullable=False, default=""),
     Column("total", BigInteger),
     Column("done", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),

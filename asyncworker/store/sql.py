@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from sqlalchemy import Row, delete, func, insert, select, update
@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from asyncworker.errors import RunChanged, RunNotFound, RunTakenOver, StoreError
 from asyncworker.redaction import redacted
 from asyncworker.store import failures, large, reading, schema
-from asyncworker.store.checks import change_of, check_map
+from asyncworker.store.checks import check_map
 from asyncworker.store.chunks import key_rows, keys_from_row, result_rows, row_rows
+from asyncworker.store.decide import Continue, OnChange, Recall, Refuse, Start, decide
 from asyncworker.store.parts import PROGRESS_COLUMNS, merged, partitions_of, progress_of, whole_or_part
 from asyncworker.store.payloads import Payloads
 from asyncworker.store.records import UNENDED, Batch, Counters, ItemFailure, Progress, RunHold, RunRequest
@@ -23,8 +24,6 @@ from asyncworker.store.schema import checksum_of, first_fence
 from asyncworker.store.silence import Silence
 
 __all__ = ["WRITES", "OnChange", "Store"]
-
-OnChange = Literal["error", "restart", "resume"]
 
 #: Execution option of connections that will write: SQLite takes its write lock at BEGIN for these.
 WRITES = "asyncworker_writes"
@@ -109,20 +108,18 @@ class Store:
         resume: bool,
         on_change: OnChange,
     ) -> RunHold:
-        if row is None:
-            return await self._start(connection, request, fence=first_fence(), new=True)
-        again = request.is_of(row.message) or (redelivered and not resume)
-        if again and row.state not in UNENDED:
-            ended = progress_of(row)
-            return _hold(ended, row.fence, row.keyed, finished=ended)
-        if row.complete and not resume:
-            return await self._start(connection, request, fence=row.fence + 1, new=False)
-        changed = change_of(row, request)
-        if changed and on_change == "restart":
-            return await self._start(connection, request, fence=row.fence + 1, new=False)
-        if changed and (on_change == "error" or bool(row.keyed) != request.keyed):
-            raise RunChanged(changed)
-        return await self._continue(connection, request, row)
+        stored: Any = row
+        match decide(stored, request, redelivered=redelivered, resume=resume, on_change=on_change):
+            case Refuse(reason):
+                raise RunChanged(reason)
+            case Recall():
+                ended = progress_of(stored)
+                return _hold(ended, stored.fence, stored.keyed, finished=ended)
+            case Continue():
+                return await self._continue(connection, request, stored)
+            case Start():
+                fence = first_fence() if row is None else row.fence + 1
+                return await self._start(connection, request, fence=fence, new=row is None)
 
     async def restart(self, hold: RunHold, request: RunRequest) -> RunHold:
         """Start a run that is held afresh; what was stored of it is deleted.
@@ -158,6 +155,7 @@ class Store:
             "finished_map": b"",
             "checksum": checksum_of(b"", 0, 0),
             "request": request.request,
+            "holder": request.holder,
             "partitions": 0,
         }
         if new:
@@ -187,6 +185,7 @@ class Store:
             "fence": row.fence + 1,
             "fingerprint": request.fingerprint,
             "message": request.message,
+            "holder": request.holder,
             # What is run from now on is what a later resume must send.
             "request": request.request or row.request,
             "total": request.total if request.total is not None else row.total,
@@ -330,6 +329,12 @@ class Store:
         query = select(*PROGRESS_COLUMNS).where(schema.run.c.part_of.is_(None)).order_by(*newest).limit(limit)
         async with self.reading() as connection:
             return [progress_of(row) for row in await connection.execute(query)]
+
+    async def holder_of(self, run_id: str) -> str:
+        """Name the process that runs it, or ran it last; empty where nobody has begun it, or it is not there."""
+        async with self.reading() as connection:
+            holder = await connection.scalar(select(schema.run.c.holder).where(schema.run.c.run_id == run_id))
+        return str(holder or "")
 
     async def request_of(self, run_id: str) -> bytes:
         """What would start the run again, as it was given.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.result import AsyncResult
 from kombu.utils.json import loads
 
-from asyncworker.errors import RunError, RunNotFound
+from asyncworker.errors import RunError, RunHeld, RunNotFound
 from asyncworker.iterate import ItemFailure, Order, Page, Progress, pages_of
 from asyncworker.loop import get_loop_thread, off_loop_async
 from asyncworker.settings import load_settings
@@ -55,16 +57,22 @@ class IterateResult(TaskResult):
         """Ask the run to stop; it does at its next checkpoint, and what is done stays done."""
         _wait(self.acancel())
 
-    def resume(self) -> IterateResult:
+    def resume(self, *, force: bool = False) -> IterateResult:
         """Send the run again, from its checkpoint: only what is not done runs, failed items among it.
+
+        Args:
+            force: Take it from a process that runs it; the items that it has in flight run twice.
 
         Returns:
             This result; ``get()`` waits for the new outcome.
 
         Raises:
             RunNotFound: No worker has ever begun the run.
+            RunHeld: A process runs it, and has left a sign of life within ``lease_s``. One that has not is taken over
+                without being asked for it.
         """
-        self._send_again(_wait(_on_our_loop(self._stored_request())))
+        request, held = _wait(_on_our_loop(self._resumed(force)))
+        self._send_again(request, force=force or self._is_free(held))
         return self
 
     def retry_failed(self) -> IterateResult:
@@ -101,16 +109,18 @@ class IterateResult(TaskResult):
         """Awaitable twin of :meth:`cancel`."""
         await _on_our_loop(self._cancel())
 
-    async def aresume(self) -> IterateResult:
+    async def aresume(self, *, force: bool = False) -> IterateResult:
         """Awaitable twin of :meth:`resume`."""
-        await off_loop_async(self._send_again, await _on_our_loop(self._stored_request()))
+        request, held = await _on_our_loop(self._resumed(force))
+        force = force or await off_loop_async(self._is_free, held)
+        await off_loop_async(functools.partial(self._send_again, request, force=force))
         return self
 
     async def aretry_failed(self) -> IterateResult:
         """Awaitable twin of :meth:`retry_failed`."""
         failed = await _on_our_loop(self._failed_request())
         if failed is not None:
-            await off_loop_async(self._send_again, failed, True)
+            await off_loop_async(functools.partial(self._send_again, failed, failed_only=True))
         return self
 
     async def stream(self, *, order: Order = "index") -> AsyncIterator[tuple[int, Any]]:
@@ -170,6 +180,32 @@ class IterateResult(TaskResult):
             # Its message is still on its way: the worker that gets it drops it.
             await off_loop_async(self.revoke)
 
+    async def _resumed(self, force: bool) -> tuple[bytes, str]:
+        return await self._stored_request(), "" if force else await self._holder()
+
+    def _is_free(self, held: str) -> bool:
+        """Tell whether a run is to be taken at once from a holder that could not write how it ended, but told Celery.
+
+        Raises:
+            RunHeld: Its holder is alive.
+        """
+        if held and not self.ready():
+            raise RunHeld(held)
+        return bool(held)
+
+    async def _holder(self) -> str:
+        """Tell who runs it, as an error says it; empty: nobody who has left a sign of life within a lease."""
+        store = await self._store()
+        progress = await store.progress(self.id, merge=False)
+        silent_s = (datetime.now(UTC) - progress.updated_at).total_seconds()
+        if progress.state != "running" or silent_s > load_settings(conf=self.app.conf).lease_s:
+            return ""
+        holder = await store.holder_of(self.id) or "a process"
+        return (
+            f"run {self.id} of {progress.task}: {holder} runs it, and wrote to it {max(0.0, silent_s):.1f} s ago; wait "
+            "for it, cancel() it, or take it by resume(force=True): what is in flight then runs twice"
+        )
+
     async def _stored_request(self) -> bytes:
         return await (await self._store()).request_of(self.id)
 
@@ -187,13 +223,13 @@ class IterateResult(TaskResult):
             return None
         return await store.request_of(self.id)
 
-    def _send_again(self, request: bytes, failed_only: bool = False) -> None:
+    def _send_again(self, request: bytes, *, force: bool = False, failed_only: bool = False) -> None:
         # The outcome of the earlier attempt would be taken for that of the new one.
         forget_outcome(self)
         # Celery's own start, once more: a promise that was kept cannot be waited for again.
         AsyncResult.__init__(self, self.id, backend=self.backend, app=self.app)
         self.app.tasks[RUN_ITERATE].apply_async(
-            kwargs={**loads(request), "resume": True, "failed_only": failed_only}, task_id=self.id
+            kwargs={**loads(request), "resume": True, "force": force, "failed_only": failed_only}, task_id=self.id
         )
 
 

@@ -86,6 +86,7 @@ async def run_iterate(
     source: dict[str, Any] | None,
     options: dict[str, Any],
     resume: bool = False,
+    force: bool = False,
     failed_only: bool = False,
 ) -> Any:
     """Run a fan-out to its end, from its checkpoint where it has one.
@@ -98,6 +99,7 @@ async def run_iterate(
         source: The wire form of the source.
         options: The wire form of :class:`IterateOptions`.
         resume: Go on from the checkpoint of a run that has ended, too.
+        force: Take it from whoever runs it.
         failed_only: Of a complete run, run the items that failed, and no others.
 
     Returns:
@@ -115,6 +117,7 @@ async def run_iterate(
         "message": str(getattr(self.request, MESSAGE_HEADER, None) or ""),
         "redelivered": bool((self.request.delivery_info or {}).get("redelivered")),
         "resume": resume,
+        "force": force,
         "drain": drain_of_this_job(settings),
     }
     try:

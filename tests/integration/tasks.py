@@ -286,6 +286,13 @@ async def gated(number: int, gate: str) -> int:
     return number
 
 
+@shared_task(name="t.gated_logged")
+async def gated_logged(number: int, gate: str, log: str) -> int:
+    """From the tenth item on, wait until a file exists; write down what was begun."""
+    append(log, str(number))
+    return await gated(number, gate)
+
+
 @shared_task(name="t.picky")
 async def picky(number: int) -> int:
     await asyncio.sleep(0)

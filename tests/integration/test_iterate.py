@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from celery import Celery, chain, chord
 
 from asyncworker import AsyncTask, ItemErrors, IterateResult, previous_result
 from asyncworker.cli.embedded import EmbeddedServer
-from asyncworker.errors import RunCancelled, RunNotFound, SettingsError, SourceError
+from asyncworker.errors import RunCancelled, RunHeld, RunNotFound, SettingsError, SourceError
 from tests.integration import tasks
 from tests.servers.client import client_app
 from tests.servers.worker import running_worker
@@ -148,6 +149,28 @@ def test_cancel_and_resume(app: Celery[AsyncTask], tmp_path: Path) -> None:
     assert result.resume().get(timeout=GET_S)["resumed"] == stopped.done
     assert result.results() == [2 * n for n in range(1500)]
     assert set(log.read_text().split()) == {str(n) for n in range(1500)}
+
+
+def test_a_run_that_somebody_runs_is_resumed_by_force_only(app: Celery[AsyncTask], tmp_path: Path) -> None:
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    slow = app.tasks["t.gated_logged"].partial(log=str(log), gate=str(gate)).options(concurrency=20)
+    result = slow.iterate(number=range(40)).delay()
+    while result.progress().done < 10:
+        time.sleep(0.02)
+    with pytest.raises(
+        RunHeld, match=rf"run {result.id} of t.gated_logged: process \d+ on .* runs it, and wrote to it"
+    ):
+        result.resume()
+    assert result.progress().attempt == 1
+    result.resume(force=True)
+    while result.progress().attempt < 2:
+        time.sleep(0.02)
+    gate.touch()
+    assert result.get(timeout=GET_S)["done"] == 40
+    # Those that were done are not run again; those in flight are, which is why it is asked for.
+    runs = Counter(log.read_text().split())
+    assert sorted(map(int, runs)) == list(range(40))
+    assert {number for number, count in runs.items() if count > 1} <= {str(number) for number in range(10, 40)}
 
 
 def test_resume_runs_the_failed_again(app: Celery[AsyncTask]) -> None:

@@ -73,5 +73,11 @@ class Cluster:
         finally:
             await asyncio.gather(*self.tasks, return_exceptions=True)
 
+    async def run(self, **options: Any) -> RunOutcome:
+        """Run it as a worker would: undivided, where it is not cut."""
+        if self.options.partitions > 1:
+            return await self.execute(**options)
+        return await self.run_of().execute_whole(**options)
+
     async def results(self) -> list[Any]:
         return [pair async for pair in self.store.results("run")]

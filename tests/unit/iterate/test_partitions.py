@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncworker.errors import ItemErrors, RunCancelled, RunDrained, RunTimeout, SourceError
+from asyncworker.errors import ItemErrors, RunCancelled, RunChanged, RunDrained, RunTimeout, SourceError
 from asyncworker.iterate import (
     Drain,
     execute_partition,
@@ -120,6 +120,24 @@ async def test_failures_are_merged_in_the_order_of_the_source_and_only_they_run_
     assert (again.progress.done, again.progress.failed, again.progress.state) == (300, 0, "done")
     assert {number: ran for number, ran in cluster.ran.items() if ran > 1} == {3: 2, 80: 2, 299: 2}
     assert await cluster.results() == [(index, [index]) for index in range(300)]
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4), (4, 2), (2, 4)])
+async def test_a_run_that_was_cut_otherwise_is_refused_before_any_work(store: Store, before: int, after: int) -> None:
+    first = Cluster(store, partitions=before, on_error="fail_fast")
+    first.failing = frozenset({150})
+    await first.run(on_change="error")
+    stopped = await store.progress("run")
+    assert 0 < stopped.settled < 300
+    second = Cluster(store, partitions=after)
+    with pytest.raises(RunChanged, match=r"it was .*, and now is to be .*; restart it, or start a run of another id"):
+        await second.run(message="another")
+    assert (second.ran, second.sent) == (Counter(), [])
+    assert await store.progress("run") == stopped
+    again = Cluster(store, partitions=before)
+    assert (await again.run(message="a third")).progress.done == 300
+    restarted = Cluster(store, partitions=after)
+    assert (await restarted.run(message="a fourth", on_change="restart")).progress.done == 300
 
 
 @pytest.mark.parametrize("failing", [3, 299])
