@@ -67,7 +67,7 @@ class Column:
         self.name = name
         self.values = values
         self.open_task = open_task
-        self.size = len(values) if isinstance(values, Sized) else None
+        self.size = _size_of(values)
         self.one_shot = isinstance(values, Iterator | AsyncIterable)
         self.is_async = isinstance(values, AsyncIterable | TaskSource | PreviousResult)
         self.label = f"{name} ({_described(values)})"
@@ -170,6 +170,12 @@ async def read_async(column: Column) -> AsyncGenerator[Any, None]:
         # A generator that is left half read would be closed by the collector, some time, on some loop.
         if isinstance(iterator, AsyncGenerator):
             await iterator.aclose()
+
+
+def _size_of(values: Any) -> int | None:
+    if isinstance(values, range):  # `len` ends at the size of an address
+        return max(0, -((values.start - values.stop) // values.step)) if values.step > 0 else _size_of(values[::-1])
+    return len(values) if isinstance(values, Sized) else None
 
 
 def _described(values: Any) -> str:

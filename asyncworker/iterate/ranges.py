@@ -45,6 +45,7 @@ def part_of(source: Source, start: int, stop: int) -> Source:
     inner = 1
     for column in rest:
         inner *= column.size or 0
+    inner = max(1, inner)  # where one of them is empty, there is one part, of no rows
     whole = start // inner * inner
     columns = [_cut(first, start // inner, -(-stop // inner)), *rest]
     return _Part("product", columns, start, start - whole, stop - start)

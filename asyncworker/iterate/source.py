@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal
 
@@ -15,6 +17,9 @@ from asyncworker.iterate.offload import OffloadedValues
 from asyncworker.loop import off_loop_async
 
 __all__ = ["Row", "Source", "SourceMode", "make_source", "source_of", "source_of_rows"]
+
+#: So many combinations are made at once; more one by one.
+LONG = 10_000
 
 Row = dict[str, Any]
 SourceMode = Literal["product", "zip"]
@@ -54,7 +59,7 @@ class Source:
             if size is None:
                 return None
             total *= size
-        return total
+        return total if total <= sys.maxsize else None
 
     @property
     def is_async(self) -> bool:
@@ -132,8 +137,10 @@ class Source:
         Args:
             extra: What else belongs to the identity: the fixed arguments, the task's name.
         """
-        names = msgspec.json.encode([self.kind, [column.name for column in self.columns]])
-        values = msgspec.json.encode([column.identity() for column in self.columns], enc_hook=repr)
+        # In which order a product's columns are named says which varies fastest; in others it says nothing.
+        columns = self.columns if self.kind == "product" else sorted(self.columns, key=lambda column: column.name)
+        names = msgspec.json.encode([self.kind, [column.name for column in columns]])
+        values = _bytes_of([column.identity() for column in columns])
         return f"{hashlib.sha256(names + extra).hexdigest()}.{hashlib.sha256(values).hexdigest()}"
 
     def _check_lengths(self) -> None:
@@ -161,7 +168,7 @@ class Source:
 
     def _combined(self, first: Any) -> Iterator[Row]:
         names = [column.name for column in self.columns]
-        for others in itertools.product(*(column.open() for column in self.columns[1:])):
+        for others in _products(self.columns[1:]):
             yield dict(zip(names, (first, *others), strict=True))
 
     # -- zip -----------------------------------------------------------------------------------------------------------
@@ -254,6 +261,28 @@ def source_of_rows(rows: Any) -> Source:
     if isinstance(rows, Mapping):
         raise SourceError(f"rows is one mapping ({type(rows).__name__}); give an iterable of mappings")
     return make_source("rows", [column_of("rows", rows)])
+
+
+def _bytes_of(identity: Any) -> bytes:
+    try:
+        # In which order keyword arguments are given is no part of what they are.
+        return msgspec.json.encode(identity, enc_hook=repr, order="sorted")
+    except TypeError:  # keys that are not text
+        return msgspec.json.encode(identity, enc_hook=repr)
+
+
+def _products(columns: list[Column]) -> Iterator[tuple[Any, ...]]:
+    """Every combination, the last varying fastest; `itertools.product` reads all that it is given beforehand."""
+    sizes = [column.size for column in columns]
+    if math.prod(LONG if size is None else size for size in sizes) < LONG:
+        yield from itertools.product(*(column.open() for column in columns))
+        return
+    for value in columns[0].open():
+        if len(columns) == 1:
+            yield (value,)
+        else:
+            for others in _products(columns[1:]):
+                yield (value, *others)
 
 
 def _first(rows: Iterator[Row], count: int) -> Iterator[Row]:

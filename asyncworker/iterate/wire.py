@@ -83,6 +83,6 @@ def source_from_wire(
     try:
         parsed = msgspec.convert(wire, _Source)
         columns = [Column(each.name, each.unpacked(payloads, decode), open_task) for each in parsed.columns]
-    except msgspec.ValidationError as exc:
+    except ValueError as exc:  # of msgspec, and of a range without a step
         raise SourceError(f"not the data of a source: {exc}") from exc
     return make_source(parsed.kind, columns)

@@ -152,7 +152,7 @@ def run_of(app: Any, run_id: str, request: dict[str, Any], store: Store, setting
         store=store,
         run_id=run_id,
         task=task,
-        fingerprint=source.fingerprint(dumps([task, partial]).encode()),
+        fingerprint=source.fingerprint(dumps([task, partial], sort_keys=True).encode()),
         lease_s=settings.lease_s,
         encode=encode,
         decode=decode,
