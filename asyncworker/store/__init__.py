@@ -31,6 +31,7 @@ from asyncworker.store.silence import Silence
 
 if TYPE_CHECKING:
     from asyncworker.store.deliveries import Deliveries
+    from asyncworker.store.ending import end_unheld_run
     from asyncworker.store.housekeeping import Housekeeper, keep_house
     from asyncworker.store.leases import Lease, Leases
     from asyncworker.store.opening import open_store
@@ -65,6 +66,7 @@ __all__ = [
     "Store",
     "TaskState",
     "TaskStates",
+    "end_unheld_run",
     "keep_house",
     "look_at_holders",
     "open_store",
@@ -87,6 +89,7 @@ _HOMES = {
     "Store": "sql",
     "TaskState": "state",
     "TaskStates": "state",
+    "end_unheld_run": "ending",
     "keep_house": "housekeeping",
     "look_at_holders": "watch",
     "open_store": "opening",

@@ -33,6 +33,7 @@ from asyncworker.tasks.partition_sender import partition_sender
 from asyncworker.tasks.payloads import decode, encode
 from asyncworker.tasks.progress_meta import ProgressMeta
 from asyncworker.tasks.result import IterateResult
+from asyncworker.tasks.run_outcomes import report_outcomes_of
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.tasks.task_result import TaskResult
 from asyncworker.tasks.told import was_told
@@ -75,6 +76,9 @@ class RunIterateTask(AsyncTask):
             route = self.app.amqp.router.lookup_route(kwargs["task"]) or {}
             options = {**({"queue": route} if isinstance(route, str) else route), **options}
         return {**options, "headers": with_message_name(options.get("headers"))}
+
+
+report_outcomes_of(RunIterateTask)
 
 
 @shared_task(name=RUN_ITERATE, base=RunIterateTask, bind=True, acks_late=True, reject_on_worker_lost=True)

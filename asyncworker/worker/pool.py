@@ -170,13 +170,11 @@ class AsyncPool(BasePool):
             target = functools.partial(trace_task_ret, app=self.app)
         calls = (accept_callback, callback, error_callback, timeout_callback)
         request = request_of(Reports(*(call or _ignore for call in calls)))
-        job = Job(
-            target,
-            decoded(tuple(args), request),
-            request,
-            soft_timeout_s=soft_timeout or self.options.get("soft_timeout"),
-            timeout_s=timeout or self.options.get("timeout"),
-        )
+        if not getattr(task, "holds_own_lease", False):
+            # Limits for tasks in general. A fan-out is as long as its items are many: its own one is `total_timeout_s`.
+            soft_timeout = soft_timeout or self.options.get("soft_timeout")
+            timeout = timeout or self.options.get("timeout")
+        job = Job(target, decoded(tuple(args), request), request, soft_timeout_s=soft_timeout, timeout_s=timeout)
         job.late = name in self._late_names
         job.leases = self._leases if job.late else None
         self._have_outbox_read()
