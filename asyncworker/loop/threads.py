@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["DaemonExecutor"]
+__all__ = ["DaemonExecutor", "clean_threads_with"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_cleaners: list[Callable[[], object]] = []
+
+
+def clean_threads_with(clean: Callable[[], object]) -> None:
+    """Have something called on each thread of these pools, before and after each of its calls."""
+    _cleaners.append(clean)
+
+
+def _clean_thread() -> None:
+    for clean in _cleaners:
+        try:
+            clean()
+        except Exception:
+            logger.exception("a thread could not be cleaned up")
 
 
 class DaemonExecutor(ThreadPoolExecutor):
@@ -72,10 +90,12 @@ class DaemonExecutor(ThreadPoolExecutor):
         while (call := self._calls.get()) is not None:
             future, fn = call
             if future.set_running_or_notify_cancel():
+                _clean_thread()
                 try:
                     future.set_result(fn())
                 except BaseException as exc:
                     future.set_exception(exc)
+                _clean_thread()
             del call, future, fn
             with self._guard:
                 self._idle += 1

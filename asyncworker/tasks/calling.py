@@ -19,6 +19,7 @@ from asyncworker.iterate.item import item_here
 from asyncworker.resources import in_item_scope, items_are_scopes
 from asyncworker.tasks.json_values import is_storable
 from asyncworker.tasks.names import OUR_TASKS
+from asyncworker.worker.django_connections import closing_old_connections
 from asyncworker.worker.tracing import is_async, pydantic_arguments
 
 __all__ = [
@@ -50,7 +51,7 @@ def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Await
                 raise _from_celery(exc) from exc
             return value if dumped is None else dumped(value)
 
-        return call
+        return closing_old_connections(call)
 
     def on_thread(**arguments: Any) -> Any:
         try:

@@ -32,6 +32,7 @@ from asyncworker.worker.backend import OffLoopBackend
 from asyncworker.worker.broker_pools import use_broker_pools
 from asyncworker.worker.dead_letters import DeadLetterWriter, use_writer
 from asyncworker.worker.deliveries import DeliveryGuard
+from asyncworker.worker.django_connections import use_django
 from asyncworker.worker.garbage import settle_garbage_collection
 from asyncworker.worker.health import BEAT_S, health_file
 from asyncworker.worker.job import Job, Reports, decoded, request_of
@@ -90,6 +91,7 @@ class AsyncPool(BasePool):
             self._loop_thread.on_stop(self._results.close)
         use_broker_pools(self.app)
         adopt_app(self.app)
+        use_django(self.app)
         # First on the loop, before any task.
         self._loop_thread.loop.call_soon_threadsafe(OffLoopBackend(self.app, self._results).use_on_loop)
         self._adopted: dict[str, Any] = {}

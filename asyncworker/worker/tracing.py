@@ -23,6 +23,7 @@ from asyncworker.errors import TaskCancelled
 from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, off_loop, on_loop_thread
 from asyncworker.resources import Scope, in_task_scope, inject, refuse_resources
 from asyncworker.worker.backend import OffLoopBackend, in_backend
+from asyncworker.worker.django_connections import close_old_connections
 from asyncworker.worker.hooks import adopt_hooks, adopt_loader, adopt_signals
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.limiting import limited, limited_on_thread
@@ -234,10 +235,13 @@ def _run_beside(coroutine: Coroutine[Any, Any, Any]) -> None:
         in_backend.set(False)
         own_tasks()
         _state._task_stack.push(task)  # type: ignore[attr-defined]
+        close_old_connections()
         try:
             await coroutine
         except Exception:
             logger.exception("the errback %s failed", task.name if task else coroutine)
+        finally:
+            close_old_connections()
 
     future = asyncio.run_coroutine_threadsafe(main(), get_loop_thread().loop)
     job = current_job.get()
@@ -289,6 +293,7 @@ def _refuse_to_begin(job: Job, body: Any) -> None:
 def _await_in_scope(body: Awaitable[Any]) -> Any:
     """Do what :func:`in_task_scope` does, without a coroutine of its own: ten thousand may wait at once."""
     scope = Scope("task")
+    close_old_connections()
     try:
         value = await_(body)
     except BaseException as exc:
@@ -296,10 +301,13 @@ def _await_in_scope(body: Awaitable[Any]) -> Any:
         if closing is None or not await_(closing):
             raise
         return None
-    closing = scope.end()
-    if closing is not None:
-        await_(closing)
-    return value
+    else:
+        closing = scope.end()
+        if closing is not None:
+            await_(closing)
+        return value
+    finally:
+        close_old_connections()
 
 
 def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:
