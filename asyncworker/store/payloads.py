@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +33,11 @@ _ADVICE = (
 )
 
 
+#: Names that are given here; what travels is compared with them before anything is opened.
+_SOURCE = re.compile(r"sources/([0-9a-f]{2})/(\1[0-9a-f]{62})")
+_RESULT = re.compile(r"results/[0-9a-f]{32}/([0-9a-f]{64})")
+
+
 class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a value is; what travels in its place."""
 
@@ -45,8 +52,8 @@ class Place(Protocol):
     def write(self, name: str, body: bytes) -> None:
         """Write a file whole, or not at all; one of the same name and size is made young instead, where that can be."""
 
-    def read(self, name: str) -> bytes:
-        """Return the content of a file."""
+    def read(self, name: str, size_bytes: int) -> bytes:
+        """Return the content of a file that should be so large; of a larger one no more than shows that it is."""
 
     def touch(self, name: str) -> None:
         """Make a file young, where that can be."""
@@ -105,10 +112,11 @@ class Payloads:
         """Read a payload.
 
         Raises:
-            PayloadError: It cannot be read, or is not what was written.
+            PayloadError: It cannot be read, is not what was written, or its name, which has travelled, is none of ours.
         """
+        _check_name(payload)
         with self._translated("read", payload):
-            body = self._place.read(payload.name)
+            body = self._place.read(payload.name, payload.size_bytes)
         if len(body) == payload.size_bytes and hashlib.sha256(body).hexdigest() == payload.sha256:
             return body
         raise PayloadError(
@@ -117,7 +125,12 @@ class Payloads:
         )
 
     def touch(self, payload: Payload) -> None:
-        """Keep a payload for as long again, as it is in use."""
+        """Keep a payload for as long again, as it is in use.
+
+        Raises:
+            PayloadError: Its name is none of ours.
+        """
+        _check_name(payload)
         with suppress(Exception):  # it was read a moment ago, and some places cannot do it
             self._place.touch(payload.name)
 
@@ -186,11 +199,19 @@ class _Folder:
             Path(temporary).unlink(missing_ok=True)
             raise
 
-    def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
+    def read(self, name: str, size_bytes: int) -> bytes:
+        path = self._root / name
+        if not path.parent.resolve().is_relative_to(self._root.resolve()):
+            raise PermissionError(f"{path.parent} leads out of {self._root}")
+        # A link may lead anywhere, and a device or a pipe may never end.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise PermissionError(f"{path} is not a regular file")
+            return file.read(size_bytes + 1)
 
     def touch(self, name: str) -> None:
-        os.utime(self._root / name)
+        os.utime(self._root / name, follow_symlinks=False)
 
     def old(self, folder: str, before: datetime) -> list[str]:
         found = []
@@ -206,6 +227,14 @@ class _Folder:
     def remove_folder(self, name: str) -> None:
         with suppress(FileNotFoundError):
             shutil.rmtree(self._root / name)
+
+
+def _check_name(payload: Payload) -> None:
+    found = _SOURCE.fullmatch(payload.name) or _RESULT.fullmatch(payload.name)
+    if found is None or found[found.lastindex or 0] != payload.sha256 or payload.size_bytes < 0:
+        raise PayloadError(
+            f"{payload.name!r:.200} is not the name of a payload: whoever sent it did not get it from here"
+        )
 
 
 def _place(url: str) -> Place:

@@ -67,7 +67,11 @@ class HealthFile:
     def remove(self) -> None:
         """Take it away for good: the worker takes no more tasks, though the loop that writes turns while it drains."""
         self._removed = True
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as exc:
+            # A probe sees its age; what runs must not pay for it.
+            logger.error("cannot remove the health file: %s", exc)
 
 
 def health_file(settings: Settings, lag_s: Callable[[], float], in_flight: Callable[[], int]) -> HealthFile | None:

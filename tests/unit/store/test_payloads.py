@@ -12,6 +12,8 @@ import pytest
 from asyncworker.errors import PayloadError, SettingsError
 from asyncworker.store import Payload, Payloads
 
+DIGEST = "ab" * 32
+
 
 @pytest.fixture(params=["{}", "file://{}", "local://{}", "memory://{}"])
 def payloads(request: pytest.FixtureRequest, tmp_path: Path) -> Payloads:
@@ -38,8 +40,8 @@ def test_the_same_source_is_there_once(payloads: Payloads) -> None:
 
 def test_what_is_not_there_names_itself_the_url_and_what_to_do(payloads: Payloads) -> None:
     with pytest.raises(PayloadError) as caught:
-        payloads.get(Payload("sources/ab/abc", 5, "f"))
-    assert "cannot read payload sources/ab/abc at " in str(caught.value)
+        payloads.get(Payload(f"sources/ab/{DIGEST}", 5, DIGEST))
+    assert f"cannot read payload sources/ab/{DIGEST} at " in str(caught.value)
     assert payloads.url in str(caught.value)
     assert "set ASYNCWORKER_PAYLOAD_URL alike" in str(caught.value)
 
@@ -120,3 +122,66 @@ def test_without_fsspec_a_folder_works_and_a_url_says_what_to_install(
     assert Payloads(str(tmp_path)).put_source(b"abc").size_bytes == 3
     with pytest.raises(SettingsError, match=r"pip install 'asyncworker\[payloads\]'"):
         Payloads("s3://bucket").put_source(b"abc")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "/etc/passwd",
+        "/dev/zero",
+        "",
+        ".",
+        "sources",
+        f"sources/../../{DIGEST}",
+        f"sources/ab/../ab/{DIGEST}",
+        f"sources/cd/{DIGEST}",
+        f"sources/ab/{DIGEST.upper()}",
+        f"sources/ab/{DIGEST}\n",
+        f"sources/ab/{DIGEST}/..",
+        f"results/x/{DIGEST}",
+        f"results/{'0' * 32}/../../sources/ab/{DIGEST}",
+        f"file:///sources/ab/{DIGEST}",
+        f"sources/ab/{'cd' * 32}",
+        "sources/ab/\0",
+        "sources/ab/\udc80",
+    ],
+)
+def test_a_name_that_was_not_given_here_is_not_opened(payloads: Payloads, tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "payloads").mkdir()
+    payload = Payload(name, 6, DIGEST)
+    with pytest.raises(PayloadError, match="is not the name of a payload"):
+        payloads.get(payload)
+    with pytest.raises(PayloadError, match="is not the name of a payload"):
+        payloads.touch(payload)
+
+
+def test_links_folders_and_pipes_in_the_place_of_a_payload_are_not_followed(tmp_path: Path) -> None:
+    payloads = Payloads(str(tmp_path / "payloads"))
+    body = b"secret"
+    payload = payloads.put_source(body)
+    path = tmp_path / "payloads" / payload.name
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / path.name).write_bytes(body)
+
+    path.unlink()
+    path.symlink_to(outside / path.name)
+    with pytest.raises(PayloadError):
+        payloads.get(payload)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(PayloadError, match="not a regular file"):
+        payloads.get(payload)
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.symlink_to(outside)
+    with pytest.raises(PayloadError, match="leads out of"):
+        payloads.get(payload)
+
+
+def test_a_file_that_has_grown_is_not_read_whole(payloads: Payloads) -> None:
+    payload = payloads.put_source(b"x" * 10)
+    with pytest.raises(PayloadError, match="found 6 bytes"):
+        payloads.get(Payload(payload.name, 5, payload.sha256))
