@@ -151,11 +151,11 @@ def failure_of(item: Item, row: Mapping[str, Any], exc: BaseException, at: datet
         key = item.key if isinstance(item.key, str) else _repr(item.key)
     return ItemFailure(
         index=item.index,
-        key=_storable(key, TEXT_CHARS),
+        key=_shortened(key, TEXT_CHARS),
         type=type_name(exc),
-        message=_storable(_message(exc), TEXT_CHARS),
+        message=_shortened(_message(exc), TEXT_CHARS),
         attempt=item.attempt,
-        traceback=_storable(_traceback(exc), TRACEBACK_CHARS),
+        traceback=_shortened(_traceback(exc), TRACEBACK_CHARS),
         at=at,
     )
 
@@ -184,8 +184,5 @@ def _traceback(exc: BaseException) -> str:
         return "".join(traceback.format_tb(frames, limit=-TRACEBACK_FRAMES))
 
 
-def _storable(text: str, limit: int) -> str:
-    """Shorten; write what no database takes (NUL, half a surrogate pair) as escapes."""
-    if len(text) > limit:
-        text = f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"

@@ -126,7 +126,7 @@ class LoopThread:
         for close in reversed(self._closers):
             try:
                 await asyncio.wait_for(close(), timeout_s)
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # a closer may await what was cancelled
                 logger.exception("while stopping the event loop")
         rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in rest:

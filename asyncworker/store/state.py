@@ -19,6 +19,7 @@ from asyncworker.store import schema
 from asyncworker.store.patience import patiently
 from asyncworker.store.schema import checksum_of, first_fence
 from asyncworker.store.sql import Store
+from asyncworker.store.storable import fitted_id, from_storable, to_storable
 
 __all__ = ["TaskState", "TaskStates"]
 
@@ -102,6 +103,7 @@ class TaskStates:
             StoreError: The database could not be used for as long as it is waited for.
         """
         self._check_open()
+        task_id = fitted_id(task_id)
         future: asyncio.Future[TaskState] = asyncio.get_running_loop().create_future()
         self._opening.setdefault(task_id, []).append(future)
         self._wake.set()
@@ -290,7 +292,7 @@ async def _put(connection: AsyncConnection, states: list[TaskState]) -> set[Task
     changes = []
     for state in states:
         if state not in lost:
-            body = _encode(state.values)
+            body = _encode({to_storable(key): value for key, value in state.values.items()})
             change = {"id": state.task_id, "updated_at": now, "checksum": checksum_of(body), "body": body}
             changes.append(change)
     if changes:
@@ -307,7 +309,8 @@ def _state_of(row: Row[Any]) -> TaskState | CheckpointCorrupt:
     body = bytes(row.body)
     if checksum_of(body) == row.checksum:
         try:
-            return TaskState(row.task_id, row.fence + 1, msgspec.msgpack.decode(body, type=dict[str, bytes]))
+            values = msgspec.msgpack.decode(body, type=dict[str, bytes])
+            return TaskState(row.task_id, row.fence + 1, {from_storable(key): each for key, each in values.items()})
         except msgspec.MsgspecError:
             pass  # Reported below: a checksum that fits a body of another kind is no better than none.
     return CheckpointCorrupt(

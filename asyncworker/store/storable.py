@@ -12,12 +12,13 @@ import re
 from sqlalchemy import Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["LONGEST_ID_BYTES", "IdText", "StorableText", "from_storable", "to_storable"]
+__all__ = ["LONGEST_ID_BYTES", "IdText", "StorableText", "fitted_id", "from_storable", "to_storable"]
 
 #: Before what is escaped: a control character that no text has a use for.
 _ESCAPE = "\x1a"
 _UNSTORABLE = re.compile("[\x00\x1a\ud800-\udfff]")
 _ESCAPED = re.compile("\x1a(.{4})")
+_CUT = re.compile("\x1a.{0,3}$")
 
 #: An index of PostgreSQL takes 2,704 bytes.
 LONGEST_ID_BYTES = 2000
@@ -33,6 +34,16 @@ def from_storable(text: str) -> str:
     if _ESCAPE not in text:
         return text
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+
+
+def fitted_id(text: str) -> str:
+    """Return an id as it is read back: one that no index could hold ends in a digest of all of it."""
+    storable = to_storable(text).encode()
+    if len(storable) <= LONGEST_ID_BYTES:
+        return text
+    digest = hashlib.sha256(storable).hexdigest()
+    kept = storable[: LONGEST_ID_BYTES - len(digest) - 3].decode(errors="ignore")
+    return f"{from_storable(_CUT.sub('', kept))}...{digest}"
 
 
 class StorableText(TypeDecorator[str]):
@@ -51,14 +62,10 @@ class StorableText(TypeDecorator[str]):
 
 
 class IdText(StorableText):
-    """Text that an index holds. What is too long for one ends in a digest of all of it: it stays different."""
+    """Text that an index holds, see :func:`fitted_id`."""
 
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Escape it, and shorten it."""
-        text = super().process_bind_param(value, dialect)
-        if text is None or len(encoded := text.encode()) <= LONGEST_ID_BYTES:
-            return text
-        digest = hashlib.sha256(encoded).hexdigest()
-        return f"{encoded[: LONGEST_ID_BYTES - len(digest) - 4].decode(errors='ignore')}...{digest}"
+        return super().process_bind_param(None if value is None else fitted_id(value), dialect)

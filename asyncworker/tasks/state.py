@@ -169,7 +169,7 @@ def _setting(key: str, value: Any) -> _Action:
             reason = f"{type(exc).__name__}: {exc}"
             raise StateError(f"{scope}: the value of {key!r} is {value!r:.100}, no JSON: {reason}") from exc
         size_bytes = state.size_bytes
-        replaced = len(state.values[key]) if key in state.values else -len(key.encode())
+        replaced = len(state.values[key]) if key in state.values else -len(key.encode(errors="surrogatepass"))
         new_bytes = size_bytes - replaced + len(encoded)
         if new_bytes > scope.settings.state_max_bytes:
             raise StateTooLarge(

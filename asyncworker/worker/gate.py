@@ -6,9 +6,12 @@ that began before could be delivered a second time, though it is to run at most 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 __all__ = ["StartGate", "start_gate"]
+
+logger = logging.getLogger(__name__)
 
 
 class StartGate:
@@ -34,7 +37,11 @@ class StartGate:
         """Call what waits."""
         waiting, self._waiting = self._waiting, []
         for start in waiting:
-            start()
+            try:
+                start()
+            except Exception:
+                # The caller is the hub: an error here would end the worker, and leave the others unstarted.
+                logger.exception("a task could not be started")
 
     def open(self) -> None:
         """Hold nothing back any more."""

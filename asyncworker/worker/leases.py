@@ -66,7 +66,11 @@ class LeaseKeeper:
         """Take and renew leases for as long as the loop runs."""
         while True:
             await self._clock.sleep(self._settings.lease_s / 3)
-            await self.renew()
+            try:
+                await self.renew()
+            except Exception:
+                # Whatever one of them causes: without this loop all of them would be taken over.
+                logger.exception("leases could not be renewed; it is tried again")
 
     async def watch(self) -> None:
         """Watch for silent holders for as long as the loop runs, once this process has opened the store.

@@ -430,10 +430,11 @@ class AsyncPool(BasePool):
             self._wait_for_events()
 
     def _shut_down(self, timeout_s: float) -> None:
-        self._settle()
-        self._watchdog.stop()
-        self._timer.stop()
-        self._runner.stop()
+        for step in (self._settle, self._watchdog.stop, self._timer.stop, self._runner.stop):
+            try:
+                step()
+            except Exception:  # what is left to do is not less needed for that
+                logger.exception("while the pool shuts down")
         if not self._loop_thread.stop(timeout_s=timeout_s):
             logger.error("the event loop did not stop within %.1f s and is left behind", timeout_s)
         if self._hub is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import logging
 import sys
 import threading
 from collections import deque
@@ -24,6 +25,8 @@ from asyncworker.worker.outbox import Outbox
 from asyncworker.worker.stacks import own_tasks
 
 __all__ = ["Runner", "exception_info"]
+
+logger = logging.getLogger(__name__)
 
 #: Settles a job on the main thread: the job, and what reports its outcome.
 Finished = Callable[[Job, Callable[[], Any]], None]
@@ -97,8 +100,14 @@ class Runner:
 
     async def _start_guarded(self, job: Job, on_loop: bool) -> None:
         job.coroutine = admission = self._guard.admit(job)
-        refusal = await admission
-        job.coroutine = None
+        try:
+            refusal = await admission
+        except Exception:
+            logger.exception("%s was delivered again, and could not be admitted", job)
+            self.put_lost(job)
+            return
+        finally:
+            job.coroutine = None
         if refusal is not None:
             self._put(job, functools.partial(job.request.on_failure, exception_info(refusal)))
         elif job.abandoned:  # revoked meanwhile
@@ -111,8 +120,12 @@ class Runner:
 
     async def _end_guarded(self, job: Job, report: Callable[[], Any]) -> None:
         # Before the acknowledgement: a death in between is one of a task that others know to be done.
-        await self._guard.end(job)
-        self._report(job, report)
+        try:
+            await self._guard.end(job)
+        except Exception:
+            logger.exception("%s has ended, and its deliveries could not be settled", job)
+        finally:
+            self._report(job, report)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         # The loop itself holds tasks weakly.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -93,3 +94,24 @@ def test_a_probe_without_a_file_is_told_so() -> None:
     ended = asyncworker("health")
     assert ended.returncode == 2
     assert "ASYNCWORKER_HEALTH_FILE is not set" in ended.stderr
+
+
+def test_a_health_folder_that_is_gone_does_not_cut_a_drain_short(
+    worker: Callable[..., Worker], client: Celery, tmp_path: Path
+) -> None:
+    """What ran when the worker was told to end is finished, though its file can be neither written nor removed."""
+    folder, gate = tmp_path / "health", tmp_path / "gate"
+    folder.mkdir()
+    path = folder / "file"
+    node = worker(tasks.__name__, "--without-mingle", env={"ASYNCWORKER_HEALTH_FILE": str(path)})
+    running = client.tasks["t.thread_until"].delay(str(gate))
+    node.wait_for_log(f"[{running.id}] received")
+    shutil.rmtree(folder)
+    folder.touch()  # a file now: neither is there a folder to write to, nor one to remove from
+    node.wait_for_log("cannot write the health file")
+    node.signal(signal.SIGTERM)
+    node.wait_for_log("cannot remove the health file")
+    gate.touch()
+    assert node.wait() == 0, node.log()
+    assert running.state == "SUCCESS"
+    assert "Error on stopping Pool" not in node.log()

@@ -21,6 +21,7 @@ from tests.servers.postgres import Postgres
 from tests.servers.worker import Worker
 from tests.unit.store import test_leases as leases_on_sqlite
 from tests.unit.store import test_state as state_on_sqlite
+from tests.unit.store import test_storable as texts_on_sqlite
 from tests.unit.store import test_store as on_sqlite
 
 GET_S = 60.0
@@ -47,7 +48,7 @@ def _holds_for_any_database(test: object) -> bool:
 
 
 #: Every test of the store that is not about a file is run again, with the ``url`` of this module.
-_modules = (on_sqlite, leases_on_sqlite, state_on_sqlite)
+_modules = (on_sqlite, leases_on_sqlite, state_on_sqlite, texts_on_sqlite)
 _tests = {
     name: test
     for module in _modules

@@ -355,7 +355,7 @@ async def test_a_failure_has_all_that_is_known_of_it() -> None:
     outcome = await run(call, ["a.xml"], clock, retries=2)
     (failure,) = outcome.failures
     assert (failure.index, failure.key, failure.type, failure.attempt) == (0, "x='a.xml'", "ValueError", 3)
-    assert failure.message == "bad \\x00 \\udcff text"
+    assert failure.message == "bad \0 \udcff text"
     assert 'raise ValueError("bad' in failure.traceback
     assert "asyncworker/iterate" not in failure.traceback
     assert failure.at == clock.now()
