@@ -133,6 +133,16 @@ class TaskStates:
         self._wake.set()
         await future
 
+    async def delete(self, prefix: str) -> None:
+        """Delete all states whose task's id begins so.
+
+        Raises:
+            StoreError: The database could not be used.
+        """
+        self._changed = {state for state in self._changed if not state.task_id.startswith(prefix)}
+        async with self._store.writing() as connection:
+            await connection.execute(delete(_table).where(_table.c.task_id.startswith(prefix, autoescape=True)))
+
     async def close(self) -> None:
         """Write what is left, once."""
         self._closing = True

@@ -17,6 +17,7 @@ from asyncworker.errors import ItemError, SettingsError, SourceError
 from asyncworker.iterate import IterateOptions, RetryItem, TaskSource, call_source, current_item
 from asyncworker.iterate.item import item_here
 from asyncworker.resources import in_item_scope, items_are_scopes
+from asyncworker.tasks.item_states import item_states, leave_item_state
 from asyncworker.tasks.json_values import is_storable
 from asyncworker.tasks.names import OUR_TASKS
 from asyncworker.worker.django_connections import closing_old_connections
@@ -49,6 +50,9 @@ def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Await
                 value = await (in_item_scope(body) if items_are_scopes() else body)
             except Retry as exc:
                 raise _from_celery(exc) from exc
+            finally:
+                if item_states:
+                    leave_item_state()
             return value if dumped is None else dumped(value)
 
         return closing_old_connections(call)
@@ -62,7 +66,14 @@ def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Await
             # A future does not take one: whoever waits for it would wait for ever.
             raise RuntimeError(f"{task.name} raised StopIteration") from exc
 
-    return lambda row: asyncio.to_thread(on_thread, **own(row))
+    async def call_on_thread(row: dict[str, Any]) -> Any:
+        try:
+            return await asyncio.to_thread(on_thread, **own(row))
+        finally:
+            if item_states:
+                leave_item_state()
+
+    return call_on_thread
 
 
 #: What an item may change and would change for others. Objects of other classes, and what is in a tuple, are shared.

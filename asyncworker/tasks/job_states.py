@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from asyncworker.errors import StateTakenOver, StoreError
+from asyncworker.iterate.item import Item
 from asyncworker.loop import LiveJob
 from asyncworker.store import TaskState, TaskStates
+from asyncworker.tasks.item_states import note_item_state
 from asyncworker.worker.job import Job
 
 __all__ = ["JobStates"]
@@ -26,17 +28,24 @@ class JobStates(TaskStates):
         self._of_jobs: weakref.WeakKeyDictionary[LiveJob, dict[str, asyncio.Task[TaskState]]] = (
             weakref.WeakKeyDictionary()
         )
+        #: Of items that are over: written soon, and at the end of the job at the latest.
+        self._left: weakref.WeakKeyDictionary[LiveJob, weakref.WeakSet[TaskState]] = weakref.WeakKeyDictionary()
         self._one_at_a_time = asyncio.Lock()
 
-    async def of_job(self, job: LiveJob, task_id: str) -> TaskState:
-        """Return the state of a task that runs in a job; opened by the first who asks, and written at the job's end."""
+    async def of_job(self, job: LiveJob, task_id: str, item: Item | None = None) -> TaskState:
+        """Return a state that belongs to a job, or to an item of it.
+
+        It is opened by the first who asks, and written at the job's end; an item's is let go at the end of its attempt.
+        """
+        if item is not None:
+            note_item_state(item, task_id, lambda: self._leave(job, task_id))
         opened = self._of_jobs.setdefault(job, {})
         opening = opened.get(task_id)
         if opening is not None and opening.done() and not opening.cancelled() and opening.exception() is None:
             return opening.result()
         if opening is None or opening.done():
             opening = opened[task_id] = asyncio.create_task(self._open_held(job, task_id))
-            job.before_outcome = lambda: self._write_job(str(job), opened)
+            job.before_outcome = lambda: self._write_job(job, opened)
         return await asyncio.shield(opening)
 
     async def _open_held(self, job: LiveJob, task_id: str) -> TaskState:
@@ -44,6 +53,27 @@ class JobStates(TaskStates):
         if isinstance(job, Job) and not await job.is_held():
             raise StateTakenOver(f"state of task {job}: another process has taken the task over")
         return await self.open(task_id)
+
+    def _leave(self, job: LiveJob, task_id: str) -> None:
+        opened = self._of_jobs.get(job, {})
+        opening = opened.get(task_id)
+        if opening is not None and opening.done() and not opening.cancelled() and opening.exception() is None:
+            del opened[task_id]
+            self._left.setdefault(job, weakref.WeakSet()).add(opening.result())
+
+    async def delete_items(self, job: LiveJob | None, run_id: str) -> None:
+        """Delete the states of a run's items.
+
+        Raises:
+            StoreError: The database could not be used.
+        """
+        prefix = f"{run_id}#"
+        if job is not None:
+            self._left.pop(job, None)
+            opened = self._of_jobs.get(job, {})
+            for task_id in [each for each in opened if each.startswith(prefix)]:
+                del opened[task_id]
+        await self.delete(prefix)
 
     async def act_once(self, task_id: str, action: Callable[[TaskState], tuple[Any, bool]] | None) -> Any:
         """Act for a task that runs elsewhere than in our pool: nobody says when it ends, so all is written at once."""
@@ -55,11 +85,10 @@ class JobStates(TaskStates):
                 await self.flush(state)
             return value
 
-    async def _write_job(self, job: str, opened: dict[str, asyncio.Task[TaskState]]) -> None:
-        for opening in list(opened.values()):
-            if not opening.done() or opening.cancelled() or opening.exception() is not None:
-                continue
+    async def _write_job(self, job: LiveJob, opened: dict[str, asyncio.Task[TaskState]]) -> None:
+        done = [each for each in opened.values() if each.done() and not each.cancelled() and each.exception() is None]
+        for state in [*self._left.get(job, ()), *(opening.result() for opening in done)]:
             try:
-                await self.flush(opening.result())
+                await self.flush(state)
             except (StateTakenOver, StoreError) as exc:
                 logger.error("%s has ended, and not all of its state could be written: %s", job, exc)

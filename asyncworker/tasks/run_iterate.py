@@ -28,12 +28,14 @@ from asyncworker.resources import in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import shared_store
 from asyncworker.tasks.calling import caller, opener
+from asyncworker.tasks.item_states import runs_with_item_states
 from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE, with_message_name
 from asyncworker.tasks.partition_sender import partition_sender
 from asyncworker.tasks.payloads import decode, encode
 from asyncworker.tasks.progress_meta import ProgressMeta
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.run_outcomes import report_outcomes_of
+from asyncworker.tasks.state import clear_items
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.tasks.task_result import TaskResult
 from asyncworker.tasks.told import was_told
@@ -141,6 +143,8 @@ async def run_iterate(
     if outcome.recalled and await was_told(self, ok=outcome.ok, within_s=settings.lease_s, drain=how["drain"]):
         logger.info("run %s was finished by another delivery of it", outcome.progress.run_id)
         raise Ignore("finished by another delivery")
+    if outcome.ok:
+        await clear_items(run.run_id, settings, current_job.get())
     outcome.raise_for_failures()
     return _returned(outcome, run.options)
 
@@ -177,16 +181,22 @@ def drain_of_this_job(settings: Settings) -> Drain:
 async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, fixed: dict[str, Any]) -> RunOutcome:
     """Run a fan-out on the running loop, in memory."""
     source.open_tasks_with(opener(task.app))
+    run_id = uuid.uuid4().hex
     running = execute_run(
         caller(task, fixed),
         source,
         with_limits(msgspec.structs.replace(options, results="inline"), task, fixed),
         store=None,
-        run_id=uuid.uuid4().hex,
+        run_id=run_id,
         task=task.name,
         fingerprint="",
     )
-    return await (running if scope_is_open("task") else in_task_scope(running))
+    try:
+        return await (running if scope_is_open("task") else in_task_scope(running))
+    finally:
+        # It cannot be resumed.
+        for each in [each for each in runs_with_item_states if each.endswith(f"#{run_id}")]:
+            await clear_items(each, load_settings(conf=task.app.conf), current_job.get())
 
 
 def with_limits(options: IterateOptions, task: Any, fixed: dict[str, Any]) -> IterateOptions:

@@ -81,3 +81,37 @@ async def busy(sets: int) -> int:
     for number in range(sets):
         await state.set("number", number)
     return int(await state.get("number"))
+
+
+@shared_task(name="s.of_item")
+async def of_item(number: int, fail: bool = False) -> list[Any]:
+    """Remember one's number under the name that all items use, over two attempts; the run counts them."""
+    before = await state.get("mine", [])
+    await state.set("mine", [*before, number])
+    await state.run.set(f"seen {number}", await state.run.get(f"seen {number}", 0) + 1)
+    if number % 3 == 0:
+        await state.clear()
+    if current_item().attempt == 1:
+        raise ValueError(number)
+    if fail and number == 1 and len(before) == 1:
+        raise KeyError(number)
+    return [await state.get("mine", []), await state.run.get(f"seen {number}")]
+
+
+@shared_task(name="s.of_item_sync")
+def of_item_sync(number: int) -> list[Any]:
+    """The same on a thread."""
+    state.blocking.set("mine", [*state.blocking.get("mine", []), number])
+    state.blocking.run.set(f"seen {number}", state.blocking.run.get(f"seen {number}", 0) + 1)
+    if current_item().attempt == 1:
+        raise ValueError(number)
+    return [state.blocking.get("mine"), state.blocking.run.get(f"seen {number}")]
+
+
+@shared_task(name="s.runs_items")
+async def runs_items() -> list[Any]:
+    """Run items within a task, whose state is another."""
+    await state.set("mine", "the task's")
+    run = of_item.partial().options(retries=1, backoff_s=0)
+    inner = await run.iterate(number=[1, 2]).run()
+    return [inner, await state.get("mine"), await state.run.get("seen 1")]

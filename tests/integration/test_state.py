@@ -49,7 +49,7 @@ def test_retries_and_items_and_threads(worker: Callable[..., Worker], client: Ce
     # Many at once, each with its own.
     results = [tasks["s.busy"].delay(100) for _ in range(50)]
     assert [result.get(timeout=GET_S) for result in results] == [99] * 50
-    # Items of a fan-out share the run's state, which is there when its failed items are run again.
+    # What an item remembers is there when it is run again.
     run = tasks["s.item"].partial().options(results="inline", concurrency=5)
     result = run.iterate(number=range(20)).apply_async(task_id="fan-out")
     with pytest.raises(ItemErrors, match="10 of 20"):
@@ -57,7 +57,7 @@ def test_retries_and_items_and_threads(worker: Callable[..., Worker], client: Ce
     forget_outcome(result)
     again = run.iterate(number=range(20)).apply_async(task_id="fan-out")
     assert again.get(timeout=GET_S) == [2] * 20
-    # Each partition has its own, wherever it is run.
+    # In whichever partition, wherever that is run.
     run = run.options(partitions=3)
     result = run.iterate(number=range(20)).apply_async(task_id="split")
     with pytest.raises(ItemErrors, match="10 of 20"):
@@ -65,6 +65,41 @@ def test_retries_and_items_and_threads(worker: Callable[..., Worker], client: Ce
     forget_outcome(result)
     again = run.iterate(number=range(20)).apply_async(task_id="split")
     assert again.get(timeout=GET_S) == [2] * 20
+
+
+def test_an_item_has_a_state_of_its_own_and_the_run_has_one(
+    worker: Callable[..., Worker], client: Celery[AsyncTask], tmp_path: Path
+) -> None:
+    node = worker(MODULE, "--without-mingle")
+    own = [[[] if n % 3 == 0 else [n, n], 2] for n in range(12)]
+    for options in ({}, {"key": "number"}, {"partitions": 3}):
+        run = client.tasks["s.of_item"].partial().options(retries=1, backoff_s=0, results="inline", **options)
+        for id in ("ok", "ok"):
+            # Nothing of the items' is left when the run has ended well; the run's is.
+            sent = run.iterate(number=range(12)).apply_async(task_id=f"{id} {options}")
+            assert [mine for mine, _ in sent.get(timeout=GET_S)] == [mine for mine, _ in own]
+            forget_outcome(sent)
+    sync = client.tasks["s.of_item_sync"].partial().options(retries=1, backoff_s=0, results="inline")
+    assert sync.iterate(number=range(3)).delay().get(timeout=GET_S) == [[[n, n], 2] for n in range(3)]
+    assert client.tasks["s.runs_items"].delay().get(timeout=GET_S) == [
+        [[[1, 1], 1 + 1], [[2, 2], 1 + 1]],
+        "the task's",
+        1 + 1,
+    ]
+    assert "could be written" not in node.log()
+
+
+def test_what_an_item_remembers_is_there_for_a_later_attempt_of_its_run(
+    worker: Callable[..., Worker], client: Celery[AsyncTask]
+) -> None:
+    worker(MODULE, "--without-mingle")
+    run = client.tasks["s.of_item"].partial(fail=True).options(retries=1, backoff_s=0, results="inline", key="number")
+    result = run.iterate(number=[0, 1, 2]).apply_async(task_id="again")
+    with pytest.raises(KeyError):
+        result.get(timeout=GET_S)
+    forget_outcome(result)
+    again = run.iterate(number=[0, 1, 2]).apply_async(task_id="again")
+    assert again.get(timeout=GET_S)[1][0] == [1, 1, 1, 1]
 
 
 def test_kill_and_redelivery_go_on_where_the_state_stands(
