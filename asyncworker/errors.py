@@ -23,6 +23,7 @@
     ├── ItemErrors               several items failed: an ExceptionGroup with the counts and the first ones
     ├── RunError
     │   ├── RunNotFound          no run of that id in the store
+    │   │   └── RunExpired           it ended, and was deleted when its retention was over
     │   ├── RunTakenOver         another process holds this run now; this one's writes are refused
     │   ├── RunHeld              a process that is alive runs it: wait for it, cancel it, or take it by force
     │   ├── RunChanged           the source, the fixed arguments or the cut are not those of the checkpoint
@@ -230,6 +231,10 @@ class RunError(AsyncWorkerError):
 
 class RunNotFound(RunError):
     """No run of that id in the store."""
+
+
+class RunExpired(RunNotFound):
+    """The run has ended, and was deleted with its results when its retention was over."""
 
 
 class RunTakenOver(RunError):

@@ -14,7 +14,7 @@ from asyncworker.iterate.partitions import execute_split
 from asyncworker.iterate.ranges import check_known_length
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.results import Order, Page, pages_of
-from asyncworker.iterate.runs import execute_run
+from asyncworker.iterate.runs import execute_run, outcome_of
 from asyncworker.iterate.source import Row, Source, SourceMode, source_of, source_of_rows
 from asyncworker.iterate.source_thread import call_source
 from asyncworker.iterate.split import SplitRun, execute_partition
@@ -52,6 +52,7 @@ __all__ = [
     "execute_split",
     "make_options",
     "offload_source",
+    "outcome_of",
     "mark_records",
     "pages_of",
     "previous_result",

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from asyncworker.errors import ItemError, ItemErrors, RunCancelled, RunError
+from asyncworker import errors
+from asyncworker.errors import AsyncWorkerError, ItemError, ItemErrors, RunCancelled, RunError
 from asyncworker.iterate.item import Item
 from asyncworker.store import ItemFailure, Progress
 
-__all__ = ["FAILURES_KEPT", "RunOutcome", "failure_of"]
+__all__ = ["FAILURES_KEPT", "RunOutcome", "error_of", "failure_of"]
 
 #: Failures and exceptions that an outcome holds; the store has all of them.
 FAILURES_KEPT = 20
@@ -69,7 +70,7 @@ class RunOutcome:
             group.args = (group.message, [str(failure) for failure in self.failures])
             raise group
         if progress.state == "failed":
-            raise RunError(label + (progress.error or f"run {progress.run_id} of {progress.task} failed"))
+            raise error_of(progress.error or f"run {progress.run_id} of {progress.task} failed", label)
 
     def _errors(self) -> list[Exception]:
         if not self.exceptions:
@@ -78,6 +79,18 @@ class RunOutcome:
             exc if isinstance(exc, Exception) and _only_fails(type(exc)) and _has_text(exc) else _told(failure, exc)
             for exc, failure in zip(self.exceptions, self.failures, strict=True)
         ]
+
+
+def error_of(text: str, label: str = "") -> AsyncWorkerError:
+    """Make the error that ended a run, of what is stored of it: its class, where that is one of ours, and its text."""
+    name, _, message = text.partition(": ")
+    kind = getattr(errors, name.rpartition(".")[2], None)
+    if not (message and isinstance(kind, type) and issubclass(kind, AsyncWorkerError)) or kind is ItemErrors:
+        return RunError(label + text)
+    try:
+        return kind(label + message)
+    except TypeError:
+        return RunError(label + text)
 
 
 def _rebuilt(failure: ItemFailure) -> Exception:

@@ -15,21 +15,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncworker import errors
 from asyncworker.errors import (
     AsyncWorkerError,
     CheckpointCorrupt,
     RunCancelled,
     RunChanged,
     RunDrained,
-    RunError,
     RunTakenOver,
     RunTimeout,
     StoreError,
 )
 from asyncworker.iterate.drain import Drain
-from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, type_name
-from asyncworker.iterate.runs import Observe, outcome_of, request_for, take_run
+from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, error_of, type_name
+from asyncworker.iterate.runs import Begun, Observe, outcome_of, request_for, take_run
 from asyncworker.iterate.split import SplitRun, execute_partition
 from asyncworker.store import (
     Batch,
@@ -66,6 +64,7 @@ async def execute_split(
     force: bool = False,
     on_change: OnChange | None = None,
     drain: Drain | None = None,
+    begun: Begun | None = None,
     observe: Observe | None = None,
 ) -> RunOutcome:
     """Begin or resume a run that is split, have its partitions run, and end it.
@@ -80,6 +79,7 @@ async def execute_split(
         force: Take the run from whoever holds it.
         on_change: Where the fingerprint is not the checkpoint's; ``None``: as the options say.
         drain: Asks to stop early, for the process to end.
+        begun: Is awaited once the run is held, before its partitions are sent.
         observe: Is told of the run's progress.
 
     Raises:
@@ -114,6 +114,8 @@ async def execute_split(
     if hold.finished is not None:
         ended = await outcome_of(hold.finished, run.store, run.options, run.decode)
         return dataclasses.replace(ended, recalled=True)
+    if begun is not None:
+        await begun(hold)
     partitions = Partitions(run.store)
     parts = await partitions.plan(hold, requests, again=resume)
     holder = _Holder(run, partitions, hold, parts, send)
@@ -145,6 +147,8 @@ class _Holder:
         self._ended = asyncio.Event()
         #: Why no more partitions are begun.
         self._reason: AsyncWorkerError | None = None
+        if hold.cancel_requested:
+            self._reason = RunCancelled(f"run {run.run_id} was cancelled")
         #: The same, where that raises nothing by itself.
         self._stopped_by = ""
         self._own: int | None = None
@@ -202,6 +206,8 @@ class _Holder:
                 await self._looked.wait()
 
     async def _send_out(self, numbers: list[int]) -> None:
+        if self._stopping:
+            return
         try:
             await self._send(numbers)
         except Exception:
@@ -313,8 +319,7 @@ class _Holder:
                     part.number,
                     self._run.lease_s,
                 )
-                if not self._stopping:
-                    await self._send_out([part.number])
+                await self._send_out([part.number])
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -367,8 +372,5 @@ class _Holder:
     def _reason_of_parts(self) -> AsyncWorkerError | None:
         for part in self._parts:
             if not part.progress.complete:
-                name, _, text = part.progress.error.partition(": ")
-                kind = getattr(errors, name.rpartition(".")[2], RunError)
-                known = isinstance(kind, type) and issubclass(kind, AsyncWorkerError) and kind is not errors.ItemErrors
-                return (kind if known else RunError)(text or part.progress.error or "a partition was given up")
+                return error_of(part.progress.error or "a partition was given up")
         return None

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
-from asyncworker.errors import RunError, RunNotFound, SettingsError
+from asyncworker.errors import RunError, RunExpired, RunNotFound, SettingsError
 from asyncworker.store import Progress
 from asyncworker.store.large import brought_back
 
@@ -92,6 +92,8 @@ async def _begun(store: Store, run_id: str, clock: Clock) -> Progress:
     while True:
         try:
             return await store.progress(run_id)
+        except RunExpired:
+            raise
         except RunNotFound:
             await clock.sleep(wait_s)
             wait_s = min(LONGEST_LOOK_S, wait_s * 1.5)

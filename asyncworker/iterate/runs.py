@@ -7,14 +7,14 @@ import functools
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
-from asyncworker.errors import PayloadError, RunChanged, RunDrained, RunNotFound, RunTakenOver
+from asyncworker.errors import PayloadError, RunCancelled, RunChanged, RunDrained, RunNotFound, RunTakenOver
 from asyncworker.iterate.checkpoint import MemoryRecorder
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.engine import Call, run_items
@@ -28,12 +28,13 @@ from asyncworker.store import Progress, RunHold, RunRequest, wait_writable
 if TYPE_CHECKING:
     from asyncworker.store import OnChange, Store
 
-__all__ = ["Observe", "execute_run", "outcome_of", "request_for", "run_held", "take_run"]
+__all__ = ["Begun", "Observe", "execute_run", "outcome_of", "request_for", "run_held", "take_run"]
 
 logger = logging.getLogger(__name__)
 
 Observe = Callable[[Callable[[], Progress]], None]
 """Is given, once the run begins, what tells where it stands."""
+Begun = Callable[[RunHold], Awaitable[None]]
 
 
 async def execute_run(
@@ -53,6 +54,7 @@ async def execute_run(
     failed_only: bool = False,
     on_change: OnChange | None = None,
     drain: Drain | None = None,
+    begun: Begun | None = None,
     lease_s: float = 30.0,
     encode: Callable[[Any], bytes] = msgspec.json.encode,
     decode: Callable[[bytes], Any] = msgspec.json.decode,
@@ -76,6 +78,7 @@ async def execute_run(
         resume: Continue a run that is complete as well: only what failed is run.
         force: Take the run from whoever holds it; it is waited for otherwise.
         drain: Asks the run to stop early, for the process to end.
+        begun: Is awaited once the run is held, before its first item.
         lease_s: A message that came again waits for the run's holder, and takes over once that has shown no sign of
             life for so long. What a holder still writes after that is refused; it begins no item until it knows.
         failed_only: Of a run that is complete, run the items that failed and no others, whatever the source lists.
@@ -113,6 +116,8 @@ async def execute_run(
     )
     if hold.finished is not None:
         return dataclasses.replace(await outcome_of(hold.finished, store, options, decode), recalled=True)
+    if begun is not None:
+        await begun(hold)
     how: dict[str, Any] = {
         "drain": drain,
         "lease_s": lease_s,
@@ -260,6 +265,10 @@ async def run_held(
         lease_s=lease_s,
         clock=clock,
     )
+    if hold.cancel_requested:
+        cancelled = RunCancelled(f"run {hold.run_id} was cancelled")
+        await recorder.close("cancelled", error=str(cancelled))
+        raise cancelled
     if observe is not None:
         observe(recorder.progress)
     try:

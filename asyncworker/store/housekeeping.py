@@ -6,7 +6,7 @@ import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, insert, or_, select
 
 from asyncworker.errors import AsyncWorkerError
 from asyncworker.loop import off_loop_async
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: The longest time between two rounds.
 EVERY_S = 3600.0
+#: What is left of a deleted run, that it was there, is kept for so many times as long as the run was.
+EXPIRED_KEPT = 12
 #: So many runs are deleted in one transaction.
 RUNS_AT_ONCE = 20
 
@@ -56,6 +58,7 @@ class Housekeeper:
         deleted = 0
         while swept := await self._sweep_some():
             deleted += swept
+        await self._sweep_traces()
         if self._store.payloads is not None:
             await off_loop_async(self._store.payloads.sweep_sources, self._keep_s)
         return deleted
@@ -77,6 +80,9 @@ class Housekeeper:
             # Locked, so that nobody resumes one of them meanwhile.
             chosen = select(_run.c.run_id).where(old).limit(RUNS_AT_ONCE).with_for_update(skip_locked=True)
             wholes = list(await connection.scalars(chosen))
+            traces = select(_run.c.run_id, _run.c.task, _run.c.state, _run.c.finished_at).where(
+                _run.c.run_id.in_(wholes)
+            )
             if not wholes:
                 return 0
             all_of_them = or_(_run.c.run_id.in_(wholes), _run.c.part_of.in_(wholes))
@@ -85,10 +91,30 @@ class Housekeeper:
                 # Before the rows: what cannot be deleted now is found again by the next round.
                 for run_id in run_ids:
                     await off_loop_async(self._store.payloads.remove_results, run_id)
+            now = datetime.now(UTC)
+            rows = [
+                {
+                    "id": row.run_id,
+                    "task": row.task,
+                    "state": row.state,
+                    "finished_at": row.finished_at,
+                    "deleted_at": now,
+                }
+                for row in await connection.execute(traces)
+            ]
+            await connection.execute(insert(schema.expired_run), rows)
             for table in schema.metadata.sorted_tables:
                 if "run_id" in table.c:
                     await connection.execute(delete(table).where(table.c.run_id.in_(run_ids)))
         return len(wholes)
+
+    async def _sweep_traces(self) -> None:
+        """Delete what runs have left that were deleted long ago, or never began."""
+        now, kept = datetime.now(UTC), timedelta(seconds=self._keep_s)
+        gone, asked = schema.expired_run, schema.cancel_request
+        async with self._store.writing() as connection:
+            await connection.execute(delete(gone).where(gone.c.deleted_at < now - EXPIRED_KEPT * kept))
+            await connection.execute(delete(asked).where(asked.c.asked_at < now - kept))
 
 
 async def keep_house(settings: Settings) -> None:

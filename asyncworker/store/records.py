@@ -228,6 +228,10 @@ class RunHold(msgspec.Struct, frozen=True, kw_only=True):
     """Keyed runs: all that was stored, oldest first."""
     rows: bytes = b""
     """Digests of the rows that were read, where they are kept."""
+    cancel_requested: bool = False
+    """Somebody asked for it while nobody held the run, or while its holder was dead."""
+    again: bool = False
+    """The run was there before."""
 
 
 class Start(msgspec.Struct, frozen=True):

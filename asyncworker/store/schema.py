@@ -25,9 +25,11 @@ from asyncworker.store.storable import IdText, StorableText
 
 __all__ = [
     "SCHEMA_VERSION",
+    "cancel_request",
     "checksum_of",
     "dead_letter",
     "delivery",
+    "expired_run",
     "failure",
     "first_fence",
     "key_chunk",
@@ -40,7 +42,7 @@ __all__ = [
     "version",
 ]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -168,6 +170,25 @@ row_chunk = Table(
     Column("run_id", IdText, primary_key=True),
     Column("first_row", BigInteger, primary_key=True, autoincrement=False),
     Column("body", LargeBinary, nullable=False),
+)
+
+#: Runs that nobody has begun, and that are to be cancelled when somebody does.
+cancel_request = Table(
+    "asyncworker_cancel_request",
+    metadata,
+    Column("run_id", IdText, primary_key=True),
+    Column("asked_at", UTCDateTime, nullable=False),
+)
+
+#: What is left of runs that were deleted: that they were there.
+expired_run = Table(
+    "asyncworker_expired_run",
+    metadata,
+    Column("id", IdText, primary_key=True),
+    Column("task", StorableText, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("finished_at", UTCDateTime, nullable=False),
+    Column("deleted_at", UTCDateTime, nullable=False),
 )
 
 #: Tasks that were delivered again and have begun: a row that stays is one whose process did not live to take it away.

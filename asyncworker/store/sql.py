@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Column, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from asyncworker.errors import RunChanged, RunNotFound, RunTakenOver, StoreError
+from asyncworker.errors import RunChanged, RunExpired, RunNotFound, RunTakenOver, StoreError
 from asyncworker.redaction import redacted
-from asyncworker.store import failures, large, reading, schema
+from asyncworker.store import cancelling, failures, large, reading, schema
 from asyncworker.store.checks import check_map
 from asyncworker.store.chunks import key_rows, keys_from_row, result_rows, row_rows
 from asyncworker.store.decide import Continue, OnChange, Recall, Refuse, Start, decide
@@ -119,7 +119,7 @@ class Store:
                 return await self._continue(connection, request, stored)
             case Start():
                 fence = first_fence() if row is None else row.fence + 1
-                return await self._start(connection, request, fence=fence, new=row is None)
+                return await self._start(connection, request, fence=fence, row=row)
 
     async def restart(self, hold: RunHold, request: RunRequest) -> RunHold:
         """Start a run that is held afresh; what was stored of it is deleted.
@@ -134,9 +134,12 @@ class Store:
                 raise RunTakenOver(
                     f"run {hold.run_id}: another process holds it now (this one's fence is {hold.fence})"
                 )
-            return await self._start(connection, request, fence=row.fence + 1, new=False)
+            return await self._start(connection, request, fence=row.fence + 1, row=row)
 
-    async def _start(self, connection: AsyncConnection, request: RunRequest, *, fence: int, new: bool) -> RunHold:
+    async def _start(
+        self, connection: AsyncConnection, request: RunRequest, *, fence: int, row: Row[Any] | None
+    ) -> RunHold:
+        cancel_requested = await cancelling.take(connection, request.run_id, row)
         progress = Progress(
             run_id=request.run_id,
             task=request.task,
@@ -151,21 +154,22 @@ class Store:
             "fence": fence,
             "keyed": request.keyed,
             "message": request.message,
-            "cancel_requested": False,
+            "cancel_requested": cancel_requested,
             "finished_map": b"",
             "checksum": checksum_of(b"", 0, 0),
             "request": request.request,
             "holder": request.holder,
             "partitions": 0,
         }
-        if new:
+        if row is None:
             await connection.execute(insert(schema.run).values(values))
+            await connection.execute(delete(schema.expired_run).where(schema.expired_run.c.id == request.run_id))
         else:
             await connection.execute(update(schema.run).where(schema.run.c.run_id == request.run_id).values(values))
             for table in (schema.failure, schema.result_chunk, schema.key_chunk, schema.row_chunk):
                 await connection.execute(delete(table).where(whole_or_part(table.c.run_id, request.run_id)))
             await connection.execute(delete(schema.run).where(schema.run.c.part_of == request.run_id))
-        return _hold(progress, fence, request.keyed)
+        return _hold(progress, fence, request.keyed, again=row is not None, cancel_requested=cancel_requested)
 
     async def _continue(self, connection: AsyncConnection, request: RunRequest, row: Row[Any]) -> RunHold:
         run_id = request.run_id
@@ -177,6 +181,7 @@ class Store:
             keys = [keys_from_row(each) for each in rows]
         bodies = select(schema.row_chunk.c.body).where(schema.row_chunk.c.run_id == run_id)
         rows_read = b"".join(await connection.scalars(bodies.order_by(schema.row_chunk.c.first_row)))
+        cancel_requested = await cancelling.take(connection, run_id, row)
         changes = {
             "state": "running",
             "complete": False,
@@ -193,7 +198,7 @@ class Store:
             "retried": 0,
             "resumed": 0,
             "carried": row.done + row.skipped,
-            "cancel_requested": False,
+            "cancel_requested": cancel_requested,
             "attempt_at": request.started_at,
             "updated_at": request.started_at,
             "finished_at": None,
@@ -215,6 +220,8 @@ class Store:
             finished_map=bytes(row.finished_map),
             keys=keys,
             rows=rows_read,
+            again=True,
+            cancel_requested=cancel_requested,
         )
 
     # -- a run goes on -------------------------------------------------------------------------------------------------
@@ -285,21 +292,30 @@ class Store:
             )
         return bool(row.cancel_requested)
 
-    async def request_cancel(self, run_id: str) -> None:
-        """Ask that a run be cancelled; whoever holds it learns of it with its next checkpoint.
+    async def request_cancel(self, run_id: str, *, unbegun: bool = False) -> None:
+        """Ask that a run be cancelled.
+
+        Whoever holds it learns of it with its next checkpoint; where nobody does, whoever takes it next.
+
+        Args:
+            run_id: The run.
+            unbegun: Its message may be on its way: a run that is not here yet, or that has ended, is cancelled when it
+                begins.
 
         Raises:
-            RunNotFound: No such run.
+            RunNotFound: No such run, unless ``unbegun``.
         """
-        table = schema.run
-        with self._translated():
-            async with self._writer.begin() as connection:
-                # The whole first: who locks several partitions holds the lock of their run.
-                asked = update(table).values(cancel_requested=True)
-                found = await connection.execute(asked.where(table.c.run_id == run_id))
-                if not found.rowcount:
-                    raise _not_found(run_id)
-                await connection.execute(asked.where(table.c.part_of == run_id))
+        async with self.writing() as connection:
+            if not await cancelling.ask(connection, run_id):
+                if unbegun:
+                    await cancelling.keep(connection, run_id)
+                else:
+                    await self._one(run_id, schema.run.c.run_id)
+
+    async def withdraw_cancel(self, run_id: str) -> bool:
+        """Take back what was asked for and nobody has heeded; tell whether it was of a run that has not begun."""
+        async with self.writing() as connection:
+            return await cancelling.withdraw(connection, run_id)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -317,7 +333,7 @@ class Store:
             query = select(*PROGRESS_COLUMNS, schema.run.c.partitions).where(schema.run.c.run_id == run_id)
             row = (await connection.execute(query)).one_or_none()
             if row is None:
-                raise _not_found(run_id)
+                raise await self._missing(connection, run_id)
             progress = progress_of(row)
             if merge and row.partitions and not progress.ended:
                 return merged(progress, [each.progress for each in await partitions_of(connection, run_id)])
@@ -342,13 +358,32 @@ class Store:
         Raises:
             RunNotFound: No such run.
         """
+        return bytes((await self._one(run_id, schema.run.c.request)).request)
+
+    async def message_of(self, run_id: str) -> str:
+        """Name of the message by which a run was begun or continued last.
+
+        Raises:
+            RunNotFound: No such run.
+        """
+        return str((await self._one(run_id, schema.run.c.message)).message)
+
+    async def _one(self, run_id: str, *columns: Column[Any]) -> Row[Any]:
         async with self.reading() as connection:
-            row = (
-                await connection.execute(select(schema.run.c.request).where(schema.run.c.run_id == run_id))
-            ).one_or_none()
+            row = (await connection.execute(select(*columns).where(schema.run.c.run_id == run_id))).one_or_none()
+            if row is None:
+                raise await self._missing(connection, run_id)
+        return row
+
+    async def _missing(self, connection: AsyncConnection, run_id: str) -> RunNotFound:
+        gone = schema.expired_run
+        row = (await connection.execute(select(gone).where(gone.c.id == run_id))).one_or_none()
         if row is None:
-            raise _not_found(run_id)
-        return bytes(row.request)
+            return RunNotFound(f"no run {run_id!r} in the store")
+        return RunExpired(
+            f"run {run_id} of {row.task} ended ({row.state}) at {row.finished_at:%Y-%m-%d %H:%M:%S} UTC, and was "
+            f"deleted at {row.deleted_at:%Y-%m-%d %H:%M:%S} with its results and errors, as its retention was over"
+        )
 
     async def errors(self, run_id: str, offset: int = 0, limit: int | None = None) -> list[ItemFailure]:
         """The items that failed, by index; all of them without a limit."""
@@ -413,7 +448,3 @@ def _hold(progress: Progress, fence: int, keyed: bool, *, next_chunk: int = 0, *
         progress=progress,
         **rest,
     )
-
-
-def _not_found(run_id: str) -> RunNotFound:
-    return RunNotFound(f"no run {run_id!r} in the store")

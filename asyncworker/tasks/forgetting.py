@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import uuid
 from queue import Empty
 from typing import Any
 
+from celery import states
+from celery.backends.base import DisabledBackend
+from celery.backends.rpc import RPCBackend
 from celery.result import AsyncResult
 from redis.client import PubSub
 from redis.utils import str_if_bytes
 
-__all__ = ["forget_outcome"]
+__all__ = ["forget_before_sending", "forget_outcome", "forget_stored"]
+
+logger = logging.getLogger(__name__)
 
 #: How long Redis may take to answer.
 ANSWERED_S = 5.0
@@ -20,13 +26,36 @@ ANSWERED_S = 5.0
 
 def forget_outcome(result: AsyncResult[Any]) -> None:
     """Delete a task's outcome from the result backend, and from what this process knows. Blocks."""
-    result.forget()
+    # rpc:// keeps none.
+    with contextlib.suppress(NotImplementedError):
+        result.forget()
     backend: Any = result.backend
     backend.remove_pending_result(result)
     _read_what_is_on_its_way(backend)
     with contextlib.suppress(AttributeError, Empty):
         while True:
             backend._pending_messages.take(result.id)
+
+
+def forget_before_sending(result: AsyncResult[Any]) -> None:
+    """Forget the outcome of an earlier message under an id that a caller has chosen. Blocks; raises nothing.
+
+    The worker forgets it as well when the run begins: here it is only so that nobody takes it for the new one before.
+    """
+    try:
+        if not isinstance(result.backend, DisabledBackend):
+            forget_outcome(result)
+    except Exception as exc:
+        logger.warning("an earlier result of %s cannot be deleted: %r", result.id, exc)
+
+
+def forget_stored(app: Any, task_id: str) -> None:
+    """Delete a stored outcome, and nothing provisional. Blocks."""
+    backend = app.backend
+    if isinstance(backend, DisabledBackend | RPCBackend):
+        return
+    if backend.get_task_meta(task_id, cache=False)["status"] in states.READY_STATES:
+        backend.forget(task_id)
 
 
 def _read_what_is_on_its_way(backend: Any) -> None:

@@ -4,45 +4,100 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from celery.exceptions import TimeoutError
 from celery.result import AsyncResult
 from kombu.utils.json import loads
 
-from asyncworker.errors import RunError, RunHeld, RunNotFound
+from asyncworker.errors import AsyncWorkerError, RunError, RunExpired, RunHeld, RunNotFound
 from asyncworker.iterate import ItemFailure, Order, Page, Progress, pages_of
-from asyncworker.loop import get_loop_thread, off_loop_async
+from asyncworker.loop import get_loop_thread, off_loop_async, on_loop_thread
 from asyncworker.settings import load_settings
 from asyncworker.store import shared_store
+from asyncworker.tasks.delivery import resend_options
 from asyncworker.tasks.forgetting import forget_outcome
-from asyncworker.tasks.names import RUN_ITERATE
+from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE, with_message_name
 from asyncworker.tasks.payloads import decode
-from asyncworker.tasks.task_result import TaskResult
+from asyncworker.tasks.stored_outcome import Looks, ended_run, stored_value
+from asyncworker.tasks.task_result import TaskResult, has_failed
 
 if TYPE_CHECKING:
     from asyncworker.store import Store
 
 __all__ = ["IterateResult"]
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
 class IterateResult(TaskResult):
-    """The result of a fan-out, by its run id; anyone with the broker and the store can make one.
+    """The result of a fan-out, by its run id: ``IterateResult(run_id, app=app)``, in any process with broker and store.
 
     The store is read on asyncworker's own loop, which is started where there is none. The plain methods wait for it;
     inside a coroutine, await their twins that begin with ``a``. ``get()`` and ``aget()`` wait for the run's end, and
-    raise the one failure or ``ItemErrors``.
+    raise the one failure or ``ItemErrors``. Where Celery's own result has expired, the store tells how the run ended.
+
+    Attributes:
+        message: Name of the message that this is the result of; empty: the last one under the id.
     """
 
+    message = ""
+
+    def get(self, timeout: float | None = None, propagate: bool = True, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the run's end and return its value; as Celery's own, whose arguments it takes.
+
+        Raises:
+            celery.exceptions.TimeoutError: It has not ended in time.
+            RunExpired: It ended, and was deleted when its retention was over.
+            Exception: The one failure, or ``ItemErrors``.
+        """
+        looks = Looks(timeout)
+        while True:
+            try:
+                return super().get(looks.next_s(), propagate, *args, **kwargs)
+            except TimeoutError:
+                if has_failed(self) or on_loop_thread():
+                    raise
+                ended = _wait(self._ended())
+                if ended is not None and looks.suffices(ended):
+                    return _wait(self._stored_value(ended, propagate))
+                if looks.over:
+                    raise
+
+    async def aget(self, timeout: float | None = None, *, propagate: bool = True, follow_parents: bool = True) -> Any:
+        """Awaitable twin of :meth:`get`."""
+        looks = Looks(timeout)
+        while True:
+            try:
+                return await super().aget(looks.next_s(), propagate=propagate, follow_parents=follow_parents)
+            except TimeoutError:
+                if has_failed(self):
+                    raise
+                ended = await _on_our_loop(self._ended())
+                if ended is not None and looks.suffices(ended):
+                    return await _on_our_loop(self._stored_value(ended, propagate))
+                if looks.over:
+                    raise
+
     def progress(self) -> Progress:
-        """Return where the run stands; its state is ``"pending"`` before a worker has begun."""
+        """Return where the run stands; its state is ``"pending"`` before a worker has begun.
+
+        Raises:
+            RunExpired: It ended, and was deleted when its retention was over.
+        """
         return _wait(self.aprogress())
 
-    def errors(self, offset: int = 0, limit: int = 1000) -> list[ItemFailure]:
-        """Return a page of the failed items, by index."""
+    def errors(self, offset: int = 0, limit: int | None = None) -> list[ItemFailure]:
+        """Return the failed items, by index: all of them, or a page.
+
+        Raises:
+            RunNotFound: No worker has begun the run, or it was deleted.
+        """
         return _wait(self.aerrors(offset, limit))
 
     def results(self) -> list[Any]:
@@ -54,11 +109,17 @@ class IterateResult(TaskResult):
         return _wait(self.aresults())
 
     def cancel(self) -> None:
-        """Ask the run to stop; it does at its next checkpoint, and what is done stays done."""
+        """Ask the run to stop; it does at its next checkpoint, and what is done stays done.
+
+        Where no worker runs it, the one that takes it next ends it before its first item. `resume` takes that back.
+        """
         _wait(self.acancel())
 
     def resume(self, *, force: bool = False) -> IterateResult:
         """Send the run again, from its checkpoint: only what is not done runs, failed items among it.
+
+        It goes the way that it came: queue, exchange, routing key, priority, headers and time limits, and with what is
+        linked to it, unless that was sent because the run has succeeded before.
 
         Args:
             force: Take it from a process that runs it; the items that it has in flight run twice.
@@ -71,8 +132,11 @@ class IterateResult(TaskResult):
             RunHeld: A process runs it, and has left a sign of life within ``lease_s``. One that has not is taken over
                 without being asked for it.
         """
-        request, held = _wait(_on_our_loop(self._resumed(force)))
-        self._send_again(request, force=force or self._is_free(held))
+        held = "" if force else _wait(_on_our_loop(self._holder()))
+        force = force or self._is_free(held)
+        stored = _wait(_on_our_loop(self._stored_request()))
+        if stored is not None:
+            self._send_again(*stored, force=force)
         return self
 
     def retry_failed(self) -> IterateResult:
@@ -90,14 +154,14 @@ class IterateResult(TaskResult):
         """
         failed = _wait(_on_our_loop(self._failed_request()))
         if failed is not None:
-            self._send_again(failed, failed_only=True)
+            self._send_again(*failed, failed_only=True)
         return self
 
     async def aprogress(self) -> Progress:
         """Awaitable twin of :meth:`progress`."""
         return await _on_our_loop(self._progress())
 
-    async def aerrors(self, offset: int = 0, limit: int = 1000) -> list[ItemFailure]:
+    async def aerrors(self, offset: int = 0, limit: int | None = None) -> list[ItemFailure]:
         """Awaitable twin of :meth:`errors`."""
         return await _on_our_loop(self._errors(offset, limit))
 
@@ -111,16 +175,18 @@ class IterateResult(TaskResult):
 
     async def aresume(self, *, force: bool = False) -> IterateResult:
         """Awaitable twin of :meth:`resume`."""
-        request, held = await _on_our_loop(self._resumed(force))
+        held = "" if force else await _on_our_loop(self._holder())
         force = force or await off_loop_async(self._is_free, held)
-        await off_loop_async(functools.partial(self._send_again, request, force=force))
+        stored = await _on_our_loop(self._stored_request())
+        if stored is not None:
+            await off_loop_async(functools.partial(self._send_again, *stored, force=force))
         return self
 
     async def aretry_failed(self) -> IterateResult:
         """Awaitable twin of :meth:`retry_failed`."""
         failed = await _on_our_loop(self._failed_request())
         if failed is not None:
-            await off_loop_async(functools.partial(self._send_again, failed, failed_only=True))
+            await off_loop_async(functools.partial(self._send_again, *failed, failed_only=True))
         return self
 
     async def stream(self, *, order: Order = "index") -> AsyncIterator[tuple[int, Any]]:
@@ -160,12 +226,30 @@ class IterateResult(TaskResult):
     async def _progress(self) -> Progress:
         try:
             progress = await (await self._store()).progress(self.id)
+        except RunExpired:
+            raise
         except RunNotFound:
             return Progress.pending(self.id)
         return progress
 
-    async def _errors(self, offset: int, limit: int) -> list[ItemFailure]:
-        return await (await self._store()).errors(self.id, offset=offset, limit=limit)
+    async def _ended(self) -> Progress | None:
+        try:
+            store = await self._store()
+        except AsyncWorkerError as exc:
+            logger.debug("run %s: the store cannot be asked how it ended: %s", self.id, exc)
+            return None
+        return await ended_run(store, self.id, self.message)
+
+    async def _stored_value(self, ended: Progress, propagate: bool) -> Any:
+        return await stored_value(await self._store(), ended, propagate)
+
+    async def _errors(self, offset: int, limit: int | None) -> list[ItemFailure]:
+        store = await self._store()
+        found = await store.errors(self.id, offset=offset, limit=limit)
+        if not found:
+            # That there is none is said of runs that are known only.
+            await store.progress(self.id)
+        return found
 
     async def _pages(self, order: Order) -> AsyncGenerator[Page, None]:
         return pages_of(await self._store(), self.id, order, decode)
@@ -174,14 +258,22 @@ class IterateResult(TaskResult):
         return [value async for page in await self._pages("index") for _, value in page]
 
     async def _cancel(self) -> None:
-        try:
-            await (await self._store()).request_cancel(self.id)
-        except RunNotFound:
-            # Its message is still on its way: the worker that gets it drops it.
-            await off_loop_async(self.revoke)
+        store = await self._store()
+        if await ended_run(store, self.id, self.message) is not None and await off_loop_async(self.ready):
+            # Nothing of it was sent since, which would have had its outcome forgotten.
+            return
+        await store.request_cancel(self.id, unbegun=True)
 
-    async def _resumed(self, force: bool) -> tuple[bytes, str]:
-        return await self._stored_request(), "" if force else await self._holder()
+    async def _stored_request(self) -> tuple[bytes, Progress] | None:
+        """Return what is sent again; ``None``: the run was cancelled before it began, and its message still waits."""
+        store = await self._store()
+        waits = await store.withdraw_cancel(self.id)
+        try:
+            return await store.request_of(self.id), await store.progress(self.id)
+        except RunNotFound:
+            if not waits:
+                raise
+            return None
 
     def _is_free(self, held: str) -> bool:
         """Tell whether a run is to be taken at once from a holder that could not write how it ended, but told Celery.
@@ -196,7 +288,10 @@ class IterateResult(TaskResult):
     async def _holder(self) -> str:
         """Tell who runs it, as an error says it; empty: nobody who has left a sign of life within a lease."""
         store = await self._store()
-        progress = await store.progress(self.id, merge=False)
+        try:
+            progress = await store.progress(self.id, merge=False)
+        except RunNotFound:
+            return ""
         silent_s = (datetime.now(UTC) - progress.updated_at).total_seconds()
         if progress.state != "running" or silent_s > load_settings(conf=self.app.conf).lease_s:
             return ""
@@ -206,10 +301,7 @@ class IterateResult(TaskResult):
             "for it, cancel() it, or take it by resume(force=True): what is in flight then runs twice"
         )
 
-    async def _stored_request(self) -> bytes:
-        return await (await self._store()).request_of(self.id)
-
-    async def _failed_request(self) -> bytes | None:
+    async def _failed_request(self) -> tuple[bytes, Progress] | None:
         store = await self._store()
         progress = await store.progress(self.id)
         if not progress.ended:
@@ -221,16 +313,20 @@ class IterateResult(TaskResult):
             )
         if not progress.failed:
             return None
-        return await store.request_of(self.id)
+        await store.withdraw_cancel(self.id)
+        return await store.request_of(self.id), progress
 
-    def _send_again(self, request: bytes, *, force: bool = False, failed_only: bool = False) -> None:
+    def _send_again(self, stored: bytes, progress: Progress, *, force: bool = False, failed_only: bool = False) -> None:
         # The outcome of the earlier attempt would be taken for that of the new one.
         forget_outcome(self)
         # Celery's own start, once more: a promise that was kept cannot be waited for again.
         AsyncResult.__init__(self, self.id, backend=self.backend, app=self.app)
-        self.app.tasks[RUN_ITERATE].apply_async(
-            kwargs={**loads(request), "resume": True, "force": force, "failed_only": failed_only}, task_id=self.id
-        )
+        request = loads(stored)
+        options = resend_options(request.pop("delivery", None), succeeded=progress.state == "done")
+        options["headers"] = with_message_name(options.get("headers"))
+        self.message = options["headers"][MESSAGE_HEADER]
+        kwargs = {**request, "resume": True, "force": force, "failed_only": failed_only}
+        self.app.tasks[RUN_ITERATE].apply_async(kwargs=kwargs, task_id=self.id, **options)
 
 
 async def _next(pages: AsyncIterator[Page]) -> Page | None:

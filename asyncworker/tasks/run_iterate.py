@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from celery import shared_task
@@ -23,11 +24,13 @@ from asyncworker.iterate import (
     make_options,
     source_from_wire,
 )
-from asyncworker.loop import current_job
+from asyncworker.loop import current_job, off_loop_async
 from asyncworker.resources import in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import shared_store
 from asyncworker.tasks.calling import caller, opener
+from asyncworker.tasks.delivery import delivery_of
+from asyncworker.tasks.forgetting import forget_before_sending, forget_stored
 from asyncworker.tasks.item_states import runs_with_item_states
 from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE, with_message_name
 from asyncworker.tasks.partition_sender import partition_sender
@@ -36,12 +39,13 @@ from asyncworker.tasks.progress_meta import ProgressMeta
 from asyncworker.tasks.result import IterateResult
 from asyncworker.tasks.run_outcomes import report_outcomes_of
 from asyncworker.tasks.state import clear_items
+from asyncworker.tasks.stored_outcome import value_of
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.tasks.task_result import TaskResult
 from asyncworker.tasks.told import was_told
 
 if TYPE_CHECKING:
-    from asyncworker.store import Store
+    from asyncworker.store import RunHold, Store
 
 __all__ = [
     "RunIterateTask",
@@ -67,11 +71,24 @@ class RunIterateTask(AsyncTask):
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:  # type: ignore[override]
         """Send the fan-out to where its target would be sent."""
-        return super().apply_async(args, kwargs, **self._addressed(kwargs, options))
+        options = self._addressed(kwargs, options)
+        if options.get("task_id"):
+            forget_before_sending(self.AsyncResult(options["task_id"]))
+        return self._named(super().apply_async(args, kwargs, **options), options)
 
     async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> TaskResult:
         """Awaitable twin of `apply_async`."""
-        return await super().aapply_async(args, kwargs, **self._addressed(kwargs, options))
+        options = self._addressed(kwargs, options)
+        if options.get("task_id"):
+            await off_loop_async(forget_before_sending, self.AsyncResult(options["task_id"]))
+        return cast(TaskResult, self._named(await super().aapply_async(args, kwargs, **options), options))
+
+    @staticmethod
+    def _named(result: Any, options: dict[str, Any]) -> Any:
+        """Have the result know its message: the outcome of an earlier one under the same id is not its own."""
+        if isinstance(result, IterateResult):
+            result.message = options["headers"][MESSAGE_HEADER]
+        return result
 
     def _addressed(self, kwargs: Any, options: dict[str, Any]) -> dict[str, Any]:
         if not options.keys() & {"queue", "exchange", "routing_key"} and kwargs and "task" in kwargs:
@@ -115,16 +132,18 @@ async def run_iterate(
 
     source = _with_previous(source, previous)
     request = {"task": task, "partial": partial, "source": source, "options": options}
+    delivery = delivery_of(self.request)
     settings = load_settings(conf=self.app.conf)
     run = run_of(self.app, str(self.request.id), request, await shared_store(settings), settings)
     await keep_house(settings)
     how: dict[str, Any] = {
-        "request": dumps(request).encode(),
+        "request": dumps({**request, "delivery": delivery}).encode(),
         "message": str(getattr(self.request, MESSAGE_HEADER, None) or ""),
         "redelivered": bool((self.request.delivery_info or {}).get("redelivered")),
         "resume": resume,
         "force": force,
         "drain": drain_of_this_job(settings),
+        "begun": functools.partial(_forget_earlier_outcome, self),
     }
     try:
         async with ProgressMeta(self) as meta:
@@ -146,7 +165,17 @@ async def run_iterate(
     if outcome.ok:
         await clear_items(run.run_id, settings, current_job.get())
     outcome.raise_for_failures()
-    return _returned(outcome, run.options)
+    return value_of(outcome, run.options)
+
+
+async def _forget_earlier_outcome(task: RunIterateTask, hold: RunHold) -> None:
+    """Delete the outcome of an earlier message under the same id, which would pass for that of the run that begins."""
+    if not hold.again or task.ignore_result or task.request.ignore_result:
+        return
+    try:
+        await off_loop_async(forget_stored, task.app, str(task.request.id))
+    except Exception as exc:
+        logger.warning("run %s: the result of an earlier run cannot be deleted: %r", hold.run_id, exc)
 
 
 def run_of(app: Any, run_id: str, request: dict[str, Any], store: Store, settings: Settings) -> SplitRun:
@@ -203,12 +232,6 @@ def with_limits(options: IterateOptions, task: Any, fixed: dict[str, Any]) -> It
     """Return the options with the task's own limits among them; keys that are the same for all items are filled in."""
     uses = dict.fromkeys([*getattr(task, "limits", ()), *options.limits])
     return msgspec.structs.replace(options, limits=tuple(use.fixed(fixed) for use in uses)) if uses else options
-
-
-def _returned(outcome: RunOutcome, options: IterateOptions) -> Any:
-    if options.results == "inline":
-        return [value for _, value in sorted(outcome.results or [], key=lambda pair: pair[0])]
-    return msgspec.to_builtins(outcome.progress)
 
 
 def _with_previous(source: dict[str, Any] | None, previous: tuple[Any, ...]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
     _AsyncResult, _EagerResult = AsyncResult, EagerResult
 
-__all__ = ["TaskEagerResult", "TaskGroupResult", "TaskResult", "use_results"]
+__all__ = ["TaskEagerResult", "TaskGroupResult", "TaskResult", "has_failed", "use_results"]
 
 #: How long Celery's notice of an outcome is waited for before it is looked at again. A client can miss one: Celery asks
 #: for the outcome before Redis has confirmed that notices will come, on another connection.
@@ -156,9 +156,12 @@ def _looking_again(get: Callable[..., Any], leaves: list[Any], timeout: float | 
             return get(max(wait_s, 0.001), *args, **kwargs)
         except TimeoutError:
             # A task may have raised it.
-            if any(_failed(leaf) for leaf in leaves) or (give_up_at_s is not None and time.monotonic() >= give_up_at_s):
+            if any(has_failed(leaf) for leaf in leaves) or (
+                give_up_at_s is not None and time.monotonic() >= give_up_at_s
+            ):
                 raise
 
 
-def _failed(result: Any) -> bool:
+def has_failed(result: Any) -> bool:
+    """Whether a result has its outcome here, and that is a failure."""
     return bool(result._cache) and result._cache["status"] in states.PROPAGATE_STATES

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
-from asyncworker.errors import PayloadError, RunNotFound
+from asyncworker.errors import PayloadError, RunExpired, RunNotFound
 from asyncworker.store import Housekeeper, Partitions, Payload, Payloads, Store, schema
 from tests.unit.store import test_store
 from tests.unit.store.test_store import batch, failure, request
@@ -50,8 +50,14 @@ async def test_runs_that_ended_long_ago_are_deleted_whole(store: Store, housekee
     assert await housekeeper.sweep() == 50
     assert sorted(run.run_id for run in await store.runs(limit=100)) == ["put back", "unended", "young"]
     assert await rows(store) == 9
-    with pytest.raises(RunNotFound):
-        await store.progress("old 1")
+    for call in (store.progress, store.request_of):
+        with pytest.raises(RunExpired, match=r"run old 1 of task ended \(failed\) at .* was deleted at"):
+            await call("old 1")
+    with pytest.raises(RunNotFound, match="no run 'never'"):
+        await store.progress("never")
+    # Begun again, it is a run as any other.
+    await store.begin_run(request("old 1"))
+    assert (await store.progress("old 1")).state == "running"
     assert await housekeeper.sweep() == 0
 
 
