@@ -123,6 +123,7 @@ class LoopThread:
         self.loop.close()
 
     async def _wind_down(self, timeout_s: float) -> None:
+        self.loop.set_exception_handler(_say_in_a_line)
         for close in reversed(self._closers):
             try:
                 await asyncio.wait_for(close(), timeout_s)
@@ -137,6 +138,12 @@ class LoopThread:
         await self.loop.shutdown_asyncgens()
         self._stopping = True
         self.loop.stop()
+
+
+def _say_in_a_line(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what asyncio has to say of a loop that stops, without a traceback: what was cut off fails as it likes."""
+    who = context.get("task") or context.get("future") or context.get("handle") or ""
+    logger.warning("while the event loop stopped: %s: %r %s", context.get("message"), context.get("exception"), who)
 
 
 def _say_how_they_ended(ended: set[asyncio.Task[Any]], left: set[asyncio.Task[Any]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import threading
 from collections.abc import Iterator
 
@@ -105,3 +107,44 @@ def test_stop_cancels_what_still_runs() -> None:
     thread.run(asyncio.sleep(0))
     assert thread.stop()
     assert ended.is_set()
+
+
+def test_what_is_cut_off_when_it_stops_is_told_in_a_line_each(caplog: pytest.LogCaptureFixture) -> None:
+    thread = LoopThread(threads=1)
+    thread.start()
+    left: list[asyncio.Task[None]] = []
+
+    async def fails_when_cancelled() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise KeyError("cut off") from None
+
+    async def fails_unseen() -> None:
+        raise KeyError("unseen")
+
+    async def stubborn() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def main() -> None:
+        left.extend(asyncio.create_task(each(), name=each.__name__) for each in (fails_when_cancelled, stubborn))
+        await asyncio.sleep(0)
+
+    async def close() -> None:
+        left.append(asyncio.create_task(fails_unseen(), name="fails_unseen"))
+        await asyncio.sleep(0)
+        left.pop()
+        gc.collect()
+
+    thread.on_stop(close)
+    thread.run(main())
+    thread.stop(timeout_s=0.5)
+    left.clear()
+    gc.collect()
+    assert "Traceback" not in caplog.text
+    assert "fails_when_cancelled failed while the event loop stopped: KeyError('cut off')" in caplog.text
+    assert "stubborn did not end when the event loop stopped" in caplog.text
+    assert "KeyError('unseen')" in caplog.text
+    assert "destroyed" not in caplog.text
