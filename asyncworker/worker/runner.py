@@ -190,9 +190,10 @@ class Runner:
     # -- on either -----------------------------------------------------------------------------------------------
 
     def _put_returned(self, job: Job, outcome: Any) -> None:
+        outcome = _unwrapped(outcome)
         job.succeeded = not outcome[0]
         job.finished = job.finished or (not job.abandoned and not _is_given_back(outcome))
-        self._put(job, functools.partial(job.request.on_success, _unwrapped(outcome)))
+        self._put(job, functools.partial(job.request.on_success, outcome))
 
     def _put(self, job: Job, report: Callable[[], Any]) -> None:
         job.settled = True

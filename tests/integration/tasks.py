@@ -217,6 +217,23 @@ async def reject() -> None:
     raise Reject("not wanted", requeue=False)
 
 
+@shared_task(name="t.reject_once", bind=True, acks_late=True)
+async def reject_once(self: Any, seconds: float) -> str:
+    """Give the message back after a while, the first time."""
+    if not self.request.delivery_info.get("redelivered"):
+        await asyncio.sleep(seconds)
+        raise Reject("later", requeue=True)
+    return "second time"
+
+
+@shared_task(name="t.reject_once_sync", bind=True, acks_late=True)
+def reject_once_sync(self: Any, seconds: float) -> str:
+    if not self.request.delivery_info.get("redelivered"):
+        time.sleep(seconds)
+        raise Reject("later", requeue=True)
+    return "second time"
+
+
 @shared_task(name="t.cancels_itself")
 async def cancels_itself() -> None:
     raise asyncio.CancelledError
