@@ -183,6 +183,10 @@ def worker(worker_env: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos", "chaos runs")
     group.addoption("--chaos-seed", type=int, default=1, help="What happens when.")
+    group.addoption("--interleavings", type=int, default=10, help="Random schedules of each scenario.")
+    group.addoption(
+        "--interleavings-every", type=int, default=300, help="Run each n-th schedule of two deviations; 1: all."
+    )
     group.addoption("--chaos-tasks", type=int, default=300, help="How many tasks a chaos run has.")
 
 

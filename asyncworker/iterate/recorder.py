@@ -94,7 +94,7 @@ class StoreRecorder(Tally):
         self._unwritten: Batch | None = None
         self._written_at = self._cut_at = clock.monotonic()
         self._lease_s = lease_s
-        self._held_until = self._cut_at + lease_s
+        self._held_until = (self._cut_at if hold.asked_at_s is None else hold.asked_at_s) + lease_s
         self.transactions = 0
 
     # -- told by the engine --------------------------------------------------------------------------------------------
@@ -313,8 +313,11 @@ class StoreRecorder(Tally):
         self._unwritten = None
         _flushes.add()
         self._written_at = self._clock.monotonic()
-        self.full = False
-        self._room.set()
+        if self._written_at < self._held_until or self._closed:
+            self.full = False
+            self._room.set()
+        else:  # the answer was so long in coming that another process may have the run
+            self._hold_back()
         return cancel_requested
 
     async def _write_once(self) -> bool:

@@ -133,7 +133,9 @@ async def execute_run(
         if on_change != "restart" or source.one_shot:
             raise
         logger.warning("run %s: its source has changed; starting it afresh", run_id)
-    return await run_held(call, source, options, store, await store.restart(hold, asked), **how)
+    asked_at_s = clock.monotonic()
+    hold = msgspec.structs.replace(await store.restart(hold, asked), asked_at_s=asked_at_s)
+    return await run_held(call, source, options, store, hold, **how)
 
 
 def request_for(
@@ -201,12 +203,14 @@ async def take_run(
         # A delivery that is the first by its own account may be the older one of two: it lay with a process that was
         # frozen, whose connection the broker gave up meanwhile.
         try:
-            return await store.begin_run(
+            asked_at_s = clock.monotonic()
+            hold = await store.begin_run(
                 request,
                 resume=resume,
                 on_change=on_change,
                 only_if=lambda row: row is None or row.state != "running" or (force and not request.is_of(row.message)),
             )
+            return msgspec.structs.replace(hold, asked_at_s=asked_at_s)
         except RunTakenOver:
             logger.info("run %s: another process runs it; this one waits for that", request.run_id)
     while True:
@@ -215,13 +219,15 @@ async def take_run(
         if seen is None and stored:
             raise RunNotFound(f"no run {request.run_id!r} in the store")
         try:
-            return await store.begin_run(
+            asked_at_s = clock.monotonic()
+            hold = await store.begin_run(
                 request,
                 True,
                 resume=resume,
                 on_change=on_change,
                 only_if=lambda row: (None if row is None else row.updated_at) == seen,  # noqa: B023 - called at once
             )
+            return msgspec.structs.replace(hold, asked_at_s=asked_at_s)
         except RunTakenOver as exc:
             # Two had waited for it. The other one is the holder now.
             if not wait:

@@ -223,6 +223,8 @@ class RunHold(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress
     finished: Progress | None = None
     """Set where the run has ended and is not to be run again; then nothing is held."""
+    asked_at_s: float | None = None
+    """When it was asked for, by its holder's monotonic clock: from then on others may count its silence."""
     finished_map: bytes = b""
     keys: list[KeyChunk] = []
     """Keyed runs: all that was stored, oldest first."""

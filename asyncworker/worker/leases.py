@@ -93,7 +93,7 @@ class LeaseKeeper:
         """Take the leases that are due, and renew those that are held."""
         jobs: dict[str, list[Job]] = defaultdict(list)
         for job in list(live_jobs.values()):
-            if isinstance(job, Job) and self.is_due(job):
+            if isinstance(job, Job) and job.leases is self and self.is_due(job):
                 jobs[key_of(job)].append(job)
         if not jobs:
             return
