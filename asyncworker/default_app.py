@@ -33,7 +33,7 @@ from asyncworker.worker.fast import use_consumer, use_fast_broker
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.stacks import check_locals
 
-__all__ = ["get_app", "install"]
+__all__ = ["check_broker_url", "check_environment", "get_app", "install"]
 
 logger = logging.getLogger(__name__)
 
@@ -239,11 +239,15 @@ def _tell_ignored(instance: Any, conf: Any, **_: Any) -> None:
             logger.warning("%s", line)
 
 
-def _check_broker(app: Any, wait_s: float) -> None:
-    shown = redacted(str(app.conf.broker_read_url))
+def check_broker_url(app: Any) -> str:
+    """Return the broker's URL as it may be shown.
+
+    Raises:
+        SettingsError: It is none that kombu can use.
+    """
+    shown = redacted(str(app.conf.broker_read_url or "amqp://"))
     try:
-        connection = app.connection_for_read()
-        connection.transport  # noqa: B018  (made by the scheme; nothing connects)
+        app.connection_for_read().transport  # noqa: B018  (made by the scheme; nothing connects)
     except (KeyError, ImportError, AttributeError, ValueError) as exc:
         # A ValueError quotes what is taken for the port, and may be of the password.
         reason = f": {exc}" if isinstance(exc, ImportError) else ""
@@ -251,8 +255,14 @@ def _check_broker(app: Any, wait_s: float) -> None:
             f"broker_url is {shown!r}: not one that Celery knows{reason}; expected redis://HOST:PORT/DB or "
             f"amqp://USER:PASSWORD@HOST:PORT/VHOST"
         ) from None
+    return shown
+
+
+def _check_broker(app: Any, wait_s: float) -> None:
+    shown = check_broker_url(app)
     if own_value(app.conf, "broker_connection_retry_on_startup"):
         return  # the app wants to wait: Celery does, and logs each try
+    connection = app.connection_for_read()
     try:
         connection.ensure_connection(timeout=wait_s, interval_start=0.2, interval_step=0.2, interval_max=1)
     except OperationalError as exc:

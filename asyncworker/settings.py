@@ -27,7 +27,10 @@ PositiveSeconds = Annotated[float, Meta(gt=0)]
 
 def default_state_dir() -> str:
     """Return the state folder where none is set."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise SettingsError("this user has no home folder for what is kept: set ASYNCWORKER_STATE_DIR") from None
     return str(Path(base) / "asyncworker")
 
 

@@ -1,30 +1,49 @@
-"""The command line, ``asyncworker``: one module a command."""
+"""The command line, ``asyncworker``: one module a command, imported when it is called."""
 
 from __future__ import annotations
 
+import importlib
+import signal
 from typing import Any
 
 import click
 
-from asyncworker.cli.dead import dead
-from asyncworker.cli.demo import demo
-from asyncworker.cli.dev import dev
-from asyncworker.cli.doctor import doctor
-from asyncworker.cli.health import health
-from asyncworker.cli.limits import limits
 from asyncworker.cli.processes import signals_as_exit
-from asyncworker.cli.runs import runs
-from asyncworker.cli.sftp import sftp
-from asyncworker.cli.top import top
 from asyncworker.errors import AsyncWorkerError
 
 __all__ = ["main"]
 
-INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
+INTERRUPTED = 128 + signal.SIGINT  # as a shell reports a program that Ctrl-C ended
+
+#: What ``--help`` says of each command; the first line of its own text.
+COMMANDS = {
+    "dead": "List, show and replay tasks that were given up.",
+    "demo": "Fetch thousands of files from an SFTP server through a Celery worker.",
+    "dev": "Run a broker and a worker for the tasks of MODULE until Ctrl-C.",
+    "doctor": "Check what a worker needs: settings, servers, store, versions.",
+    "health": "Exit with 0 where the worker of ASYNCWORKER_HEALTH_FILE is alive and takes tasks, else with 1.",
+    "limits": "List and change limits.",
+    "runs": "List, show, watch, cancel and resume fan-outs.",
+    "sftp": "Fetch, send and list files over SFTP.",
+    "top": "Show every task in flight: its age, and the line where it waits.",
+}
 
 
 class _Group(click.Group):
     """Turns what went wrong into one line and an exit code; a traceback is for our own mistakes only."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -32,6 +51,8 @@ class _Group(click.Group):
                 return super().invoke(ctx)
         except AsyncWorkerError as exc:
             raise click.ClickException(str(exc)) from exc
+        except BrokenPipeError:
+            raise  # who read our output has enough: click ends without a word
         except OSError as exc:
             if exc.strerror is None:
                 raise
@@ -45,14 +66,3 @@ class _Group(click.Group):
 @click.version_option(package_name="asyncworker", prog_name="asyncworker")
 def main() -> None:
     """Run async Celery tasks by the thousand, and fan one task out over tens of thousands of items."""
-
-
-main.add_command(demo)
-main.add_command(dev)
-main.add_command(doctor)
-main.add_command(runs)
-main.add_command(top)
-main.add_command(health)
-main.add_command(dead)
-main.add_command(limits)
-main.add_command(sftp)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asyncworker.cli.apps import app_option, load_app
+from asyncworker.cli.apps import app_command, app_option, talking_to_broker
 from asyncworker.loop import get_loop_thread
 from asyncworker.settings import load_settings
 from asyncworker.store import DeadLetter, Deliveries, shared_store
@@ -30,13 +30,13 @@ REASON_CHARS = 80
 @click.pass_context
 def dead(ctx: click.Context, app_name: str) -> None:
     """List, show and replay tasks that were given up. The settings are those of the workers."""
-    ctx.obj = load_app(app_name)
+    ctx.obj = app_name
 
 
 @dead.command("list")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
-@click.pass_obj
+@app_command
 def list_(app: Any, limit: int, as_json: bool) -> None:
     """List them, the newest first."""
     letters = _ask(app, lambda deliveries: deliveries.dead(limit))
@@ -54,7 +54,7 @@ def list_(app: Any, limit: int, as_json: bool) -> None:
 
 @dead.command()
 @click.argument("task_id")
-@click.pass_obj
+@app_command
 def show(app: Any, task_id: str) -> None:
     """Show one: its arguments, and when and where it was begun."""
     letter = _ask(app, lambda deliveries: deliveries.dead_one(task_id))
@@ -72,15 +72,16 @@ def show(app: Any, task_id: str) -> None:
 
 @dead.command()
 @click.argument("task_id")
-@click.pass_obj
+@app_command
 def replay(app: Any, task_id: str) -> None:
     """Send one again, under its id, and take it off the list."""
     letter = _ask(app, lambda deliveries: deliveries.dead_one(task_id))
     arguments = _arguments(letter)
     if not letter.task or "args" not in arguments:
         raise click.ClickException(f"{task_id} cannot be sent again: its arguments could not be read ({letter.reason})")
-    app.AsyncResult(task_id).forget()
-    app.send_task(letter.task, arguments["args"], arguments["kwargs"], task_id=task_id, queue=letter.queue or None)
+    with talking_to_broker(app):
+        app.AsyncResult(task_id).forget()
+        app.send_task(letter.task, arguments["args"], arguments["kwargs"], task_id=task_id, queue=letter.queue or None)
     _ask(app, lambda deliveries: deliveries.forget_dead(task_id))
     click.echo(f"{letter.task}[{task_id}]: sent again")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def dev(ctx: click.Context, module: str, concurrency: int | None, loglevel: str)
         click.echo("")
         # Unique, so that two of them can share one broker.
         command = celery_command(
-            sys.executable, name=f"dev-{os.getpid()}@%h", loglevel=loglevel, concurrency=concurrency
+            sys.executable, name=f"dev-{os.getpid()}@%h", loglevel=loglevel, concurrency=concurrency, banner=False
         )
         # Celery's own broker variable would win over ours.
         inherited = {name: value for name, value in os.environ.items() if name != "CELERY_BROKER_URL"}
@@ -73,7 +74,12 @@ def _watch(worker: Child, server: EmbeddedServer) -> int:
     while (code := worker.wait(_WATCH_S)) is None:
         if not server.ping() and not server.ping():
             raise click.ClickException(f"the embedded server in {server.folder} has ended, so the worker was stopped")
-    return code if code >= 0 else 128 - code
+    if code < 0:
+        click.echo(f"Error: the worker was killed by {signal.Signals(-code).name}", err=True)
+        return 128 - code
+    if code > 0:
+        click.echo(f"Error: the worker has ended with exit code {code}", err=True)
+    return code
 
 
 def _check_import(module: str) -> None:

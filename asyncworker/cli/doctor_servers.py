@@ -12,7 +12,11 @@ from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
 from packaging.version import InvalidVersion, Version
 
+from asyncworker.cli.apps import check_result_url
 from asyncworker.cli.findings import Finding, broken, fine, told, warning
+from asyncworker.default_app import check_broker_url
+from asyncworker.errors import SettingsError
+from asyncworker.redaction import redacted
 
 __all__ = ["check_broker", "check_results"]
 
@@ -25,9 +29,10 @@ _FULL = 0.9
 def check_broker(app: Any) -> Iterator[Finding]:
     """The broker: its kind, whether it answers, its version."""
     try:
+        shown = check_broker_url(app)
         connection = app.connection_for_read()
-        shown, kind = connection.as_uri(), connection.transport.driver_type
-    except Exception as exc:  # a scheme that kombu does not know, a client library that is missing
+        kind = connection.transport.driver_type
+    except SettingsError as exc:
         yield broken("broker", told(exc), "set ASYNCWORKER_BROKER_URL to redis://... or amqp://...")
         return
     if kind in ("memory", "filesystem"):
@@ -100,6 +105,11 @@ def _check_redis(info: Mapping[str, Any]) -> Iterator[Finding]:
 
 def check_results(app: Any) -> Iterator[Finding]:
     """The result backend: whether a result that is written can be read."""
+    try:
+        check_result_url(app)
+    except SettingsError as exc:
+        yield broken("results", told(exc), "set ASYNCWORKER_RESULT_URL to redis://..., or what Celery names otherwise")
+        return
     backend = app.backend
     if isinstance(backend, DisabledBackend):
         yield warning(
@@ -108,7 +118,7 @@ def check_results(app: Any) -> Iterator[Finding]:
             "set ASYNCWORKER_RESULT_URL where they are needed",
         )
         return
-    shown = backend.as_uri()
+    shown = redacted(backend.as_uri())
     if isinstance(backend, RPCBackend):
         yield fine("results", f"{shown}: sent to the client that asked, over the broker; no chords")
         return

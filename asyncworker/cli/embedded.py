@@ -133,7 +133,13 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: No server program, or it does not start; names the log.
         """
-        make_private_folder(self.folder, tighten=True)
+        try:
+            make_private_folder(self.folder, tighten=True)
+        except OSError as exc:
+            raise EmbeddedServerError(
+                f"{exc.filename or self.folder} cannot be made: {exc.strerror}; let this user write there, or set "
+                "ASYNCWORKER_STATE_DIR to a folder where it may"
+            ) from exc
         deadline = time.monotonic() + self._start_timeout_s
         with _locked(self.folder / "start.lock", deadline):
             while True:

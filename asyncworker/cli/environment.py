@@ -40,9 +40,24 @@ def use_variables(variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
-def celery_command(python: str, *, name: str, loglevel: str, concurrency: int | None = None) -> list[str]:
+def celery_command(
+    python: str, *, name: str, loglevel: str, concurrency: int | None = None, banner: bool = True
+) -> list[str]:
     """Return the command line of a worker with the default app."""
-    command = [python, "-m", "celery", "-A", "asyncworker", "worker", "--loglevel", loglevel, "--hostname", name]
+    quiet = [] if banner else ["--quiet"]
+    command = [
+        python,
+        "-m",
+        "celery",
+        *quiet,
+        "-A",
+        "asyncworker",
+        "worker",
+        "--loglevel",
+        loglevel,
+        "--hostname",
+        name,
+    ]
     # It would spend its first second looking for others on a broker that only it uses.
     command.append("--without-mingle")
     return command if concurrency is None else [*command, "--concurrency", str(concurrency)]

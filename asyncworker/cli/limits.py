@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 import msgspec
-from kombu.exceptions import OperationalError
 from rich.console import Console
 from rich.table import Table
 
-from asyncworker.cli.apps import app_option, load_app
-from asyncworker.errors import AsyncWorkerError, LimitError, SettingsError
+from asyncworker.cli.apps import app_command, app_option, talking_to_broker
+from asyncworker.errors import LimitError, SettingsError
 from asyncworker.limits import use_limits_url
 from asyncworker.limits.control import ClusterLimit, change_cluster_limit, cluster_limits
 from asyncworker.settings import load_settings
@@ -28,16 +27,15 @@ ANSWER_S = 1.0
 @click.pass_context
 def limits(ctx: click.Context, app_name: str) -> None:
     """List and change limits. The settings are those of the workers."""
-    app = load_app(app_name)
-    use_limits_url(load_settings(conf=app.conf).limits_url or str(app.conf.broker_read_url or ""))
-    ctx.obj = app
+    ctx.obj = app_name
 
 
 @limits.command("list")
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
-@click.pass_obj
+@app_command
 def list_(app: Any, as_json: bool) -> None:
     """List the limits of the cluster, and those of each worker, with who holds permits and who waits."""
+    _use_limits_of(app)
     rows = [_cluster_row(each) for each in _cluster_limits()]
     rows += [row for node, answer in _ask(app, "limits").items() for row in _worker_rows(node, answer)]
     if as_json:
@@ -60,12 +58,13 @@ def list_(app: Any, as_json: bool) -> None:
 @limits.command("set")
 @click.argument("name")
 @click.argument("amount", type=float)
-@click.pass_obj
+@app_command
 def set_(app: Any, name: str, amount: float) -> None:
     """Change the number of a limit: permits, or uses in its time. What is held stays held.
 
     A limit of the cluster keeps it until it is changed again; one of a process, until that ends.
     """
+    _use_limits_of(app)
     try:
         changed = ["the cluster"] if change_cluster_limit(name, amount) else []
     except LimitError as exc:
@@ -80,6 +79,10 @@ def set_(app: Any, name: str, amount: float) -> None:
     click.echo(f"{name}: {amount:g}, in {', '.join(changed)}")
 
 
+def _use_limits_of(app: Any) -> None:
+    use_limits_url(load_settings(conf=app.conf).limits_url or str(app.conf.broker_read_url or ""))
+
+
 def _cluster_limits() -> list[ClusterLimit]:
     try:
         return cluster_limits()
@@ -89,10 +92,8 @@ def _cluster_limits() -> list[ClusterLimit]:
 
 
 def _ask(app: Any, command: str, **arguments: Any) -> dict[str, Any]:
-    try:
+    with talking_to_broker(app):
         replies = app.control.broadcast(command, arguments=arguments, reply=True, timeout=ANSWER_S)
-    except OperationalError as exc:
-        raise AsyncWorkerError(f"the broker does not answer: {exc}") from exc
     return {node: answer for reply in replies or [] for node, answer in sorted(reply.items())}
 
 

@@ -9,19 +9,24 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
+from kombu.utils.json import loads
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from asyncworker import IterateResult
 from asyncworker import Progress as RunProgress
-from asyncworker.cli.apps import app_option, load_app
+from asyncworker.cli.apps import app_command, app_option, check_result_url, talking_to_broker
+from asyncworker.cli.run_table import ListedRun, show_runs
 from asyncworker.errors import RunNotFound
 from asyncworker.loop import get_loop_thread
 from asyncworker.settings import load_settings
-from asyncworker.store import shared_store
+from asyncworker.store import Store, shared_store
 
 __all__ = ["runs"]
+
+#: Width of a terminal from which a bar is drawn beside the numbers.
+BAR_FROM_COLUMNS = 80
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
 
@@ -31,38 +36,36 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON, one ob
 @click.pass_context
 def runs(ctx: click.Context, app_name: str) -> None:
     """List, show, watch, cancel and resume fan-outs. The settings are those of the workers."""
-    ctx.obj = load_app(app_name)
+    ctx.obj = app_name
 
 
 @runs.command("list")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--all", "of_all", is_flag=True, help="Also those of tasks that the app does not have.")
 @json_option
-@click.pass_obj
-def list_(app: Any, limit: int, as_json: bool) -> None:
-    """List the runs that were started last."""
+@app_command
+def list_(app: Any, limit: int, of_all: bool, as_json: bool) -> None:
+    """List the runs that were started last; with -A those of the app's tasks."""
+    tasks = None if of_all or not _app_was_named() else _tasks_of(app)
 
-    async def read() -> list[RunProgress]:
-        return await (await shared_store(load_settings(conf=app.conf))).runs(limit)
+    async def read() -> list[ListedRun]:
+        store = await shared_store(load_settings(conf=app.conf))
+        return [await _listed(store, run) for run in await store.runs(limit, tasks=tasks)]
 
     found = get_loop_thread().run(read())
     if as_json:
-        _echo_json(*found)
-        return
-    table = Table()
-    for name in ("run", "task", "state", "done", "failed", "total", "started"):
-        table.add_column(name, justify="right" if name in ("done", "failed", "total") else "left", overflow="fold")
-    for run in found:
-        total = "?" if run.total is None else f"{run.total:,}"
-        started = run.started_at.strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(run.run_id, run.task, run.state, f"{run.done:,}", f"{run.failed:,}", total, started)
-    Console().print(table)
+        _echo_json(*(run.progress for run in found))
+    elif not found:
+        click.echo("no runs in the store" + ("" if tasks is None else "; --all shows those of other apps"), err=True)
+    else:
+        show_runs(found)
 
 
 @runs.command()
 @click.argument("run_id")
 @click.option("--errors", type=click.IntRange(min=0), default=20, show_default=True, help="Failed items shown.")
 @json_option
-@click.pass_obj
+@app_command
 def show(app: Any, run_id: str, errors: int, as_json: bool) -> None:
     """Show one run, and the items that failed."""
     result, progress = _known(app, run_id)
@@ -82,7 +85,7 @@ def show(app: Any, run_id: str, errors: int, as_json: bool) -> None:
     "--interval", "interval_s", type=click.FloatRange(min=0.1), default=0.5, show_default=True, help="Seconds."
 )
 @json_option
-@click.pass_obj
+@app_command
 def watch(app: Any, run_id: str, interval_s: float, as_json: bool) -> None:
     """Follow a run until it ends; exits with 1 where it did not end well."""
     result, progress = _known(app, run_id)
@@ -105,10 +108,13 @@ def watch(app: Any, run_id: str, interval_s: float, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("run_id")
-@click.pass_obj
+@app_command
 def cancel(app: Any, run_id: str) -> None:
     """Ask a run to stop; what is done stays done."""
-    result, _ = _known(app, run_id)
+    result, progress = _known(app, run_id)
+    if progress.ended:
+        click.echo(f"run {run_id}: has ended, {progress.state}; there is nothing to stop")
+        return
     result.cancel()
     click.echo(f"run {run_id}: asked to stop")
 
@@ -116,29 +122,54 @@ def cancel(app: Any, run_id: str) -> None:
 @runs.command()
 @click.argument("run_id")
 @click.option("--force", is_flag=True, help="Take it from a process that runs it; its items in flight run twice.")
-@click.pass_obj
+@app_command
 def resume(app: Any, run_id: str, force: bool) -> None:
     """Send a run again, from its checkpoint: only what is not done runs, failed items among it."""
     result, progress = _known(app, run_id)
-    result.resume(force=force)
+    with talking_to_broker(app):
+        result.resume(force=force)
     click.echo(f"run {run_id}: sent again, {progress.done:,} items are done")
 
 
 @runs.command("retry-failed")
 @click.argument("run_id")
-@click.pass_obj
+@app_command
 def retry_failed(app: Any, run_id: str) -> None:
     """Run the failed items of a complete run once more, and no others."""
     result, progress = _known(app, run_id)
-    result.retry_failed()
+    with talking_to_broker(app):
+        result.retry_failed()
     told = f"sent again, {progress.failed:,} items had failed" if progress.failed else "nothing failed, nothing is sent"
     click.echo(f"run {run_id}: {told}")
+
+
+def _app_was_named() -> bool:
+    context: click.Context | None = click.get_current_context()
+    while context is not None:
+        if context.params.get("app_name") and context.get_parameter_source("app_name") is ParameterSource.COMMANDLINE:
+            return True
+        context = context.parent
+    return False
+
+
+def _tasks_of(app: Any) -> list[str]:
+    app.loader.import_default_modules()
+    app.finalize()
+    return sorted(app.tasks)
+
+
+async def _listed(store: Store, run: RunProgress) -> ListedRun:
+    """Find the name that its sender gave a run."""
+    request = loads(await store.request_of(run.run_id))
+    name = request.get("options", {}).get("name") if isinstance(request, dict) else None
+    return ListedRun(run, str(name or ""))
 
 
 def _known(app: Any, run_id: str) -> tuple[IterateResult, RunProgress]:
     async def read() -> RunProgress:
         return await (await shared_store(load_settings(conf=app.conf))).progress(run_id)
 
+    check_result_url(app)
     try:
         return IterateResult(run_id, app=app), get_loop_thread().run(read())
     except RunNotFound as exc:
@@ -146,8 +177,11 @@ def _known(app: Any, run_id: str) -> tuple[IterateResult, RunProgress]:
 
 
 def _watch_bar(result: IterateResult, progress: RunProgress, interval_s: float) -> RunProgress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
-    with Progress(*columns) as bar:
+    console = Console()
+    # Where there is little room, what is counted comes before what is drawn.
+    bar_column = () if console.width < BAR_FROM_COLUMNS else (BarColumn(),)
+    columns = (TextColumn("{task.description}"), *bar_column, MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(progress.task, total=progress.total, speed="")
         while True:
             bar.update(

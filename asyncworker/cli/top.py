@@ -8,14 +8,12 @@ import time
 from typing import Any
 
 import click
-from kombu.exceptions import OperationalError
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from asyncworker.cli.apps import app_option, load_app
-from asyncworker.errors import AsyncWorkerError
+from asyncworker.cli.apps import app_option, load_app, talking_to_broker
 
 __all__ = ["top"]
 
@@ -56,10 +54,8 @@ def top(app_name: str, interval_s: float, limit: int, once: bool, as_json: bool)
 
 def _look(app: Any, limit: int, timeout_s: float) -> dict[str, Any]:
     """Ask all workers; those that are not async do not know the command, and say so."""
-    try:
+    with talking_to_broker(app):
         replies = app.control.broadcast("coroutines", arguments={"limit": limit}, reply=True, timeout=timeout_s)
-    except OperationalError as exc:
-        raise AsyncWorkerError(f"the broker does not answer: {exc}") from exc
     return {node: answer for reply in replies or [] for node, answer in sorted(reply.items())}
 
 

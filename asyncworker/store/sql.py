@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -339,10 +339,12 @@ class Store:
                 return merged(progress, [each.progress for each in await partitions_of(connection, run_id)])
         return progress
 
-    async def runs(self, limit: int = 50) -> list[Progress]:
-        """The runs that were started last, the newest first."""
+    async def runs(self, limit: int = 50, *, tasks: Sequence[str] | None = None) -> list[Progress]:
+        """Return the runs that were started last, the newest first; of those tasks, or of all."""
         newest = schema.run.c.started_at.desc(), schema.run.c.run_id
         query = select(*PROGRESS_COLUMNS).where(schema.run.c.part_of.is_(None)).order_by(*newest).limit(limit)
+        if tasks is not None:
+            query = query.where(schema.run.c.task.in_(tasks))
         async with self.reading() as connection:
             return [progress_of(row) for row in await connection.execute(query)]
 

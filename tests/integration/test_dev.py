@@ -105,6 +105,33 @@ def test_killed_it_leaves_no_process(dev: Dev) -> None:
     assert alive == []
 
 
+def test_a_worker_that_is_killed_ends_it_with_a_word(dev: Dev) -> None:
+    before = dev.read_until(" ready.").partition("export ")[2]
+    assert len(before.splitlines()) < 12  # what is to be copied is in sight still
+    for child in psutil.Process(dev.process.pid).children():
+        if "celery" in child.cmdline():
+            child.kill()
+    assert dev.process.wait(60) == 128 + signal.SIGKILL
+    assert dev.process.stdout is not None
+    assert "Error: the worker was killed by SIGKILL" in dev.process.stdout.read()
+
+
+def test_a_state_folder_that_cannot_be_made_names_the_setting(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = subprocess.run(
+        [*ASYNCWORKER, "dev", "shop"],
+        cwd=folder,
+        env=environment(tmp_path / "file" / "state"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert "ASYNCWORKER_STATE_DIR" in line
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
