@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+import click
 from celery import Celery, signals
 from celery.concurrency import get_implementation
 from celery.utils.dispatch import Signal
@@ -28,7 +29,7 @@ from asyncworker.settings import load_settings
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.tasks.task_result import use_results
 from asyncworker.worker.celery_settings import check_flags, ignored_settings
-from asyncworker.worker.defaults import POOL, AppDefaults, own_value, use_urls_of_conf
+from asyncworker.worker.defaults import POOL, AppDefaults, hide_secrets, own_value, use_urls_of_conf
 from asyncworker.worker.fast import use_consumer, use_fast_broker
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.stacks import check_locals
@@ -146,6 +147,9 @@ def _use_defaults(app: Any, include: tuple[str, ...]) -> None:
         # What is wrong is raised where a setting is used; here Celery would only log it.
         with contextlib.suppress(SettingsError):
             use_urls_of_conf(source)
+            context = click.get_current_context(silent=True)
+            if context is not None and context.find_root().invoked_subcommand == "report":
+                hide_secrets(source)
 
     app.on_after_configure.connect(configured, weak=False, dispatch_uid="asyncworker-defaults")
     if app.configured:
@@ -219,6 +223,7 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
         check_metrics(settings)
         _check_broker(app, settings.broker_wait_s)
         code = supervise(instance, options, settings)
+        hide_secrets(app.conf)
         use_consumer(app)
         use_fast_broker(app, settings)
     except AsyncWorkerError as exc:

@@ -84,6 +84,10 @@ def names_in_conf(conf: Mapping[str, Any], known: Iterable[str]) -> Iterator[tup
     namespace = str(getattr(conf, "prefix", None) or "").lower()
     # Celery's own defaults, the last, have no key of ours, but the largest number of keys.
     layers = [*getattr(conf, "maps", [conf, {}])[:-1]]
+    # By key and what is shown there in its place.
+    secrets: dict[tuple[str, str], str] = {}
+    for layer in layers:
+        secrets |= getattr(layer, "secrets", {})
     for layer in reversed(layers):
         for key in sorted(_keys(layer, namespace), key=lambda key: key.lower().startswith(namespace)):
             lowered = key.lower()
@@ -91,6 +95,8 @@ def names_in_conf(conf: Mapping[str, Any], known: Iterable[str]) -> Iterator[tup
             inner = lowered.removeprefix(namespace)
             name = (inner if inner.startswith(CONF_PREFIX) else lowered).removeprefix(CONF_PREFIX)
             value = layer[key]
+            if isinstance(value, str):
+                value = secrets.get((key, value), value)
             if name in known:
                 yield name, key, value
             elif not _is_code(value) and not (namespace == CONF_PREFIX and inner in conf.maps[-1]):  # type: ignore[attr-defined]

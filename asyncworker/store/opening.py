@@ -17,7 +17,7 @@ from asyncworker.private_files import make_private, make_private_file, make_priv
 from asyncworker.redaction import redacted
 from asyncworker.settings import default_state_dir
 from asyncworker.store import schema
-from asyncworker.store.quiet import quieten
+from asyncworker.store.quiet import quieten, said
 from asyncworker.store.sql import WRITES, Store
 
 __all__ = ["open_store"]
@@ -46,7 +46,7 @@ async def open_store(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Sto
         # In a thread: it imports the driver, and looks at folders.
         engine = await asyncio.to_thread(_engine, parsed, busy_timeout_s)
     except (SQLAlchemyError, ImportError) as exc:
-        raise SettingsError(f"store_url is {shown!r}: {exc}") from exc
+        raise SettingsError(f"store_url is {shown!r}: {said(exc)}") from exc
     except OSError as exc:
         raise StoreError(
             f"store {shown}: its file or folder cannot be made: {exc}; let this user write there, or set "
@@ -56,7 +56,7 @@ async def open_store(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Sto
         found = await _prepared(engine, busy_timeout_s)
     except (SQLAlchemyError, OSError) as exc:
         await engine.dispose()
-        raise StoreError(f"store {shown}: {type(exc).__name__}: {exc}") from exc
+        raise StoreError(f"store {shown}: {said(exc)}") from exc
     except (TypeError, ValueError, OverflowError) as exc:  # of its driver: an option, the port
         await engine.dispose()
         raise SettingsError(

@@ -9,7 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["quieten", "without_values"]
+__all__ = ["quieten", "said", "without_values"]
 
 #: What PostgreSQL and asyncpg quote: the row that failed, the argument or text that is not of its type.
 _DETAILS = re.compile(r"\s*^DETAIL: .*?(?=\s^HINT: |\Z)", re.DOTALL | re.MULTILINE)
@@ -32,6 +32,12 @@ def _quieten(context: ExceptionContext) -> None:
     shown: Any = context.sqlalchemy_exception
     if shown is not None:
         shown.args = tuple(without_values(arg) if isinstance(arg, str) else arg for arg in shown.args)
+
+
+def said(error: BaseException) -> str:
+    """Return what the database says, in one line; SQLAlchemy adds its statement and a link."""
+    original = getattr(error, "orig", None) or error
+    return f"{type(error).__name__}: {' '.join(str(original).split())}"
 
 
 def without_values(text: str) -> str:

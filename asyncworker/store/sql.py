@@ -19,6 +19,7 @@ from asyncworker.store.chunks import key_rows, keys_from_row, result_rows, row_r
 from asyncworker.store.decide import Continue, OnChange, Recall, Refuse, Start, decide
 from asyncworker.store.parts import PROGRESS_COLUMNS, merged, partitions_of, progress_of, whole_or_part
 from asyncworker.store.payloads import Payloads
+from asyncworker.store.quiet import said
 from asyncworker.store.records import UNENDED, Batch, Counters, ItemFailure, Progress, RunHold, RunRequest
 from asyncworker.store.schema import checksum_of, first_fence
 from asyncworker.store.silence import Silence
@@ -437,7 +438,7 @@ class Store:
         try:
             yield
         except (SQLAlchemyError, OSError) as exc:
-            raise StoreError(f"store {self.url}: {type(exc).__name__}: {exc}") from exc
+            raise StoreError(f"store {self.url}: {said(exc)}") from exc
 
 
 def _hold(progress: Progress, fence: int, keyed: bool, *, next_chunk: int = 0, **rest: Any) -> RunHold:

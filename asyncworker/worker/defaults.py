@@ -13,9 +13,11 @@ from celery.bin.base import CLIContext
 from celery.utils.collections import ConfigurationView
 
 from asyncworker.errors import SettingsError
-from asyncworker.settings import load_settings
+from asyncworker.redaction import redacted
+from asyncworker.setting_names import names_in_conf
+from asyncworker.settings import Settings, load_settings
 
-__all__ = ["POOL", "AppDefaults", "is_redis", "own_value", "result_url_of", "use_urls_of_conf"]
+__all__ = ["POOL", "AppDefaults", "hide_secrets", "is_redis", "own_value", "result_url_of", "use_urls_of_conf"]
 
 POOL = "asyncworker.worker.pool:AsyncPool"
 
@@ -55,6 +57,8 @@ class AppDefaults(Mapping[str, Any]):
     def __init__(self, app: Any, include: tuple[str, ...]) -> None:
         self._app = app
         self._include = include
+        #: A URL with a password, by its key and what is shown in its place; see `hide_secrets`.
+        self.secrets: dict[tuple[str, str], str] = {}
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.KEYS:
@@ -72,10 +76,11 @@ class AppDefaults(Mapping[str, Any]):
             raise SystemExit(f"asyncworker: {exc}") from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.KEYS)
+        # Celery does not know that these two may hold a password, and shows them.
+        return (key for key in self.KEYS if key not in ("broker_read_url", "broker_write_url"))
 
     def __len__(self) -> int:
-        return len(self.KEYS)
+        return len(self.KEYS) - 2
 
     def _default(self, key: str) -> Any:
         match key:
@@ -124,6 +129,18 @@ def use_urls_of_conf(conf: Any) -> None:
         if url:
             prefixed = f"{conf.prefix or ''}{key}"
             conf[prefixed.upper() if (conf.prefix or "").isupper() else prefixed] = url
+
+
+def hide_secrets(conf: Any) -> None:
+    """Show passwords in our settings no more, as where Celery shows a configuration: ``inspect conf``, ``report``.
+
+    Celery itself knows only the secrets in its own settings. Ours are still read from the configuration as they were.
+    """
+    [defaults] = [layer for layer in conf.maps if isinstance(layer, AppDefaults)]
+    for _, key, value in list(names_in_conf(conf, Settings.__struct_fields__)):
+        if isinstance(value, str) and (shown := redacted(value)) != value:
+            defaults.secrets[key, shown] = value
+            conf.changes[key] = shown
 
 
 def is_redis(broker_url: Any) -> bool:

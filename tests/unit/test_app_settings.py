@@ -13,6 +13,7 @@ import asyncworker
 from asyncworker.errors import SettingsError
 from asyncworker.limits.cluster import limits_url
 from asyncworker.settings import load_settings
+from asyncworker.worker.defaults import hide_secrets
 
 
 def made(**options: Any) -> Any:
@@ -183,6 +184,29 @@ def test_modules_to_import_are_those_of_the_app_and_ours() -> None:
     app = made()
     app.conf.asyncworker_include = ["json", "csv"]
     assert app.conf.include == ["json", "csv"]
+
+
+@pytest.mark.parametrize("namespace", ["", "CELERY_"])
+def test_no_password_of_ours_is_shown_where_celery_shows_a_configuration(namespace: str) -> None:
+    app = made()
+    urls = {
+        "STORE_URL": "postgresql+asyncpg://u:s3cret@h/d",
+        "RESULT_URL": "redis://:s3cret@h/1",
+        "BROKER_URL": "redis://:s3cret@h/0",
+        "LIMITS_URL": "redis://:s3cret@h/2",
+        "PAYLOAD_URL": "s3://k:s3cret@bucket/x",
+    }
+    keys = {f"{namespace}ASYNCWORKER_{name}": url for name, url in urls.items()}
+    app.config_from_object(keys, namespace=namespace or None)
+    app.conf.asyncworker_limits_url = urls["LIMITS_URL"]
+    before = load_settings(conf=app.conf)
+    hide_secrets(app.conf)
+    assert "s3cret" not in app.bugreport() + str(app.conf.table()) + app.conf.humanize()
+    assert load_settings(conf=app.conf) == before
+    assert before.store_url == urls["STORE_URL"]
+    app.conf.asyncworker_store_url = "sqlite+aiosqlite:////x"
+    if not namespace:
+        assert load_settings(conf=app.conf).store_url == "sqlite+aiosqlite:////x"
 
 
 def test_limits_of_a_client_are_where_its_workers_keep_them() -> None:
