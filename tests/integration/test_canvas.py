@@ -54,8 +54,9 @@ def answers(client: Celery[Any]) -> None:
     assert client.control.inspect(timeout=30, limit=1).ping()
 
 
-@pytest.mark.parametrize("limit", POOL_LIMITS)
-@pytest.mark.parametrize("io_threads", ["1", "8"])
+@pytest.mark.parametrize(
+    ("limit", "io_threads"), [("1", "1"), ("1", "8"), ("2", "8"), ("10", "1"), ("10", "8"), ("0", "8")]
+)
 def test_many_tasks_that_send_at_once_all_end(
     node: Callable[..., Worker], client: Celery[Any], limit: str, io_threads: str
 ) -> None:
