@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,27 @@ def test_garbage_that_is_published_to_remote_control_and_events(
     client.control.broadcast("no_such_command")
     client.control.broadcast("rate_limit", arguments={"unknown": 1})
     check_alive(node, client)
+
+
+@pytest.mark.parametrize("transport", ["rabbitmq", "rabbitmq-stock"], indirect=True)
+def test_properties_that_are_no_text_do_not_end_the_connection(
+    worker: Callable[..., Worker], broker: RabbitQueue, client: Celery, state_dir: Path
+) -> None:
+    """AMQP's short strings are bytes, and RabbitMQ does not look at them."""
+    node = worker(tasks.__name__, "-c", "20", "--without-mingle")
+    good = call(1, 2)
+    broken = [
+        replace(good, content_type=b"\xff", body=b"[[1], {}, {}]"),
+        replace(good, properties={"correlation_id": b"\xff"}, body=b"[[2], {}, {}]"),
+        replace(good, properties={"reply_to": b"\xff"}, body=b""),
+    ]
+    for envelope in broken:
+        broker.put(envelope)
+    check_alive(node, client)
+    broker.wait_until_settled()
+    assert len(dead_letters(state_dir)) == len(broken)
+    assert node.log().count("Connected to ") == 1
+    assert node.stop() == 0
 
 
 @pytest.mark.parametrize("transport", ["redis"], indirect=True)
