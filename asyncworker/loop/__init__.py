@@ -1,6 +1,14 @@
 """One event loop a process, on its own thread, and the bridge that runs synchronous code suspended on it."""
 
-from asyncworker.loop.bridge import Bridge, await_, in_bridge, off_loop, off_loop_async, off_loop_in_context
+from asyncworker.loop.bridge import (
+    Bridge,
+    await_,
+    in_bridge,
+    off_loop,
+    off_loop_async,
+    off_loop_in_context,
+    off_loop_to_wait,
+)
 from asyncworker.loop.cancel import Interrupt
 from asyncworker.loop.debug import check, set_debug
 from asyncworker.loop.live import LiveJob, current_job, live_jobs, stack_of
@@ -22,6 +30,7 @@ __all__ = [
     "off_loop",
     "off_loop_async",
     "off_loop_in_context",
+    "off_loop_to_wait",
     "on_loop_thread",
     "running_loop_thread",
     "set_debug",

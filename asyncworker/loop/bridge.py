@@ -13,14 +13,23 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Executor
 from typing import Any, TypeVar, cast
 
 import greenlet
 
 from asyncworker.loop.cancel import Interrupt
-from asyncworker.loop.thread import hook_executor, io_executor
+from asyncworker.loop.thread import hook_executor, io_executor, waiting_executor
 
-__all__ = ["Bridge", "await_", "in_bridge", "off_loop", "off_loop_async", "off_loop_in_context"]
+__all__ = [
+    "Bridge",
+    "await_",
+    "in_bridge",
+    "off_loop",
+    "off_loop_async",
+    "off_loop_in_context",
+    "off_loop_to_wait",
+]
 
 T = TypeVar("T")
 
@@ -137,18 +146,33 @@ def off_loop(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     A call that has begun is always waited for, so that what it did is known. A cancellation that arrives meanwhile
     is raised afterwards inside a coroutine, and dropped where the coroutine has already ended.
     """
-    bridge = greenlet.getcurrent()
-    if not isinstance(bridge, Bridge):
-        return fn(*args, **kwargs)
-    inside_coroutine = bridge.depth > 0
-    return await_(_finish(off_loop_async(fn, *args, **kwargs), inside_coroutine))
+    return _off_loop(io_executor, fn, *args, **kwargs)
+
+
+def off_loop_to_wait(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """Do the same for a call that may wait for a server: on threads that nothing else depends on."""
+    return _off_loop(waiting_executor, fn, *args, **kwargs)
 
 
 def off_loop_async(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> asyncio.Future[T]:
     """Call something that blocks on an I/O thread, in a copy of the context; await the future on the running loop."""
+    return _on_thread(io_executor, fn, *args, **kwargs)
+
+
+def _off_loop(executor: Callable[[], Executor], fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    bridge = greenlet.getcurrent()
+    if not isinstance(bridge, Bridge):
+        return fn(*args, **kwargs)
+    inside_coroutine = bridge.depth > 0
+    return await_(_finish(_on_thread(executor, fn, *args, **kwargs), inside_coroutine))
+
+
+def _on_thread(
+    executor: Callable[[], Executor], fn: Callable[..., T], /, *args: Any, **kwargs: Any
+) -> asyncio.Future[T]:
     context = contextvars.copy_context()
     loop = asyncio.get_running_loop()
-    return loop.run_in_executor(io_executor(), lambda: context.run(fn, *args, **kwargs))
+    return loop.run_in_executor(executor(), lambda: context.run(fn, *args, **kwargs))
 
 
 def off_loop_in_context(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:

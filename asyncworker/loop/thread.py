@@ -29,6 +29,7 @@ __all__ = [
     "on_loop_thread",
     "running_loop_thread",
     "set_io_threads",
+    "waiting_executor",
 ]
 
 logger = logging.getLogger(__name__)
@@ -174,6 +175,9 @@ _loop_thread: LoopThread | None = None
 _io: DaemonExecutor | None = None
 _hooks: DaemonExecutor | None = None
 _io_threads = 8
+_waiting: DaemonExecutor | None = None
+#: Fewer than Celery has connections by default: those that wait leave some to others.
+WAITING_THREADS = 4
 
 
 def get_loop_thread(**options: Any) -> LoopThread:
@@ -214,6 +218,15 @@ def hook_executor() -> DaemonExecutor:
         return _hooks
 
 
+def waiting_executor() -> DaemonExecutor:
+    """Return the threads for what may wait inside Celery until a server is back. The end of the process ends them."""
+    global _waiting
+    with _lock:
+        if _waiting is None:
+            _waiting = DaemonExecutor(WAITING_THREADS, "asyncworker-waiting")
+        return _waiting
+
+
 def set_io_threads(count: int) -> None:
     """Set the number of I/O threads, and of those for hooks; counts until the first is used."""
     global _io_threads
@@ -222,8 +235,8 @@ def set_io_threads(count: int) -> None:
 
 def _forget_after_fork() -> None:
     # A forked child has the object but not the thread.
-    global _loop_thread, _io, _hooks, _lock
-    _loop_thread, _io, _hooks, _lock = None, None, None, threading.Lock()
+    global _loop_thread, _io, _hooks, _waiting, _lock
+    _loop_thread, _io, _hooks, _waiting, _lock = None, None, None, None, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,7 +1,8 @@
 """The result backend as the async pool sees it: blocking calls leave the loop, late outcomes are ignored.
 
-An outcome is tried again for as long as the backend is away. Celery's own setting for that,
-``result_backend_always_retry``, would make clients wait for ever too, and does not reach a chord's count.
+An outcome is tried again for as long as the backend is away, and what the backend sends then for as long as the broker
+is. Celery's own setting for that, ``result_backend_always_retry``, would make clients wait for ever too, and does not
+reach a chord's count.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import contextvars
 import functools
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from celery import Celery, states
 from celery.backends.redis import RedisBackend
 from redis.exceptions import ResponseError
 
-from asyncworker.loop import await_, current_job, in_bridge, off_loop, on_loop_thread
+from asyncworker.loop import await_, current_job, in_bridge, off_loop, off_loop_to_wait, on_loop_thread
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
 from asyncworker.worker.persist import settle, until_done
@@ -26,19 +27,25 @@ from asyncworker.worker.progress import outcome_of
 from asyncworker.worker.provisional import ProvisionalState, on_redis, stored
 from asyncworker.worker.refusals import refuses_for_now
 from asyncworker.worker.results import ResultWriter
+from asyncworker.worker.sending import NotSent, Posting, in_backend, sends_what_is_earned
 
-__all__ = ["OffLoopBackend", "in_backend", "stock_backend"]
+__all__ = ["OffLoopBackend", "outcomes_ignored", "stock_backend"]
 
 logger = logging.getLogger(__name__)
 
-#: Whether Celery's backend is what runs. A failure's errbacks are called by it, as plain functions: those of the tasks
-#: in ``link_error`` that take ``(request, exc, traceback)``.
-in_backend: contextvars.ContextVar[bool] = contextvars.ContextVar("asyncworker_in_backend", default=False)
+#: Whether outcomes are dropped that the running code stores.
+_ignoring: contextvars.ContextVar[bool] = contextvars.ContextVar("asyncworker_outcomes_ignored", default=False)
+
+#: With these a task's run is over: whatever its hooks and signals raise afterwards is no other outcome.
+_LAST = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry"})
 
 #: Writes that an abandoned job may not make: its outcome was reported already.
 _OUTCOMES = frozenset(
     {"mark_as_done", "mark_as_failure", "mark_as_retry", "mark_as_revoked", "mark_as_started", "store_result"}
 )
+
+#: Where each that may send something takes its request, by position.
+_REQUEST_AT = {"mark_as_done": 2, "mark_as_failure": 3, "mark_as_revoked": 2, "mark_as_retry": 3}
 
 #: What talks to the store of results. Not every method may leave the loop: a result's destructor calls some.
 _BLOCKING = _OUTCOMES | {
@@ -104,6 +111,8 @@ class OffLoopBackend:
         if name in _PENDING and on_loop_thread():
             return _same
         if name in _OUTCOMES:
+            if _ignoring.get():
+                return _drop
             return _ignore if _is_abandoned() else functools.partial(self._write, name)
         return functools.partial(off_loop, self._call, name) if name in _BLOCKING else value
 
@@ -117,20 +126,20 @@ class OffLoopBackend:
                 job.stored_before_retry = off_loop(lambda: stored(self._stock, job.id))
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        with self._connected():
+        with self._connected(name):
             if name in _OUTCOMES:
                 with outcome_of(str(args[0] if args else kwargs.get("task_id"))):
                     return getattr(self._stock, name)(*args, **kwargs)
             return getattr(self._stock, name)(*args, **kwargs)
 
     def _store_provisional(self, provisional: ProvisionalState) -> None:
-        with self._connected():
+        with self._connected("store_result"):
             if not provisional.store(self._stock):
                 logger.debug("%s of %s is not stored: its outcome is", provisional.state, provisional.task_id)
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[None]:
-        token = in_backend.set(True)
+    def _connected(self, name: str) -> Iterator[None]:
+        token = in_backend.set(name)
         try:
             yield
         except ResponseError as exc:
@@ -142,20 +151,47 @@ class OffLoopBackend:
             in_backend.reset(token)
 
     def _write(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        job = current_job.get()
+        if name not in _LAST or not isinstance(job, Job) or job.id != (args[0] if args else kwargs.get("task_id")):
+            return self._store(name, *args, **kwargs)
+        if job.outcome:
+            # Its errbacks were called, and its chord has counted it.
+            logger.error("%s: %s was stored before; what came after that changes nothing", job, job.outcome)
+            return None
+        value = self._store(name, *args, **kwargs)
+        job.outcome = name.removeprefix("mark_as_")
+        return value
+
+    def _store(self, name: str, *args: Any, **kwargs: Any) -> Any:
         if name == "mark_as_done" and self._results is not None and not self._results.refused and in_bridge():
             self._mark_as_done(self._results, *args, **kwargs)
             return None
+        write = functools.partial(self._write_and_send, name, *args, **kwargs)
+        if _is_settling():
+            return settle(write, f"{name} of {args[0] if args else kwargs.get('task_id')}")
+        return write()
+
+    def _write_and_send(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Store an outcome, and send what the backend sends then; a job's code waits for servers that are away."""
         provisional = ProvisionalState.of_call(name, args, kwargs)
         if provisional is None:
             call = functools.partial(self._call, name, *args, **kwargs)
         else:
             call = functools.partial(self._store_provisional, provisional)
+        if not _may_wait():
+            return call()
+        position = _REQUEST_AT.get(name, len(args))
+        request = kwargs.get("request", args[position] if len(args) > position else None)
         what = f"{name} of {args[0] if args else kwargs.get('task_id')}"
-        if _is_settling():
-            return settle(call, self._is_away, what)
-        if _may_wait():
-            return until_done(call, self._is_away, what)
-        return call()
+        if _is_of_chord(request):
+            # Where its last part has come, the backend sends the chord's body, and forgets the chord whether it could
+            # or not: the sending waits in the midst of that.
+            return self._count(call, what)
+        return until_done(Posting(call), self._is_away, what)
+
+    def _count(self, call: Callable[[], Any], what: str) -> Any:
+        with sends_what_is_earned():
+            return until_done(call, self._is_away, what, off_loop_to_wait)
 
     def _mark_as_done(
         self,
@@ -172,15 +208,14 @@ class OffLoopBackend:
                 await_(results.store(task_id, result, request))
             except ResponseError:
                 # Redis does not take it so: what it says to Celery's way is the outcome.
-                call = functools.partial(self._call, "mark_as_done", task_id, result, request, True, state)
-                until_done(call, self._is_away, f"mark_as_done of {task_id}")
+                self._write_and_send("mark_as_done", task_id, result, request, True, state)
                 return
         if request and request.chord:
             call = functools.partial(self._call, "on_chord_part_return", request, state, result)
-            until_done(call, self._is_away, f"counting {task_id} for its chord")
+            self._count(call, f"counting {task_id} for its chord")
 
     def _is_away(self, exc: Exception) -> bool:
-        if refuses_for_now(exc):
+        if isinstance(exc, NotSent) or refuses_for_now(exc):
             return True
         # kombu counts KeyError among Redis' connection errors; from here it would be one of the result's own.
         return not isinstance(exc, KeyError) and bool(self._stock.exception_safe_to_retry(exc))
@@ -189,6 +224,28 @@ class OffLoopBackend:
 def stock_backend(backend: Any) -> Any:
     """Return Celery's own backend for the calling thread, of a task's or an app's."""
     return backend._stock if isinstance(backend, OffLoopBackend) else backend
+
+
+@contextlib.contextmanager
+def outcomes_ignored() -> Iterator[None]:
+    """Drop the outcomes that are stored inside: another one was stored just now."""
+    token = _ignoring.set(True)
+    try:
+        yield
+    finally:
+        _ignoring.reset(token)
+
+
+def _drop(*_args: Any, **_kwargs: Any) -> None:
+    """Store nothing."""
+
+
+def _is_of_chord(request: Any) -> bool:
+    """Tell whether a task, or one that follows it in its chain, is part of a chord."""
+    if getattr(request, "chord", None):
+        return True
+    following = getattr(request, "chain", None) or ()
+    return any("chord" in (each.get("options") or ()) for each in following if isinstance(each, dict))
 
 
 def _may_wait() -> bool:

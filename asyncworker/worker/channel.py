@@ -324,7 +324,8 @@ class Channel(RedisChannel):
 
     def give_back_later(self, tags: list[str]) -> None:
         """Return messages to their queues, of those that are found under these tags, once the server takes that."""
-        _lost[self._broker].append((tags, time.monotonic()))
+        if tags:
+            _lost[self._broker].append((tags, time.monotonic()))
 
     def recover_lost(self) -> None:
         """Give back what fetches took whose answers were lost; some are carried out only after the connection ended."""

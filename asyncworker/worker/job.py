@@ -73,7 +73,10 @@ class Job(LiveJob):
         timers: Its hard time limit, of the main thread.
         soft_timer: Its soft time limit, of the loop.
         soft_limit_due: That limit has passed while no code of its body ran.
+        servers_awaited: How many calls wait for servers to store, and send, what it has come to.
+        unsent: Sends what its child tasks have left to be sent when its code has ended.
         errbacks: What its failure has called.
+        outcome: How its run has ended, once that is stored; empty before.
     """
 
     __slots__ = (
@@ -88,8 +91,10 @@ class Job(LiveJob):
         "leases",
         "let_through",
         "lost",
+        "outcome",
         "pid",
         "request",
+        "servers_awaited",
         "settled",
         "soft_limit_due",
         "soft_timeout_s",
@@ -101,6 +106,7 @@ class Job(LiveJob):
         "terminated",
         "timeout_s",
         "timers",
+        "unsent",
     )
 
     def __init__(
@@ -136,6 +142,9 @@ class Job(LiveJob):
         self.timers: tuple[Any, ...] = ()
         self.soft_limit_due = False
         self.soft_timer: asyncio.TimerHandle | None = None
+        self.outcome = ""
+        self.servers_awaited = 0
+        self.unsent: list[Callable[[], Any]] = []
         self.errbacks: tuple[Future[Any], ...] = ()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +11,10 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, wait_random_exponential
 
-from asyncworker.loop import await_, current_job, in_bridge, off_loop, off_loop_async, running_loop_thread
+from asyncworker.loop import Bridge, Interrupt, await_, current_job, in_bridge, off_loop, running_loop_thread
 from asyncworker.worker.job import Job
 
-__all__ = ["Temporary", "flush_settlements", "log_wait", "settle", "until_done", "waits"]
+__all__ = ["Temporary", "flush_settlements", "log_wait", "settle", "until_done", "waits", "waits_for_server"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,9 @@ LOG_AGAIN_S = 5.0
 _settlements: set[asyncio.Task[None]] = set()
 
 
-def until_done(call: Callable[[], T], temporary: Temporary, what: str) -> T:
+def until_done(
+    call: Callable[[], T], temporary: Temporary, what: str, leave: Callable[[Callable[[], T]], T] = off_loop
+) -> T:
     """Call something that blocks until it succeeds, or fails for a reason of its own.
 
     In a bridge the call runs on an I/O thread and the loop waits between two attempts, so that a thousand tasks that
@@ -41,28 +44,48 @@ def until_done(call: Callable[[], T], temporary: Temporary, what: str) -> T:
         call: Safe to repeat.
         temporary: Which of its exceptions to wait out.
         what: For the log.
+        leave: Makes the call on the thread that it is for.
 
     Raises:
         Exception: One that is not temporary; or, of an abandoned job, any.
     """
-    for wait_s in waits():
-        try:
-            return off_loop(call)
-        except Exception as exc:
-            if not temporary(exc) or _abandoned():
-                raise
-            log_wait(what, exc)
-        _wait(wait_s)
+    with waits_for_server(_running_job()):
+        for wait_s in waits():
+            try:
+                return leave(call)
+            except Exception as exc:
+                if not temporary(exc) or _abandoned():
+                    raise
+                log_wait(what, exc)
+            _wait(wait_s)
     raise AssertionError("not reached")
 
 
-def settle(call: Callable[[], object], temporary: Temporary, what: str) -> None:
-    """The same for who may not wait: the main thread goes on, and hears nothing of it again."""
+@contextlib.contextmanager
+def waits_for_server(job: Job | None) -> Iterator[None]:
+    """Have a job's hard time limit wait for what it would spoil: the job's code has ended in time."""
+    if job is None:
+        yield
+        return
+    job.servers_awaited += 1
+    try:
+        yield
+    finally:
+        job.servers_awaited -= 1
+
+
+def settle(write: Callable[[], object], what: str) -> None:
+    """Do it for the main thread, which may not wait: it goes on, and hears nothing of it again.
+
+    Args:
+        write: Called in a bridge.
+        what: For the log.
+    """
     loop_thread = running_loop_thread()
     if loop_thread is None:
-        call()
+        write()
         return
-    loop_thread.loop.call_soon_threadsafe(_start_settling, call, temporary, what)
+    loop_thread.loop.call_soon_threadsafe(_start_settling, write, what)
 
 
 async def flush_settlements() -> None:
@@ -71,24 +94,17 @@ async def flush_settlements() -> None:
         await asyncio.wait(_settlements)
 
 
-def _start_settling(call: Callable[[], object], temporary: Temporary, what: str) -> None:
-    task = asyncio.get_running_loop().create_task(_settle(call, temporary, what), name=f"settle {what}")
+def _start_settling(write: Callable[[], object], what: str) -> None:
+    task = asyncio.get_running_loop().create_task(_settle(write, what), name=f"settle {what}")
     _settlements.add(task)
     task.add_done_callback(_settlements.discard)
 
 
-async def _settle(call: Callable[[], object], temporary: Temporary, what: str) -> None:
-    for wait_s in waits():
-        try:
-            await off_loop_async(call)
-        except Exception as exc:
-            if not temporary(exc):
-                logger.exception("%s failed", what)
-                return
-            log_wait(what, exc)
-        else:
-            return
-        await asyncio.sleep(wait_s)
+async def _settle(write: Callable[[], object], what: str) -> None:
+    try:
+        await Bridge(Interrupt(), write)
+    except Exception:
+        logger.exception("%s failed", what)
 
 
 def waits() -> Iterator[float]:
@@ -108,14 +124,19 @@ def _wait(wait_s: float) -> None:
         await_(asyncio.sleep(wait_s))
     except asyncio.CancelledError:
         # Where the coroutine has ended, a cancellation comes too late, unless the outcome was reported without us.
-        job = current_job.get()
-        if not isinstance(job, Job) or job.coroutine is not None or job.abandoned:
+        job = _running_job()
+        if job is None or job.coroutine is not None or job.abandoned:
             raise
 
 
-def _abandoned() -> bool:
+def _running_job() -> Job | None:
     job = current_job.get()
-    return isinstance(job, Job) and job.abandoned
+    return job if isinstance(job, Job) else None
+
+
+def _abandoned() -> bool:
+    job = _running_job()
+    return job is not None and job.abandoned
 
 
 _warned_at_s = -LOG_AGAIN_S

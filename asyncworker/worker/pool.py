@@ -28,7 +28,7 @@ from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
 from asyncworker.store import DeadLetter
 from asyncworker.worker import account
-from asyncworker.worker.backend import OffLoopBackend
+from asyncworker.worker.backend import OffLoopBackend, outcomes_ignored
 from asyncworker.worker.broker_pools import use_broker_pools
 from asyncworker.worker.dead_letters import DeadLetterWriter, use_writer
 from asyncworker.worker.deliveries import DeliveryGuard
@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 #: How many tasks a line of the log names.
 TOLD = 10
+#: How often the hard limit of a task looks whether what the task came to is stored and sent.
+SERVERS_AWAITED_S = 1.0
 
 
 class AsyncPool(BasePool):
@@ -312,11 +314,14 @@ class AsyncPool(BasePool):
             self._outbox.put(lambda: self._finished(job, _ignore))
             return
         if job.timeout_s:
-            timer = self._timer.call_after(job.timeout_s, lambda: self._outbox.put(lambda: self._time_out(job)))
-            job.timers += (timer,)
+            self._limit(job, job.timeout_s)
         job.started = True
         account.began(job)
         self._runner.start(job, on_loop=job.name in self._async_names)
+
+    def _limit(self, job: Job, after_s: float) -> None:
+        timer = self._timer.call_after(after_s, lambda: self._outbox.put(lambda: self._time_out(job)))
+        job.timers += (timer,)
 
     def _finished(self, job: Job, report: Callable[[], Any]) -> None:
         """Settle a job whose code has ended; its slot is free again."""
@@ -347,11 +352,17 @@ class AsyncPool(BasePool):
     def _time_out(self, job: Job) -> None:
         """The hard limit: report at once, then cancel. As under prefork it is a failure first, which settles it."""
         if job.pid in self._jobs and not job.abandoned:
+            if job.servers_awaited:
+                # Its code has ended in time: what it came to is to be stored and sent first.
+                self._limit(job, SERVERS_AWAITED_S)
+                return
             task: Any = getattr(job.request, "task", None)
             job.finished = getattr(task, "acks_on_failure_or_timeout", True)
             try:
                 job.request.on_failure(exception_info(TimeLimitExceeded(job.timeout_s)))
-                job.request.on_timeout(False, job.timeout_s or 0)
+                with outcomes_ignored():
+                    # It would report the failure a second time, to the errbacks as well.
+                    job.request.on_timeout(False, job.timeout_s or 0)
             finally:
                 self._abandon(job)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback  # type: ignore[attr-defined]
 from billiard.exceptions import WorkerLostError
-from celery.exceptions import Reject
+from celery.exceptions import Reject, Retry
 
 from asyncworker.loop import Bridge, LoopThread, current_job
 from asyncworker.loop.threads import DaemonExecutor
@@ -22,6 +22,7 @@ from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.gate import start_gate
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.outbox import Outbox
+from asyncworker.worker.sending import earned
 from asyncworker.worker.stacks import own_tasks
 
 __all__ = ["Runner", "exception_info"]
@@ -141,6 +142,7 @@ class Runner:
             # In the context of this callback, which the task gets a copy of.
             own_tasks()
             current_job.set(job)
+            earned.set(True)
             job.task = self._loop.create_task(_JobBridge(self, job), name=job.id)
             if job.soft_timeout_s:
                 job.soft_timer = self._loop.call_later(job.soft_timeout_s, self._soft_limit, job, job.soft_timeout_s)
@@ -177,6 +179,7 @@ class Runner:
     def _run_on_thread(self, job: Job) -> None:
         own_tasks()
         current_job.set(job)
+        earned.set(True)
         job.thread_ident = threading.get_ident()
         try:
             outcome = job.target(*job.args)
@@ -208,9 +211,22 @@ class Runner:
         self._outbox.put(functools.partial(self._finished, job, report))
 
     def put_lost(self, job: Job) -> None:
-        """Report what escaped the tracer, which catches every ``Exception``: like prefork, as a worker lost."""
-        lost = exception_info(WorkerLostError(f"the task raised {sys.exc_info()[1]!r}"))
-        self._put(job, functools.partial(job.request.on_failure, lost))
+        """Report what escaped the tracer, which catches every ``Exception``: like prefork, as a worker lost.
+
+        Unless the outcome is stored, and a hook or a signal has raised since: then there is only to settle it.
+        """
+        escaped = sys.exc_info()[1]
+        if not job.outcome:
+            lost = exception_info(WorkerLostError(f"the task raised {escaped!r}"))
+            self._put(job, functools.partial(job.request.on_failure, lost))
+            return
+        logger.error("%s: this was raised after its outcome was stored", job, exc_info=escaped)
+        if job.outcome == "done":
+            self._put_returned(job, (0, None, job.age_s))
+        else:
+            reason = RuntimeError(f"{escaped!r} was raised after the outcome was stored")
+            failure = exception_info(Retry(exc=reason) if job.outcome == "retry" else reason)
+            self._put_returned(job, (1, failure, job.age_s))
 
 
 class _JobBridge(Bridge):

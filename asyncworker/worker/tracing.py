@@ -18,17 +18,18 @@ from typing import Any, cast
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, _state
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]
+from celery.exceptions import Reject
 
 from asyncworker.errors import TaskCancelled
 from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, off_loop, on_loop_thread
 from asyncworker.resources import Scope, in_task_scope, inject, refuse_resources
-from asyncworker.worker.backend import OffLoopBackend, in_backend
+from asyncworker.worker.backend import OffLoopBackend
 from asyncworker.worker.django_connections import close_old_connections
 from asyncworker.worker.hooks import adopt_hooks, adopt_loader, adopt_signals
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.limiting import limited, limited_on_thread
 from asyncworker.worker.results import ResultWriter
-from asyncworker.worker.sending import send_from_bridge
+from asyncworker.worker.sending import earned, in_backend, post, send_task, sends_what_is_earned
 from asyncworker.worker.stacks import own_tasks, share_stacks, shared_tasks
 
 __all__ = [
@@ -70,30 +71,26 @@ def adopt(task: Task[Any, Any], results: ResultWriter | None = None) -> None:
             setattr(task, attribute, bridge_run(run, lambda: stack))
         else:
             refuse_resources(run, task.name)
-            setattr(task, attribute, _guarded(run))
+            setattr(task, attribute, _guarded(run, task.name))
     adopt_hooks(task)
     if not isinstance(task.backend, OffLoopBackend):
         task.backend = OffLoopBackend(task.app, results)  # type: ignore[assignment]
     if not isinstance(task.apply_async, functools.partial):
         # A sync task's too: the tracer of an async one sends what is linked to it, on the loop.
         task.apply_async = functools.partial(_send, task, task.apply_async)  # type: ignore[method-assign]
+        task.retry = functools.partial(_retry, task.retry)  # type: ignore[method-assign]
+        task.replace = functools.partial(_replace, task.replace)  # type: ignore[method-assign]
 
 
 def adopt_app(app: Any) -> None:
     """Make what an app sends leave the loop where there is a bridge to wait in: tasks by name, and remote control."""
     if isinstance(app.send_task, functools.partial):
         return
-    app.send_task = functools.partial(_send_by_name, app.send_task)
+    app.send_task = functools.partial(send_task, app, app.send_task)
     for name in ("broadcast", "purge"):
         setattr(app.control, name, functools.partial(off_loop, getattr(app.control, name)))
     adopt_loader(app.loader)
     adopt_signals()
-
-
-def _send_by_name(send_task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    if not in_bridge():
-        return send_task(*args, **kwargs)
-    return send_from_bridge(str(args[0] if args else kwargs.get("name")), send_task, *args, **kwargs)
 
 
 #: Tasks whose sending was seen to block the loop; each is told once.
@@ -103,7 +100,7 @@ _told: set[str] = set()
 def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Send a task: off the loop where there is a bridge to wait in, else here, which on the loop is worth a warning."""
     job = current_job.get()
-    if isinstance(job, Job) and kwargs.get("task_id") == job.id:
+    if isinstance(job, Job) and kwargs.get("task_id") == job.id and earned.get():
         # A retry, from within the code that raises it: what that code remembers must be there when it begins.
         _before_outcome(job)
         _check_lease(job)
@@ -112,8 +109,9 @@ def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, 
         cast(OffLoopBackend, task.backend).before_retry(job)
     name = task.name
     if in_bridge():
-        return send_from_bridge(name, apply_async, *args, **kwargs)
-    if name not in _told and on_loop_thread():
+        call = functools.partial(apply_async, *args, **kwargs)
+        return post(call) if earned.get() else off_loop(call)
+    if name not in _told and not earned.get() and on_loop_thread():
         _told.add(name)
         logger.warning(
             "%s was sent with delay() or apply_async() from a child task of %s: the event loop waits for the broker "
@@ -122,6 +120,26 @@ def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, 
             current_job.get() or "the event loop",
         )
     return apply_async(*args, **kwargs)
+
+
+def _retry(retry: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Send a task's next attempt; a message that nobody can take is the failure of this one.
+
+    Celery rejects the task then, of which an early acknowledgement leaves nothing.
+    """
+    with sends_what_is_earned():
+        try:
+            return retry(*args, **kwargs)
+        except Reject as exc:
+            reason = exc.args[0] if exc.args else None
+            if isinstance(reason, Exception):
+                raise reason from None
+            raise
+
+
+def _replace(replace: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    with sends_what_is_earned():
+        return replace(*args, **kwargs)
 
 
 def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Callable[..., Any]:
@@ -232,7 +250,8 @@ def _run_beside(coroutine: Coroutine[Any, Any, Any]) -> None:
     task = _state.get_current_task()
 
     async def main() -> None:
-        in_backend.set(False)
+        in_backend.set("")
+        earned.set(False)
         own_tasks()
         _state._task_stack.push(task)  # type: ignore[attr-defined]
         close_old_connections()
@@ -269,14 +288,19 @@ def _wait_in_bridge(body: Awaitable[Any]) -> Any:
         return _await_in_scope(body)
     _refuse_to_begin(job, body)
     outer, job.coroutine = job.coroutine, body
+    own = earned.set(False)
     try:
         value = _await_in_scope(body)
     except BaseException as exc:
         job.coroutine = outer
+        earned.reset(own)
+        _send_left(job)
         _before_outcome(job)
         _check_lease(job)
         raise _outcome_of(exc, job) from exc.__cause__
     job.coroutine = outer
+    earned.reset(own)
+    _send_left(job)
     _before_outcome(job)
     _check_lease(job)
     return _unless_abandoned(value, job)
@@ -310,28 +334,54 @@ def _await_in_scope(body: Awaitable[Any]) -> Any:
         close_old_connections()
 
 
-def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:
+def _send_left(job: Job) -> None:
+    """Send what child tasks have left: they could not wait for the broker."""
+    while job.unsent and not job.abandoned:
+        post(job.unsent[0])
+        del job.unsent[0]
+
+
+def _guarded(run: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Return a synchronous ``run`` whose outcome counts only while somebody still waits for it."""
+    #: What Celery's own tasks send belongs to a chord or a group, and to nobody who could send it again.
+    sends_for_others = name.startswith("celery.")
 
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         job = current_job.get()
+        if in_backend.get():
+            return _run_errback(run, name, args, kwargs)
         if not isinstance(job, Job):
             return run(*args, **kwargs)
+        own = earned.set(sends_for_others)
         try:
             with limited_on_thread(run, args, kwargs):
                 value = run(*args, **kwargs)
         except BaseException as exc:
+            earned.reset(own)
             _before_outcome(job)
             _check_lease(job)
             if job.abandoned:
                 raise asyncio.CancelledError from exc
             raise
+        earned.reset(own)
         _before_outcome(job)
         _check_lease(job)
         return _unless_abandoned(value, job)
 
     return _marked(guarded)
+
+
+def _run_errback(run: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Any) -> None:
+    """Run an errback, on whatever thread the backend is. What it raises is not the outcome of the task that failed."""
+    tokens = in_backend.set(""), earned.set(False)
+    try:
+        run(*args, **kwargs)
+    except Exception:
+        logger.exception("the errback %s failed", name)
+    finally:
+        in_backend.reset(tokens[0])
+        earned.reset(tokens[1])
 
 
 def _before_outcome(job: Job) -> None:

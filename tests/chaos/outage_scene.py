@@ -118,14 +118,16 @@ class Scene:
 
 
 @contextlib.contextmanager
-def running_scene(folder: Path, client: Urls, worker: Urls, app: str = "asyncworker") -> Iterator[Scene]:
-    """Run a worker and a client."""
+def running_scene(
+    folder: Path, client: Urls, worker: Urls, app: str = "asyncworker", tasks: str = outage_tasks.__name__
+) -> Iterator[Scene]:
+    """Run a worker of the tasks in that module, and a client."""
     log_path = folder / "outage.log"
     env = {
         "ASYNCWORKER_BROKER_URL": worker.broker_url,
         "ASYNCWORKER_RESULT_URL": worker.result_url,
         "ASYNCWORKER_STATE_DIR": str(folder / "state"),
-        "ASYNCWORKER_INCLUDE": outage_tasks.__name__,
+        "ASYNCWORKER_INCLUDE": tasks,
         outage_tasks.LOG_VARIABLE: str(log_path),
     }
     with (

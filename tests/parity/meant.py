@@ -45,6 +45,20 @@ MEANT = [
         lines=r"^(events|result|signals parity\.quits) a",
     ),
     Meant(
+        what="`link_error` of a task past its hard limit",
+        prefork="called twice",
+        ours="called once, as for any failure; nor does what a hook or a signal raises after an outcome call errbacks "
+        "again, or change it",
+        scenario="errback of a task past its hard limit",
+        lines=r"errback",
+        sides=("async",),
+    ),
+    Meant(
+        what="A retry that cannot be encoded",
+        prefork="the task stays pending for ever",
+        ours="`FAILURE` with that error",
+    ),
+    Meant(
         what="Stopping a `def` task",
         prefork="its process is killed, or gets a signal for the soft limit",
         ours="it runs on a thread, which nothing can stop: a hard limit and a revoke with `terminate` are reported at "

@@ -75,7 +75,7 @@ async def test_a_failure_of_its_own_is_raised_at_once() -> None:
 def test_who_may_not_wait_goes_on_and_all_is_written_before_the_end() -> None:
     threads: list[str] = []
     loop_thread = get_loop_thread()
-    settle(failing(3, threads), is_away, "a call")
+    settle(lambda: until_done(failing(3, threads), is_away, "a call"), "a call")
     loop_thread.run(flush_settlements())
     assert len(threads) == 4
     assert threading.current_thread().name not in threads
