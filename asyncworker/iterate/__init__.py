@@ -13,7 +13,7 @@ from asyncworker.iterate.outcome import RunOutcome
 from asyncworker.iterate.partitions import execute_split
 from asyncworker.iterate.ranges import check_known_length
 from asyncworker.iterate.recorder import StoreRecorder
-from asyncworker.iterate.results import Order, Page, pages_of
+from asyncworker.iterate.results import Order, Page, Unreadable, pages_of
 from asyncworker.iterate.runs import execute_run, outcome_of
 from asyncworker.iterate.source import Row, Source, SourceMode, source_of, source_of_rows
 from asyncworker.iterate.source_thread import call_source
@@ -44,6 +44,7 @@ __all__ = [
     "StoreRecorder",
     "TaskSource",
     "call_source",
+    "Unreadable",
     "check_known_length",
     "current_item",
     "exception_names",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
 from sqlalchemy import select, tuple_
@@ -13,9 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asyncworker.store import schema
 from asyncworker.store.chunks import KEY_BYTES, keys_from_row, results_from_row
-from asyncworker.store.records import Progress, ResultChunk
+from asyncworker.store.records import KeyChunk, Progress, ResultChunk
 
-__all__ = ["Connect", "moved_results", "new_results", "sorted_results"]
+__all__ = [
+    "Connect",
+    "NewPositions",
+    "chunks_of",
+    "digest_at",
+    "moved_results",
+    "new_results",
+    "positions_of",
+    "sorted_results",
+]
 
 Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
@@ -65,7 +74,7 @@ async def _chunks_by_first_index(connect: Connect, run_id: str) -> AsyncIterator
             while found and size_bytes + found[0][2] <= BYTES_A_QUERY:
                 group.append(found.pop(0))
                 size_bytes += group[-1][2]
-            chunks = await _load(connect, run_id, [number for _, number, _ in group])
+            chunks = await chunks_of(connect, run_id, [number for _, number, _ in group])
             for first_index, number, _ in group:
                 # A run that starts afresh while it is read takes its chunks away.
                 if number in chunks:
@@ -95,12 +104,13 @@ async def new_results(connect: Connect, run_id: str, after: int) -> list[tuple[i
         if wanted and size_bytes > BYTES_A_QUERY:
             break
         wanted.append(number)
-    chunks = await _load(connect, run_id, wanted) if wanted else {}
+    chunks = await chunks_of(connect, run_id, wanted) if wanted else {}
     # A run that starts afresh while it is read takes its chunks away.
     return [(number, chunks[number]) for number in wanted if number in chunks]
 
 
-async def _load(connect: Connect, run_id: str, numbers: list[int]) -> dict[int, ResultChunk]:
+async def chunks_of(connect: Connect, run_id: str, numbers: list[int]) -> dict[int, ResultChunk]:
+    """Return chunks by their number; those that are there."""
     query = select(_table).where(_table.c.run_id == run_id, _table.c.chunk.in_(numbers))
     async with connect() as connection:
         rows = (await connection.execute(query)).all()
@@ -110,14 +120,13 @@ async def _load(connect: Connect, run_id: str, numbers: list[int]) -> dict[int, 
 async def moved_results(connect: Connect, progress: Progress) -> AsyncIterator[tuple[int, bytes]]:
     """Put the results of a keyed run that was resumed where the last attempt saw their keys.
 
-    A key that the last attempt of an ended run did not see is not in the source any more; its result is left out. Holds
-    some 150 bytes an item, and a bounded number of chunks; a source in random order is read from the database often.
+    Holds some 150 bytes an item, and a bounded number of chunks; of a source in random order it reads many a time.
     """
-    positions = await _positions(connect, progress)
+    positions = await positions_of(connect, progress)
     places: list[tuple[int, int, int]] = []
     async for number, chunk in _chunks_by_number(connect, progress.run_id):
         for offset in range(len(chunk.indexes)):
-            index = positions.get(chunk.keys[offset * KEY_BYTES : (offset + 1) * KEY_BYTES])
+            index = positions.get(digest_at(chunk, offset))
             if index is not None:
                 places.append((index, number, offset))
     positions.clear()
@@ -128,25 +137,70 @@ async def moved_results(connect: Connect, progress: Progress) -> AsyncIterator[t
         if number not in kept:
             wanted = dict.fromkeys(numbers[at : at + 1000])
             missing = [each for each in wanted if each not in kept][: CHUNKS_KEPT // 2]
-            kept.update(await _load(connect, progress.run_id, missing))
+            kept.update(await chunks_of(connect, progress.run_id, missing))
             while len(kept) > CHUNKS_KEPT:
                 kept.popitem(last=False)
         kept.move_to_end(number)
         yield index, kept[number].values[offset]
 
 
-async def _positions(connect: Connect, progress: Progress) -> dict[bytes, int]:
-    table = schema.key_chunk
-    query = select(table).where(table.c.run_id == progress.run_id).order_by(table.c.chunk)
-    if progress.complete:
-        query = query.where(table.c.attempt == progress.attempt)
+async def positions_of(connect: Connect, progress: Progress) -> dict[bytes, int]:
+    """Return where the items of a keyed run stand, by digest: as the last attempt met them.
+
+    Those that it did not get to come after them, in the order of before.
+    """
     positions: dict[bytes, int] = {}
+    earlier: dict[bytes, int] = {}
+    async for _, attempt, chunk in _key_chunks(connect, progress.run_id, -1):
+        found = positions if attempt == progress.attempt else earlier
+        found.update(_places_in(chunk))
+    left = sorted((index, digest) for digest, index in earlier.items() if digest not in positions)
+    first = max(positions.values(), default=-1) + 1
+    positions.update((digest, place) for place, (_, digest) in enumerate(left, first))
+    return positions
+
+
+class NewPositions:
+    """Follows where the current attempt of a keyed run meets its items.
+
+    Attributes:
+        known: Index by digest.
+    """
+
+    def __init__(self, connect: Connect, run_id: str) -> None:
+        self.known: dict[bytes, int] = {}
+        self._connect = connect
+        self._run_id = run_id
+        self._attempt = 0
+        self._last = -1
+
+    async def update(self, attempt: int) -> None:
+        """Read what is new."""
+        if attempt != self._attempt:
+            self.known.clear()
+            self._attempt, self._last = attempt, -1
+        async for number, found, chunk in _key_chunks(self._connect, self._run_id, self._last):
+            self._last = number
+            if found == attempt:
+                self.known.update(_places_in(chunk))
+
+
+async def _key_chunks(connect: Connect, run_id: str, after: int) -> AsyncIterator[tuple[int, int, KeyChunk]]:
+    table = schema.key_chunk
+    query = select(table).where(table.c.run_id == run_id, table.c.chunk > after).order_by(table.c.chunk)
     async with connect() as connection:
         async for row in await connection.stream(query):
-            chunk = keys_from_row(row)
-            for offset, index in enumerate(chunk.indexes):
-                positions[chunk.keys[offset * KEY_BYTES : (offset + 1) * KEY_BYTES]] = index
-    return positions
+            yield row.chunk, row.attempt, keys_from_row(row)
+
+
+def _places_in(chunk: KeyChunk) -> Iterator[tuple[bytes, int]]:
+    for offset, index in enumerate(chunk.indexes):
+        yield chunk.keys[offset * KEY_BYTES : (offset + 1) * KEY_BYTES], index
+
+
+def digest_at(chunk: ResultChunk, offset: int) -> bytes:
+    """Return the digest of the key of one of a chunk's results."""
+    return chunk.keys[offset * KEY_BYTES : (offset + 1) * KEY_BYTES]
 
 
 async def _chunks_by_number(connect: Connect, run_id: str) -> AsyncIterator[tuple[int, ResultChunk]]:
@@ -154,6 +208,6 @@ async def _chunks_by_number(connect: Connect, run_id: str) -> AsyncIterator[tupl
     async with connect() as connection:
         numbers = list(await connection.scalars(query))
     for start in range(0, len(numbers), CHUNKS_KEPT):
-        chunks = await _load(connect, run_id, numbers[start : start + CHUNKS_KEPT])
+        chunks = await chunks_of(connect, run_id, numbers[start : start + CHUNKS_KEPT])
         for number in sorted(chunks):
             yield number, chunks[number]

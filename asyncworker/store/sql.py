@@ -408,6 +408,11 @@ class Store:
             RunNotFound: No such run.
             CheckpointCorrupt: A chunk cannot be what was written.
         """
+        async for index, value in self.stored_results(run_id):
+            yield index, decode(await large.brought_back(value, self.payloads))
+
+    async def stored_results(self, run_id: str) -> AsyncIterator[tuple[int, bytes]]:
+        """As `results`, but each as it stands in its chunk: encoded, and a large one as where it lies."""
         progress = await self.progress(run_id)
         async with self.reading() as connection:
             keyed = await connection.scalar(select(schema.run.c.keyed).where(schema.run.c.run_id == run_id))
@@ -417,7 +422,15 @@ class Store:
             moved = keyed and one.attempt > 1
             reader = reading.moved_results if moved else reading.sorted_results
             async for index, value in reader(self.reading, one):
-                yield index, decode(await large.brought_back(value, self.payloads))
+                yield index, value
+
+    async def is_keyed(self, run_id: str) -> bool:
+        """Whether a run's items are known by a key.
+
+        Raises:
+            RunNotFound: No such run.
+        """
+        return bool((await self._one(run_id, schema.run.c.keyed)).keyed)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:

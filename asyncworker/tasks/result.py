@@ -14,7 +14,7 @@ from celery.result import AsyncResult
 from kombu.utils.json import loads
 
 from asyncworker.errors import AsyncWorkerError, RunError, RunExpired, RunHeld, RunNotFound
-from asyncworker.iterate import ItemFailure, Order, Page, Progress, pages_of
+from asyncworker.iterate import ItemFailure, Order, Page, Progress, Unreadable, pages_of
 from asyncworker.loop import get_loop_thread, off_loop_async, on_loop_thread
 from asyncworker.settings import load_settings
 from asyncworker.store import shared_store
@@ -100,13 +100,19 @@ class IterateResult(TaskResult):
         """
         return _wait(self.aerrors(offset, limit))
 
-    def results(self) -> list[Any]:
+    def results(self, *, missing: Any = ..., unreadable: Unreadable = "raise") -> list[Any]:
         """Return the stored values of the finished items in the order of the source.
 
+        Args:
+            missing: Stands for each item that has no result: failed, skipped, or not run yet. The list is then as long
+                as the source, and a value's place is the item's index. Without it these items are left out.
+            unreadable: A large result that cannot be read back: ``"raise"``, or ``"return"`` the error in its place.
+
         Raises:
-            RunNotFound: No worker has begun the run.
+            RunNotFound: No worker has begun the run, or it was deleted.
+            PayloadError: A result cannot be read back.
         """
-        return _wait(self.aresults())
+        return _wait(self.aresults(missing=missing, unreadable=unreadable))
 
     def cancel(self) -> None:
         """Ask the run to stop; it does at its next checkpoint, and what is done stays done.
@@ -165,9 +171,9 @@ class IterateResult(TaskResult):
         """Awaitable twin of :meth:`errors`."""
         return await _on_our_loop(self._errors(offset, limit))
 
-    async def aresults(self) -> list[Any]:
+    async def aresults(self, *, missing: Any = ..., unreadable: Unreadable = "raise") -> list[Any]:
         """Awaitable twin of :meth:`results`."""
-        return await _on_our_loop(self._results())
+        return await _on_our_loop(self._results(missing, unreadable))
 
     async def acancel(self) -> None:
         """Awaitable twin of :meth:`cancel`."""
@@ -189,19 +195,24 @@ class IterateResult(TaskResult):
             await off_loop_async(functools.partial(self._send_again, *failed, failed_only=True))
         return self
 
-    async def stream(self, *, order: Order = "index") -> AsyncIterator[tuple[int, Any]]:
+    async def stream(
+        self, *, order: Order = "index", unreadable: Unreadable = "raise"
+    ) -> AsyncIterator[tuple[int, Any]]:
         """Yield ``(index, value)`` of finished items, in bounded memory, on any event loop.
 
         Args:
             order: ``"index"``: what is stored now, in the order of the source. ``"completion"``: what is finished, as
                 it is finished, until the run ends; one that has not begun is waited for. An item that is finished shows
-                once its checkpoint is written, a quarter of a second later by default.
+                once its checkpoint is written, a quarter of a second later by default. Of a run with a key that was
+                continued, what an earlier attempt finished shows under the index that it has in the current one.
+            unreadable: A large result that cannot be read back: ``"raise"`` once all others were given, or ``"return"``
+                the error in its place.
 
         Raises:
             RunNotFound: In the order of the source, of a run that no worker has begun.
             PayloadError: A large result cannot be read back.
         """
-        pages = await _on_our_loop(self._pages(order))
+        pages = await _on_our_loop(self._pages(order, unreadable))
         try:
             while page := await _on_our_loop(_next(pages)):
                 for pair in page:
@@ -209,9 +220,9 @@ class IterateResult(TaskResult):
         finally:
             await _on_our_loop(pages.aclose())
 
-    def iter_results(self, *, order: Order = "index") -> Iterator[tuple[int, Any]]:
+    def iter_results(self, *, order: Order = "index", unreadable: Unreadable = "raise") -> Iterator[tuple[int, Any]]:
         """Iterate over what :meth:`stream` yields, in code that is not async."""
-        pages = _wait(self._pages(order))
+        pages = _wait(self._pages(order, unreadable))
         try:
             while page := _wait(_next(pages)):
                 yield from page
@@ -251,11 +262,18 @@ class IterateResult(TaskResult):
             await store.progress(self.id)
         return found
 
-    async def _pages(self, order: Order) -> AsyncGenerator[Page, None]:
-        return pages_of(await self._store(), self.id, order, decode)
+    async def _pages(self, order: Order, unreadable: Unreadable) -> AsyncGenerator[Page, None]:
+        return pages_of(await self._store(), self.id, order, decode, unreadable=unreadable)
 
-    async def _results(self) -> list[Any]:
-        return [value async for page in await self._pages("index") for _, value in page]
+    async def _results(self, missing: Any, unreadable: Unreadable) -> list[Any]:
+        pairs = [pair async for page in await self._pages("index", unreadable) for pair in page]
+        if missing is ...:
+            return [value for _, value in pairs]
+        total = (await self._progress()).total or 0
+        values = [missing] * max(total, *(index + 1 for index, _ in pairs), 0)
+        for index, value in pairs:
+            values[index] = value
+        return values
 
     async def _cancel(self) -> None:
         store = await self._store()
