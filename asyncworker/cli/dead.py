@@ -14,6 +14,7 @@ from rich.text import Text
 
 from asyncworker.cli.apps import app_command, app_option, talking_to_broker
 from asyncworker.loop import get_loop_thread
+from asyncworker.printable import printable
 from asyncworker.settings import load_settings
 from asyncworker.store import DeadLetter, Deliveries, shared_store
 
@@ -48,7 +49,7 @@ def list_(app: Any, limit: int, as_json: bool) -> None:
     for letter in letters:
         when = letter.dead_at.strftime("%Y-%m-%d %H:%M:%S")
         cells = (letter.task_id, letter.task, letter.queue, str(letter.starts), when, letter.reason[:REASON_CHARS])
-        table.add_row(*(Text(shown(cell)) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     Console().print(table)
 
 
@@ -59,12 +60,12 @@ def show(app: Any, task_id: str) -> None:
     """Show one: its arguments, and when and where it was begun."""
     letter = _ask(app, lambda deliveries: deliveries.dead_one(task_id))
     arguments = _arguments(letter)
-    name = shown(f"{letter.task}[{letter.task_id}] from queue {letter.queue}")
+    name = printable(f"{letter.task}[{letter.task_id}] from queue {letter.queue}")
     click.echo(f"{name}, given up at {letter.dead_at:%Y-%m-%d %H:%M:%S}")
     for key, value in arguments.items():
         click.echo(f"{key}: {value!r}")
     if letter.reason:
-        click.echo(f"reason: {shown(letter.reason)}")
+        click.echo(f"reason: {printable(letter.reason)}")
         click.echo(f"message: {letter.message!r}")
     for start in letter.history:
         click.echo(f"begun at {start.at:%Y-%m-%d %H:%M:%S} on {start.worker}, process {start.pid}")
@@ -88,11 +89,6 @@ def replay(app: Any, task_id: str) -> None:
 
 def _arguments(letter: DeadLetter) -> dict[str, Any]:
     return dict(loads(letter.arguments)) if letter.arguments else {}
-
-
-def shown(text: str) -> str:
-    """Return text of a message as a terminal may show it: on one line, and without control characters."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _ask(app: Any, question: Callable[[Deliveries], Awaitable[T]]) -> T:

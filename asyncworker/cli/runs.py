@@ -20,6 +20,7 @@ from asyncworker.cli.apps import app_command, app_option, check_result_url, talk
 from asyncworker.cli.run_table import ListedRun, show_runs
 from asyncworker.errors import RunNotFound
 from asyncworker.loop import get_loop_thread
+from asyncworker.printable import printable
 from asyncworker.settings import load_settings
 from asyncworker.store import Store, shared_store
 
@@ -74,7 +75,7 @@ def show(app: Any, run_id: str, errors: int, as_json: bool) -> None:
         _echo_json(progress, *failures)
         return
     for name, value in msgspec.to_builtins(progress).items():
-        click.echo(f"{name:12} {'' if value is None else value}")
+        click.echo(f"{name:12} {printable('' if value is None else str(value))}")
     for failure in failures:
         click.echo(str(failure))
 

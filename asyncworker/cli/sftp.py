@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from asyncworker.errors import SettingsError
+from asyncworker.printable import printable
 from asyncworker.sftp import BulkProgress, BulkReport, Entry, FileResult, SFTPPool, download, upload
 from asyncworker.sftp.urls import parse_url
 
@@ -260,9 +261,9 @@ def _print_file(result: FileResult, as_json: bool, dry_run: bool) -> None:
         line = {"remote": result.remote, "local": result.local, "size_bytes": size, "error": error}
         click.echo(json.dumps(line))
     elif result.error is not None:
-        click.echo(f"failed: {_printable(str(result.error) or repr(result.error))}", err=True)
+        click.echo(f"failed: {printable(str(result.error) or repr(result.error))}", err=True)
     elif dry_run:
-        click.echo(f"{_printable(result.remote)}  {_printable(result.local)}")
+        click.echo(f"{printable(result.remote)}  {printable(result.local)}")
 
 
 def _print_entry(entry: Entry, as_json: bool) -> None:
@@ -273,9 +274,4 @@ def _print_entry(entry: Entry, as_json: bool) -> None:
     kind = "d" if entry.is_dir else "l" if entry.is_link else "-" if entry.is_file else "?"
     mode = "?" if entry.mode is None else f"{entry.mode & 0o7777:04o}"
     when = "?" if entry.mtime is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry.mtime))
-    click.echo(f"{kind}{mode} {entry.size_bytes or 0:>14,} {when} {_printable(entry.path)}")
-
-
-def _printable(text: str) -> str:
-    """Nothing in a name moves the cursor of a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    click.echo(f"{kind}{mode} {entry.size_bytes or 0:>14,} {when} {printable(entry.path)}")

@@ -36,6 +36,7 @@ from asyncworker.iterate.source import Row, Source
 from asyncworker.iterate.turns import Turns
 from asyncworker.iterate.view import items_in_flight
 from asyncworker.loop import current_job
+from asyncworker.printable import printable
 from asyncworker.store import ItemFailure, RunState
 
 __all__ = ["Call", "run_items"]
@@ -122,7 +123,7 @@ class _Engine:
         self._failures: list[ItemFailure] = []
         self._exceptions: list[BaseException] = []
         self._failed = 0
-        self._label = f"{options.name} ({recorder.run_id})" if options.name else recorder.run_id
+        self._label = printable(f"{options.name} ({recorder.run_id})" if options.name else recorder.run_id)
         self._failure_log = FailureLog(self._label, clock)
         self._pullers: list[Puller] = []
         #: What each puller begins with.

@@ -13,6 +13,7 @@ from typing import Any
 from asyncworker import errors
 from asyncworker.errors import AsyncWorkerError, ItemError, ItemErrors, RunCancelled, RunError
 from asyncworker.iterate.item import Item
+from asyncworker.printable import printable
 from asyncworker.store import ItemFailure, Progress
 
 __all__ = ["FAILURES_KEPT", "RunOutcome", "error_of", "failure_of"]
@@ -56,7 +57,7 @@ class RunOutcome:
                 the fan-out would take it for something else than a failure: `SystemExit`, Celery's own.
         """
         progress = self.progress
-        label = f"{self.name}: " if self.name else ""
+        label = printable(f"{self.name}: ") if self.name else ""
         if progress.state == "cancelled":
             raise RunCancelled(f"{label}run {progress.run_id} of {progress.task} was cancelled")
         errors = self._errors()

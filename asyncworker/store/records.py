@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from asyncworker.printable import printable
+
 __all__ = [
     "Batch",
     "Counters",
@@ -150,7 +152,8 @@ class ItemFailure(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
     def __str__(self) -> str:
-        return f"item {self.index} ({self.key}): {self.type}: {self.message}"
+        # On one line, and without what moves a cursor: keys and messages are others' text.
+        return printable(f"item {self.index} ({self.key}): {self.type}: {self.message}")
 
 
 class Counters(msgspec.Struct, frozen=True):

@@ -224,5 +224,7 @@ def test_errors_are_all_there(worker: Callable[..., Worker], client: Celery[Asyn
         result.get(timeout=GET_S)
     assert [failure.index for failure in result.errors()] == list(range(1, 2400, 2))
     assert len(result.errors(offset=1100, limit=50)) == 50
+    assert len(result.results()) == 1200
+    assert result.results(missing=None) == [None if number % 2 else number for number in range(2400)]
     with pytest.raises(RunNotFound):
         IterateResult("nobody", app=client).errors()
