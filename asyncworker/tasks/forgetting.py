@@ -16,6 +16,8 @@ from celery.result import AsyncResult
 from redis.client import PubSub
 from redis.utils import str_if_bytes
 
+from asyncworker.worker.backend import stock_backend
+
 __all__ = ["forget_before_sending", "forget_outcome", "forget_stored"]
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def forget_before_sending(result: AsyncResult[Any]) -> None:
     The worker forgets it as well when the run begins: here it is only so that nobody takes it for the new one before.
     """
     try:
-        if not isinstance(result.backend, DisabledBackend):
+        if not isinstance(stock_backend(result.backend), DisabledBackend):
             forget_outcome(result)
     except Exception as exc:
         logger.warning("an earlier result of %s cannot be deleted: %r", result.id, exc)
@@ -51,7 +53,7 @@ def forget_before_sending(result: AsyncResult[Any]) -> None:
 
 def forget_stored(app: Any, task_id: str) -> None:
     """Delete a stored outcome, and nothing provisional. Blocks."""
-    backend = app.backend
+    backend = stock_backend(app.backend)
     if isinstance(backend, DisabledBackend | RPCBackend):
         return
     if backend.get_task_meta(task_id, cache=False)["status"] in states.READY_STATES:

@@ -11,6 +11,7 @@ from celery.backends.base import BaseKeyValueStoreBackend
 
 from asyncworker.iterate import Drain
 from asyncworker.loop import off_loop_async
+from asyncworker.worker.backend import stock_backend
 
 __all__ = ["was_told"]
 
@@ -32,7 +33,8 @@ async def was_told(task: Any, *, ok: bool, within_s: float, drain: Drain) -> boo
         drain: Asks to wait no more.
     """
     kept = not (task.ignore_result or task.request.ignore_result)
-    if not kept or task.request.chord or not isinstance(task.app.backend, BaseKeyValueStoreBackend):
+    asked = stock_backend(task.app.backend)
+    if not kept or task.request.chord or not isinstance(asked, BaseKeyValueStoreBackend):
         return False
     wanted = states.SUCCESS if ok else states.FAILURE
     looks = max(1, round(within_s / _LOOK_S))

@@ -16,7 +16,7 @@ from celery.exceptions import TimeoutError
 
 from asyncworker.tasks.watch_polling import PollingWatch
 from asyncworker.tasks.watch_redis import RedisWatch
-from asyncworker.worker.backend import OffLoopBackend
+from asyncworker.worker.backend import stock_backend
 from asyncworker.worker.redis_client import async_client
 
 __all__ = ["settle"]
@@ -99,9 +99,7 @@ _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[int, s
 
 def _watch_of(result: Any) -> Watch:
     """Return the running loop's watch over the backend of a result."""
-    backend = result.backend
-    if isinstance(backend, OffLoopBackend):
-        backend = result.app.backend
+    backend = stock_backend(result.backend)
     of_loop = _by_loop.setdefault(asyncio.get_running_loop(), {})
     key = (id(result.app), repr(backend.url))
     watch = of_loop.get(key)
@@ -121,7 +119,7 @@ def _new_watch(app: Any, backend: Any) -> Watch:
 
     def here() -> Any:
         # Celery keeps a backend a thread, but for the one that was given to the result alone.
-        own = app.backend
+        own = stock_backend(app.backend)
         return own if type(own) is type(backend) and own.url == backend.url else backend
 
     return PollingWatch(here)

@@ -9,6 +9,9 @@ from typing import Any
 from celery import chain, chord, current_app, group, shared_task
 from celery.signals import celeryd_init
 
+from asyncworker.tasks.task_result import TaskResult
+from asyncworker.tasks.waiting import _watch_of
+
 
 @celeryd_init.connect(weak=False)
 def limit_pool(conf: Any = None, **_: Any) -> None:
@@ -117,3 +120,12 @@ async def replace(self: Any, way: str) -> Any:
 async def add_to_chord(self: Any) -> int:
     self.add_to_chord(current_app.signature("c.add", (10, 0)))
     return 1
+
+
+@shared_task(name="c.waits")
+async def waits() -> list[Any]:
+    """Wait for a task that was sent from here; return its result, and how it was waited for."""
+    app: Any = current_app
+    sent = app.send_task("c.add", (1, 2))
+    looked_up = app.AsyncResult(sent.id)
+    return [await TaskResult.aget(looked_up), type(_watch_of(looked_up)).__name__]

@@ -111,3 +111,8 @@ def test_child_tasks_that_send_end_as_well(node: Callable[..., Worker], client: 
     sent = [client.send_task("c.children", (way,)) for _ in range(3) for way in ways]
     assert outcomes(client, sent) == [WAYS[way] for way in ways] * 3
     assert started.stop() == 0
+
+
+def test_a_task_that_waits_for_another_is_told_by_redis(node: Callable[..., Worker], client: Celery[Any]) -> None:
+    node("10")
+    assert client.send_task("c.waits").get(timeout=TIMEOUT_S) == [3, "RedisWatch"]
