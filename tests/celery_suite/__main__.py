@@ -26,13 +26,14 @@ def main() -> int:
     parser.add_argument("--broker", choices=BROKERS, default="redis", help="results are kept in Redis either way")
     parser.add_argument("--side", action="append", choices=[side.name for side in SIDES[1:]], help="beside prefork")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the logs there; it must not exist")
+    parser.add_argument("--module", action="append", default=[], help="of the suite, such as test_canvas; else all")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args()
     sides = [side for side in SIDES if side.name == "prefork" or not options.side or side.name in options.side]
     with tempfile.TemporaryDirectory(prefix="asyncworker-celery-suite-") as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(exist_ok=folder == Path(scratch), parents=True)
-        outcomes = run_suite(folder, options.broker, sides, options.pytest)
+        outcomes = run_suite(folder, options.broker, sides, options.module, options.pytest)
     console = Console(width=None if sys.stdout.isatty() else 160)
     counts = Table("side", *COLOURS, title=f"Celery's integration suite, {options.broker}")
     for side, of_side in outcomes.items():

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from asyncworker.processes import Child
@@ -22,9 +23,10 @@ __all__ = ["BROKERS", "SIDES", "Outcome", "Side", "run_suite"]
 
 BROKERS = ("redis", "rabbitmq")
 
-#: For a side: the suite itself takes eight minutes on an idle machine.
+#: For a module.
 _LIMIT_S = 3600.0
-_LIMIT_A_TEST_S = 120
+
+_OPTIONS = ("-p", "tests.celery_suite.plugin", "-p", "no:xdist", "-p", "no:cacheprovider", "--timeout=180")
 
 #: What a test's reports amount to; the first that one of them has.
 _WORST_FIRST = ("failed", "xfailed", "skipped", "passed")
@@ -67,14 +69,19 @@ class Outcome:
 
 
 def run_suite(
-    folder: Path, broker: str, sides: Sequence[Side] = SIDES, arguments: Sequence[str] = ()
+    folder: Path,
+    broker: str,
+    sides: Sequence[Side] = SIDES,
+    modules: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> dict[str, dict[str, Outcome]]:
-    """Run the suite on each side.
+    """Run the suite on each side, all sides at once.
 
     Args:
         folder: For the suite, the servers' data and the logs.
         broker: Of :data:`BROKERS`; results are kept in Redis either way.
         sides: Of :data:`SIDES`.
+        modules: Names of the suite's modules, such as ``test_canvas``; empty for all.
         arguments: Added to pytest's command line, such as ``-k`` and an expression.
 
     Returns:
@@ -84,55 +91,62 @@ def run_suite(
         MissingServer: A server, or the source of the suite, cannot be had here.
     """
     source = fetch_suite(folder)
-    with contextlib.ExitStack() as stack:
-        runs = {side.name: stack.enter_context(_running(side, source, folder, broker, arguments)) for side in sides}
-        for child in runs.values():
-            child.wait(_LIMIT_S)
-        return {side.name: _outcomes(side, _folder(folder, side), runs[side.name]) for side in sides}
+    with ThreadPoolExecutor(len(sides)) as threads:
+        runs = [
+            threads.submit(_run_side, side, source, folder / _folder_name(side), broker, modules, arguments)
+            for side in sides
+        ]
+        return {side.name: run.result() for side, run in zip(sides, runs, strict=True)}
 
 
-def _folder(folder: Path, side: Side) -> Path:
-    return folder / side.name.replace(" ", "-").replace(",", "")
+def _folder_name(side: Side) -> str:
+    return side.name.replace(" ", "-").replace(",", "")
 
 
-@contextlib.contextmanager
-def _running(side: Side, source: Path, folder: Path, broker: str, arguments: Sequence[str]) -> Iterator[Child]:
-    own = _folder(folder, side)
+def _run_side(
+    side: Side, source: Path, own: Path, broker: str, modules: Sequence[str], arguments: Sequence[str]
+) -> dict[str, Outcome]:
     suite = own / "suite"
     shutil.copytree(source, suite)
-    prepare(suite, async_tasks=side.async_tasks)
+    present = prepare(suite, side.pool, async_tasks=side.async_tasks)
+    wanted = [module for module in present if not modules or module.stem in modules]
     with contextlib.ExitStack() as stack:
-        valkey = stack.enter_context(running_valkey(own / "valkey"))
-        broker_url = valkey.url()
-        if broker == "rabbitmq":
-            server = stack.enter_context(running_rabbitmq(own / "rabbitmq"))
-            broker_url = server.broker_url(server.add_vhost())
-        env = os.environ | {
-            # The suite's own way to say where its servers are.
-            "TEST_BROKER": broker_url,
-            "TEST_BACKEND": valkey.url(),
-            "REDIS_HOST": "127.0.0.1",
-            "REDIS_PORT": str(valkey.port),
-            "PYTHONPATH": str(ROOT),
-            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
-            "ASYNCWORKER_STATE_DIR": str(own / "state"),
-            POOL: side.pool,
-            CONCURRENCY: str(side.concurrency),
-            OUTCOMES: str(own / "outcomes.jsonl"),
-        }
-        # A module whose own dependencies are missing is missing on every side.
-        options = ["-p", "no:xdist", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-        command = [sys.executable, "-m", "pytest", "-p", "tests.celery_suite.plugin", *options]
-        command += [f"--timeout={_LIMIT_A_TEST_S}", *(arguments or ["t/integration"])]
-        yield stack.enter_context(Child(command, env=env, cwd=suite, log=own / "pytest.log"))
+        env = _environment(side, own, broker, stack)
+        # A process a module: a worker that a test starts and stops would stop that of the session, too.
+        for module in wanted:
+            command = [sys.executable, "-m", "pytest", str(module), *_OPTIONS, *arguments]
+            with Child(command, env=env, cwd=suite, log=own / f"{module.stem}.log") as child:
+                child.wait(_LIMIT_S)
+                # 1: tests failed, which is what is compared; 2: it cannot be imported here; 5: none was chosen.
+                assert child.returncode in (0, 1, 2, 5), f"{side.name}: {module} ended early:\n{child.log()[-8000:]}"
+    return _outcomes(own)
 
 
-def _outcomes(side: Side, own: Path, child: Child) -> dict[str, Outcome]:
-    path = own / "outcomes.jsonl"
-    # 1: tests failed, which is what is compared.
-    assert child.returncode in (0, 1) and path.exists(), f"{side.name}: pytest ended early:\n{child.log()[-8000:]}"
+def _environment(side: Side, own: Path, broker: str, stack: contextlib.ExitStack) -> dict[str, str]:
+    """Start the servers of a side; return what its processes have in their environment."""
+    valkey = stack.enter_context(running_valkey(own / "valkey"))
+    broker_url = valkey.url()
+    if broker == "rabbitmq":
+        server = stack.enter_context(running_rabbitmq(own / "rabbitmq"))
+        broker_url = server.broker_url(server.add_vhost())
+    return os.environ | {
+        # The suite's own way to say where its servers are.
+        "TEST_BROKER": broker_url,
+        "TEST_BACKEND": valkey.url(),
+        "REDIS_HOST": "127.0.0.1",
+        "REDIS_PORT": str(valkey.port),
+        "PYTHONPATH": str(ROOT),
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        "ASYNCWORKER_STATE_DIR": str(own / "state"),
+        POOL: side.pool,
+        CONCURRENCY: str(side.concurrency),
+        OUTCOMES: str(own / "outcomes.jsonl"),
+    }
+
+
+def _outcomes(own: Path) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
-    for line in path.read_text().splitlines():
+    for line in (own / "outcomes.jsonl").read_text().splitlines():
         report = json.loads(line)
         new = Outcome(report["outcome"], report["why"])
         old = found.get(report["test"], new)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,12 @@ _FIXTURES = "\n\nfrom tests.celery_suite.plugin import celery_app, celery_worker
 
 #: The suite waits up to a minute for what a task pushes; redis-py's own limit for an answer is shorter.
 _REDIS = ("StrictRedis(host=host, port=port)", "StrictRedis(host=host, port=port, socket_timeout=None)")
+
+#: Modules with this need RabbitMQ, with its management, on the ports of a default installation, or a container.
+_FIXED_SERVERS = r"\b1?5672\b"
+
+#: Where a test starts a worker of its own.
+_POOL = r"pool=['\"](solo|prefork)['\"],"
 
 
 def fetch_suite(folder: Path) -> Path:
@@ -49,14 +56,26 @@ def fetch_suite(folder: Path) -> Path:
     return root
 
 
-def prepare(suite: Path, *, async_tasks: bool) -> None:
-    """Have the suite use the runner's worker and servers, and its tasks as ``async def`` where that is wanted."""
+def prepare(suite: Path, pool: str, *, async_tasks: bool) -> list[Path]:
+    """Have the suite use the runner's pool and servers, and its tasks as ``async def`` where that is wanted.
+
+    Returns:
+        The modules with tests that can run here.
+    """
     folder = suite / "t" / "integration"
     with (folder / "conftest.py").open("a") as conftest:
         conftest.write(_FIXTURES)
     tasks = folder / "tasks.py"
     source = tasks.read_text().replace(*_REDIS)
     tasks.write_text(as_async(source) if async_tasks else source)
+    modules = []
+    for module in sorted(folder.glob("test_*.py")):
+        source = module.read_text()
+        if not re.search(_FIXED_SERVERS, source):
+            modules.append(module.relative_to(suite))
+        if pool != "prefork":
+            module.write_text(re.sub(_POOL, f"pool={pool!r},", source))
+    return modules
 
 
 def as_async(source: str) -> str:

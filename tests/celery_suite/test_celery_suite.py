@@ -12,7 +12,7 @@ from tests.celery_suite.runner import SIDES, run_suite
 from tests.celery_suite.source import as_async
 
 #: Short ones, of every kind of canvas.
-PART = "test_link_error or simple_chain or chain_of or replace or callback_child or stamp"
+PART = "test_link_error or simple_chain or chain_of or replace or callback_child or stamp or dedup"
 
 TASKS = """
 @shared_task(bind=True)
@@ -38,7 +38,7 @@ class Own(Task):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_part_of_the_suite_ends_as_under_prefork(tmp_path: Path) -> None:
-    outcomes = run_suite(tmp_path, "redis", SIDES, ["t/integration/test_canvas.py", "-k", PART])
+    outcomes = run_suite(tmp_path, "redis", SIDES, ["test_canvas", "test_dedup_chain_dispatch"], ["-k", PART])
     assert len(outcomes["prefork"]) > 40
     assert all(any(outcome.word == "passed" for outcome in side.values()) for side in outcomes.values())
     unexplained = [each for each in compare(outcomes, "redis") if each.explained is None]
