@@ -261,7 +261,7 @@ class AsyncPool(BasePool):
     def _get_info(self) -> dict[str, Any]:
         return {
             **super()._get_info(),  # type: ignore[misc]
-            "processes": [],
+            "processes": [os.getpid()],
             "in-flight": len(self._jobs),
             "waiting": len(self._waiting),
             "zombies": len(self._zombies),

@@ -60,7 +60,7 @@ def is_async_function(fn: Callable[..., Any]) -> bool:
 
 
 def adopt(task: Task[Any, Any], results: ResultWriter | None = None) -> None:
-    """Make a task ready for the async pool; done once a worker process, for every task of the app."""
+    """Make a task ready for the async pool that starts; done for every task of the app."""
     share_stacks(task)
     stack = task.request_stack
     attribute = "_orig_run" if hasattr(task, "_orig_run") else "run"
@@ -73,8 +73,8 @@ def adopt(task: Task[Any, Any], results: ResultWriter | None = None) -> None:
             refuse_resources(run, task.name)
             setattr(task, attribute, _guarded(run, task.name))
     adopt_hooks(task)
-    if not isinstance(task.backend, OffLoopBackend):
-        task.backend = OffLoopBackend(task.app, results)  # type: ignore[assignment]
+    # Each pool has a loop of its own, and results' connections on it: tests start several in one process.
+    task.backend = OffLoopBackend(task.app, results)  # type: ignore[assignment]
     if not isinstance(task.apply_async, functools.partial):
         # A sync task's too: the tracer of an async one sends what is linked to it, on the loop.
         task.apply_async = functools.partial(_send, task, task.apply_async)  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(120)
 
 #: A process of its own, as a user's test session is one: a pool is started once a process.
 SCRIPT = """
-import asyncio, sys, threading
+import asyncio, os, sys, threading
 
 import asyncworker
 from celery import Celery
@@ -26,7 +26,10 @@ async def early(x):
     await asyncio.sleep(0)
     return x + 1
 
-with start_worker(app, pool="asyncworker.worker.pool:AsyncPool", concurrency=10, perform_ping_check=False) as worker:
+def worker_of_the_test():
+    return start_worker(app, pool="asyncworker.worker.pool:AsyncPool", concurrency=10, perform_ping_check=False)
+
+with worker_of_the_test() as worker:
     # Whatever app is the default one, the worker runs the tasks of its own.
     Celery("other").set_default()
     print("early", early.delay(1).get(timeout=60))
@@ -38,10 +41,16 @@ with start_worker(app, pool="asyncworker.worker.pool:AsyncPool", concurrency=10,
 
     worker.consumer.update_strategies()
     print("late", *late.delay(2).get(timeout=60))
+
+# The next one has a loop of its own.
+with worker_of_the_test():
+    print("again", early.delay(2).get(timeout=60))
+    print("processes", *next(iter(app.control.inspect().stats().values()))["pool"]["processes"])
+    print("process", os.getpid())
 """
 
 
-def test_an_embedded_worker_runs_async_tasks_and_those_that_are_registered_after_its_start(
+def test_embedded_workers_run_async_tasks_and_those_registered_after_their_start(
     valkey: EmbeddedServer, tmp_path: Path
 ) -> None:
     done = subprocess.run(
@@ -53,4 +62,6 @@ def test_an_embedded_worker_runs_async_tasks_and_those_that_are_registered_after
         cwd=tmp_path,
         env={"ASYNCWORKER_STATE_DIR": str(tmp_path), "PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    assert done.stdout.split() == ["early", "2", "late", "20", "asyncworker-loop"], done.stdout + done.stderr
+    words = done.stdout.split()
+    assert words[:7] == ["early", "2", "late", "20", "asyncworker-loop", "again", "3"], done.stdout + done.stderr
+    assert words[7] == "processes" and words[8:] == [words[8], "process", words[8]]
