@@ -8,6 +8,7 @@ from asyncworker.iterate.exception_names import exception_names
 from asyncworker.iterate.item import Item, RetryItem, SkipItem, current_item
 from asyncworker.iterate.item_logging import mark_records
 from asyncworker.iterate.offload import OffloadedValues, offload_source
+from asyncworker.iterate.on_thread import run_on_thread
 from asyncworker.iterate.options import IterateOptions, make_options
 from asyncworker.iterate.outcome import RunOutcome
 from asyncworker.iterate.partitions import execute_split
@@ -58,6 +59,7 @@ __all__ = [
     "pages_of",
     "previous_result",
     "run_items",
+    "run_on_thread",
     "source_from_wire",
     "source_of",
     "source_of_rows",

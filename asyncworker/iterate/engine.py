@@ -208,7 +208,7 @@ class _Engine:
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=CANCEL_GRACE_S)
             for task in late:
-                logger.error("run %s: %s does not end after being cancelled", self._label, task.get_name())
+                logger.error("run %s: %s does not end after being cancelled", self._label, _name_of(task))
         if self._gate is not None:
             self._gate.close()
 
@@ -390,6 +390,11 @@ def _limited(call: Call, limit_s: float) -> Call:
             raise
 
     return limited
+
+
+def _name_of(task: asyncio.Task[None]) -> str:
+    item = getattr(task, "item", None)
+    return task.get_name() if item is None else f"item {item.index} in {task.get_name()}"
 
 
 def _is_being_closed() -> bool:

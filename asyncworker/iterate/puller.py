@@ -26,19 +26,20 @@ class Puller(asyncio.Task[None]):
         item: The item that is running.
         over: It takes no further item. An item has cancelled it, or set a context variable, and another
             puller takes its place, so that no later item meets what was left behind; or the run stops.
+        stopped: The run has cancelled it.
     """
 
     def __init__(self, body: Callable[[Puller], Coroutine[Any, Any, None]], number: int, context: Context) -> None:
         self.number = number
         self.item: Item | None = None
         self.over = False
-        self._stopped = False
+        self.stopped = False
         context.run(_puller.set, self)
         super().__init__(body(self), loop=asyncio.get_running_loop(), name=f"iterate-{number}", context=context)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel the item that is running, unless one asks that ran here before it."""
-        if not self._stopped:
+        if not self.stopped:
             if self.item is None or (_puller.get() is self and item_here() is not self.item):
                 return False
             self.over = True
@@ -46,5 +47,5 @@ class Puller(asyncio.Task[None]):
 
     def stop(self) -> None:
         """Cancel the puller, and the item that it runs."""
-        self._stopped = self.over = True
+        self.stopped = self.over = True
         super().cancel()

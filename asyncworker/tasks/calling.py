@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]
@@ -14,7 +14,7 @@ from celery.canvas import Signature
 from celery.exceptions import Retry
 
 from asyncworker.errors import ItemError, SettingsError, SourceError
-from asyncworker.iterate import IterateOptions, RetryItem, TaskSource, call_source, current_item
+from asyncworker.iterate import IterateOptions, RetryItem, TaskSource, call_source, current_item, run_on_thread
 from asyncworker.iterate.item import item_here
 from asyncworker.resources import in_item_scope, items_are_scopes
 from asyncworker.tasks.item_states import item_states, leave_item_state
@@ -68,7 +68,7 @@ def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Await
 
     async def call_on_thread(row: dict[str, Any]) -> Any:
         try:
-            return await asyncio.to_thread(on_thread, **own(row))
+            return await run_on_thread(partial(on_thread, **own(row)))
         finally:
             if item_states:
                 leave_item_state()
