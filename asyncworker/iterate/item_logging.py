@@ -72,7 +72,7 @@ class FailureLog:
         """An item failed for good."""
         if self._logged < self.FIRST:
             self._logged += 1
-            logger.warning("run %s: %s", self._label, failure)
+            logger.warning("run %s: %s", self._label, _line(failure))
             self._due_at = self._clock.monotonic() + self.EVERY_S
             return
         self._more += 1
@@ -82,7 +82,16 @@ class FailureLog:
 
     def flush(self) -> None:
         """Log what has not been logged; also when the run ends."""
-        if self._more:
-            logger.warning("run %s: %s more items failed; the last: %s", self._label, f"{self._more:,}", self._last)
+        if self._more and self._last is not None:
+            last = _line(self._last)
+            logger.warning("run %s: %s more items failed; the last: %s", self._label, f"{self._more:,}", last)
             self._more = 0
             self._due_at = self._clock.monotonic() + self.EVERY_S
+
+
+def _line(failure: ItemFailure) -> str:
+    """One line of a log: a file's name or an error's text may hold what ends it, or what no file of text takes."""
+    text = str(failure)
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

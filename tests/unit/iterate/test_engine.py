@@ -347,7 +347,7 @@ async def test_a_call_that_is_wrong_in_itself_fails_the_item() -> None:
     assert outcome.failures[0].type == "TypeError"
 
 
-async def test_a_failure_has_all_that_is_known_of_it() -> None:
+async def test_a_failure_has_all_that_is_known_of_it(caplog: pytest.LogCaptureFixture) -> None:
     async def call(row: dict[str, Any]) -> None:
         raise ValueError("bad \0 \udcff text")
 
@@ -356,6 +356,7 @@ async def test_a_failure_has_all_that_is_known_of_it() -> None:
     (failure,) = outcome.failures
     assert (failure.index, failure.key, failure.type, failure.attempt) == (0, "x='a.xml'", "ValueError", 3)
     assert failure.message == "bad \0 \udcff text"
+    assert r"ValueError: bad \x00 \udcff text" in caplog.text
     assert 'raise ValueError("bad' in failure.traceback
     assert "asyncworker/iterate" not in failure.traceback
     assert failure.at == clock.now()
