@@ -6,6 +6,7 @@ nothing has to be counted that costs more than that: ask :func:`are_read`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
@@ -21,6 +22,8 @@ __all__ = [
     "samples",
     "summary",
 ]
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["counter", "gauge"]
 Labels = tuple[tuple[str, str], ...]
@@ -125,5 +128,15 @@ def samples() -> list[Sample]:
                 found.extend(list(collect()))
             except RuntimeError:  # a set or dictionary that has changed its size
                 continue
+            except Exception:  # its numbers are missing; the others are not less true
+                logger.exception("metrics could not be collected")
             break
-    return found
+    return [_sendable(sample) for sample in found]
+
+
+def _sendable(sample: Sample) -> Sample:
+    """Escape what no exporter can send in a label: half a surrogate pair, as in a name that is not UTF-8."""
+    if all(value.isascii() for _, value in sample.labels):
+        return sample
+    labels = tuple((label, value.encode(errors="backslashreplace").decode()) for label, value in sample.labels)
+    return sample._replace(labels=labels)

@@ -15,6 +15,7 @@ from kombu.utils.json import dumps
 
 from asyncworker.errors import StoreError
 from asyncworker.loop import LoopThread
+from asyncworker.printable import printable
 from asyncworker.settings import Settings
 from asyncworker.store import DeadLetter, shared_store
 from asyncworker.worker.outbox import Outbox
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Stored of a message that cannot be run.
 KEPT_BYTES = 4096
+#: Arguments that are larger are not kept for a replay.
+MOST_ARGUMENT_BYTES = 1 << 20
 #: Letters in one transaction.
 BATCH = 100
 
@@ -77,15 +80,24 @@ class DeadLetterWriter:
         for wait_s in waits():
             try:
                 await Deliveries(await shared_store(self._settings)).bury_messages(letters)
-            except StoreError as exc:
-                log_wait("storing dead letters", exc)
-                await asyncio.sleep(wait_s)
-            except Exception:
-                # The log has each of them, too: what no store takes is not delivered for ever.
-                logger.exception("%d dead letters could not be stored", len(letters))
-                return
-            else:
-                return
+            except Exception as exc:
+                if isinstance(exc, StoreError) and not _is_about_a_value(exc):
+                    log_wait("storing dead letters", exc)
+                    await asyncio.sleep(wait_s)
+                    continue
+                if len(letters) > 1:
+                    for letter in letters:  # one of them is what no store takes; it is not to take the others along
+                        await self._store([letter])
+                else:
+                    # The log has it, too, and it is not delivered for ever.
+                    logger.exception("the dead letter of %s could not be stored", printable(letters[0].task_id))
+            return
+
+
+def _is_about_a_value(exc: StoreError) -> bool:
+    from sqlalchemy.exc import DataError
+
+    return isinstance(exc.__cause__, DataError)
 
 
 #: Stores letters, in a process that has an async pool.
@@ -108,10 +120,10 @@ def bury(letter: DeadLetter, settle: Settle) -> None:
         settle: Called on the main thread once the letter is stored.
     """
     logger.error(
-        "message %s from queue %r cannot be run and goes to the dead letters: %s; it begins with %r",
-        letter.task_id,
-        letter.queue,
-        letter.reason,
+        "message %s from queue %s cannot be run and goes to the dead letters: %s; it begins with %r",
+        printable(letter.task_id),
+        printable(letter.queue),
+        printable(letter.reason),
         letter.message[:200],
     )
     if _store is None:
@@ -174,7 +186,8 @@ def _arguments(message: Any, headers: Any) -> bytes:
     known: dict[str, Any] = {"headers": safe_repr(headers)[:KEPT_BYTES]}
     try:
         args, kwargs, _embed = message.payload
-        return dumps({"args": args, "kwargs": kwargs} | known).encode()
+        arguments = dumps({"args": args, "kwargs": kwargs} | known).encode()
+        return arguments if len(arguments) <= MOST_ARGUMENT_BYTES else dumps(known).encode()
     except Exception:
         return dumps(known).encode()
 

@@ -152,6 +152,24 @@ def test_the_table_of_the_readme_is_that_of_the_names() -> None:
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
 
+def test_a_bad_label_and_a_failing_collector_leave_the_page_to_the_others(name: str) -> None:
+    def failing() -> list[Sample]:
+        raise ValueError("no numbers today")
+
+    collect_with("test", failing)
+    counter(name, task="shop.\udc80").add(3)
+    counter(name, task="shop.é").add(4)
+    page = PrometheusPage(0, "127.0.0.1")
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{page.port}/metrics") as answer:
+            text = answer.read().decode()
+    finally:
+        page.stop()
+    shown = "asyncworker_" + name.replace(".", "_")
+    assert f'{shown}_total{{task="shop.\\\\udc80"}} 3.0' in text
+    assert f'{shown}_total{{task="shop.é"}} 4.0' in text
+
+
 @pytest.mark.parametrize(
     ("given", "expected"), [("", ("", 8125)), ("stats", ("stats", 8125)), ("stats:9125", ("stats", 9125))]
 )
