@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from asyncworker.loop import off_loop_async
 from asyncworker.resources import lifetimes
 from asyncworker.settings import Settings
 from asyncworker.store.payloads import Payloads
@@ -24,6 +27,8 @@ async def shared_store(settings: Settings) -> Store:
     url = settings.store_url_or_default()
 
     async def make() -> Store:
+        # SQLAlchemy takes a second to import, on a busy machine: off the loop, as all that blocks.
+        await off_loop_async(_import, url)
         from asyncworker.store.opening import BUSY_TIMEOUT_S, open_store
 
         # A lock that is held for longer than we are patient is an error, of which the caller can make something.
@@ -33,6 +38,16 @@ async def shared_store(settings: Settings) -> Store:
         return store
 
     return await lifetimes().use(_key(settings), make)
+
+
+def _import(url: str) -> None:
+    """Import what a store of this URL needs; what is wrong with the URL is said where it is opened."""
+    for name in ("opening", "housekeeping", "partitions", "state"):
+        importlib.import_module(f"asyncworker.store.{name}")
+    with suppress(Exception):
+        from sqlalchemy import make_url
+
+        make_url(url).get_dialect().import_dbapi()
 
 
 def opened_store(settings: Settings) -> Store | None:

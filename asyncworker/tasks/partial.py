@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import AsyncIterable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import msgspec
 from celery import Task
@@ -105,6 +106,7 @@ class Partial:
 
     def _signature(self, source: Source) -> IterateSignature:
         check_target(self._task, self._options)
+        _read_once(source)
         if self._options.partitions > 1 and any(isinstance(each.values, TaskSource) for each in source.columns):
             check_known_length(source, self._options.partitions)
         return IterateSignature(self._task, self._fixed, source, self._options)
@@ -147,31 +149,68 @@ class IterateSignature(_Signature):
         task: AsyncTask = self.type
         return await task.aapply_async(self.args, self.kwargs, **self.options)
 
-    async def run(self) -> list[Any]:
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Run the fan-out here and now, as Celery's own, with its checkpoint in the store."""
+        self._read_source()
+        return super().apply(args, kwargs, **options)
+
+    @overload
+    async def run(self, *, collect: Literal[False] = False) -> list[Any]: ...
+
+    @overload
+    async def run(self, *, collect: Literal[True]) -> RunOutcome: ...
+
+    async def run(self, *, collect: bool = False) -> list[Any] | RunOutcome:
         """Run the fan-out here, on the running loop: no broker, no worker, no checkpoint.
+
+        Args:
+            collect: Return the whole outcome, whatever has failed: its ``results`` are ``(index, value)`` of the items
+                that are done, and ``failures`` and ``exceptions`` the first 20 of the others.
 
         Returns:
             The values in the order of the source, without those of skipped items.
 
         Raises:
+            SourceError: The source can be read only once, and was.
             Exception: The one failure, or ``ItemErrors`` with all of them, once every item has run.
         """
         from asyncworker.tasks.run_iterate import run_here
 
+        self._use_source()
         outcome: RunOutcome = await run_here(*self.__dict__["_local"], fixed=self.kwargs["partial"])
+        if collect:
+            return outcome
         outcome.raise_for_failures()
         return [value for _, value in sorted(outcome.results or [], key=lambda pair: pair[0])]
+
+    def _use_source(self) -> None:
+        """Note that the source is read; one that can be read only once is refused the second time."""
+        source: Source = self.__dict__["_local"][1]
+        _read_once(source)
+        if source.one_shot and self.__dict__.get("_used"):
+            raise SourceError(f"{source.name} can be read only once, and was: give a list, or build the fan-out anew")
+        self.__dict__["_used"] = True
 
     def _read_source(self) -> None:
         """Make the message ready: read a source that is an iterator, put a long one aside."""
         task, _, options = self.__dict__["_local"]
         check_result(task, options)
         if self.kwargs["source"] is None:
+            self._use_source()
             self.kwargs["source"] = self.__dict__["_local"][1].to_wire()
         if not self.__dict__.get("_offloaded"):
             settings = load_settings(conf=self.app.conf)
             self.kwargs["source"] = offload(self.kwargs["source"], settings)
             self.__dict__["_offloaded"] = True
+
+
+def _read_once(source: Source) -> None:
+    """Refuse a generator that somebody has read already: it would be a source of no items."""
+    for column in source.columns:
+        if inspect.isgenerator(column.values) and column.values.gi_frame is None:
+            raise SourceError(f"{column.label} was read to its end already, or closed: make a new one, or give a list")
+        if inspect.isasyncgen(column.values) and column.values.ag_frame is None:
+            raise SourceError(f"{column.label} was read to its end already, or closed: make a new one, or give a list")
 
 
 def _task_source(name: str, value: Any) -> Any:

@@ -23,12 +23,12 @@ from asyncworker.tasks.forgetting import forget_outcome
 from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE, with_message_name
 from asyncworker.tasks.payloads import decode
 from asyncworker.tasks.stored_outcome import Looks, ended_run, stored_value
-from asyncworker.tasks.task_result import TaskResult, has_failed
+from asyncworker.tasks.task_result import TaskEagerResult, TaskResult, has_failed
 
 if TYPE_CHECKING:
     from asyncworker.store import Store
 
-__all__ = ["IterateResult"]
+__all__ = ["IterateEagerResult", "IterateResult"]
 
 logger = logging.getLogger(__name__)
 
@@ -345,6 +345,25 @@ class IterateResult(TaskResult):
         self.message = options["headers"][MESSAGE_HEADER]
         kwargs = {**request, "resume": True, "force": force, "failed_only": failed_only}
         self.app.tasks[RUN_ITERATE].apply_async(kwargs=kwargs, task_id=self.id, **options)
+
+
+class IterateEagerResult(TaskEagerResult):
+    """The result of a fan-out that has run already: ``apply()``, or ``task_always_eager``.
+
+    ``progress()``, ``errors()``, ``results()``, ``stream()`` and all else are those of :class:`IterateResult`.
+    """
+
+    @classmethod
+    def of_run(cls, result: Any, app: Any) -> Any:
+        """Return an eager result as one of a run."""
+        made: Any = cls(result.id, result.result, result.state, traceback=result.traceback, name=result.name)
+        made._run = IterateResult(result.id, app=app)
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._run, name)
 
 
 async def _next(pages: AsyncIterator[Page]) -> Page | None:

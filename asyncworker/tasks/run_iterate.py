@@ -36,7 +36,7 @@ from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE, with_message_na
 from asyncworker.tasks.partition_sender import partition_sender
 from asyncworker.tasks.payloads import decode, encode
 from asyncworker.tasks.progress_meta import ProgressMeta
-from asyncworker.tasks.result import IterateResult
+from asyncworker.tasks.result import IterateEagerResult, IterateResult
 from asyncworker.tasks.run_outcomes import report_outcomes_of
 from asyncworker.tasks.state import clear_items
 from asyncworker.tasks.stored_outcome import value_of
@@ -83,6 +83,11 @@ class RunIterateTask(AsyncTask):
             await off_loop_async(forget_before_sending, self.AsyncResult(options["task_id"]))
         return cast(TaskResult, self._named(await super().aapply_async(args, kwargs, **options), options))
 
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the fan-out here; its result has what one of a worker's has."""
+        result = super().apply(*args, **kwargs)
+        return IterateEagerResult.of_run(result, self.app)
+
     @staticmethod
     def _named(result: Any, options: dict[str, Any]) -> Any:
         """Have the result know its message: the outcome of an earlier one under the same id is not its own."""
@@ -128,13 +133,13 @@ async def run_iterate(
     Returns:
         The run's progress as a mapping; with ``results="inline"`` the list of values in the order of the source.
     """
-    from asyncworker.store import keep_house
-
     source = _with_previous(source, previous)
     request = {"task": task, "partial": partial, "source": source, "options": options}
     delivery = delivery_of(self.request)
     settings = load_settings(conf=self.app.conf)
     run = run_of(self.app, str(self.request.id), request, await shared_store(settings), settings)
+    from asyncworker.store import keep_house  # which imports SQLAlchemy, where no store was opened yet
+
     await keep_house(settings)
     how: dict[str, Any] = {
         "request": dumps({**request, "delivery": delivery}).encode(),
