@@ -177,10 +177,15 @@ class Message(_StockMessage):  # type: ignore[misc]
 
 def is_text(value: Any) -> bool:
     """Tell whether a value is text that can be sent and stored, as UTF-8."""
+    if not isinstance(value, str) or not value:
+        return False
+    if value.isascii():
+        return True
     try:
-        return isinstance(value, str) and bool(value.encode())
+        value.encode()
     except UnicodeEncodeError:
         return False
+    return True
 
 
 def _check_envelope(message: Any) -> None:
