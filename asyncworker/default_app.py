@@ -255,7 +255,8 @@ def check_broker_url(app: Any) -> str:
         app.connection_for_read().transport  # noqa: B018  (made by the scheme; nothing connects)
     except (KeyError, ImportError, AttributeError, ValueError) as exc:
         # A ValueError quotes what is taken for the port, and may be of the password.
-        reason = f": {exc}" if isinstance(exc, ImportError) else ""
+        # A KeyError is of the scheme alone.
+        reason = f": {exc.args[0]}" if isinstance(exc, ImportError | KeyError) and exc.args else ""
         raise SettingsError(
             f"broker_url is {shown!r}: not one that Celery knows{reason}; expected redis://HOST:PORT/DB or "
             f"amqp://USER:PASSWORD@HOST:PORT/VHOST"
