@@ -108,7 +108,9 @@ class StoreRecorder(Tally):
         if digest is not None and self._keys is not None:
             found = self._keys.seen(digest, index)
         else:
-            found = self._finished_before(index - self._first_index)
+            # Not by `_finished_before`: a call an item.
+            place = index - self._first_index
+            found = place < self._before_bits and bool(self._before[place >> 3] >> (place & 7) & 1)
         if found:
             self._resumed += 1
             self._changed = True

@@ -277,10 +277,18 @@ class IterateResult(TaskResult):
 
     async def _cancel(self) -> None:
         store = await self._store()
-        if await ended_run(store, self.id, self.message) is not None and await off_loop_async(self.ready):
+        if await ended_run(store, self.id, self.message) is not None and await off_loop_async(self._has_outcome):
             # Nothing of it was sent since, which would have had its outcome forgotten.
             return
         await store.request_cancel(self.id, unbegun=True)
+
+    def _has_outcome(self) -> bool:
+        try:
+            return self.ready()
+        except Exception as exc:
+            # No result backend, or it is away: then it is not known, and the run's message may be on its way.
+            logger.debug("run %s: its result cannot be looked at: %r", self.id, exc)
+            return False
 
     async def _stored_request(self) -> tuple[bytes, Progress] | None:
         """Return what is sent again; ``None``: the run was cancelled before it began, and its message still waits."""
