@@ -95,6 +95,7 @@ __all__ = [
     "RunDrained",
     "RunChanged",
     "RunError",
+    "RunExpired",
     "RunHeld",
     "RunNotFound",
     "RunTakenOver",
