@@ -50,9 +50,17 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        if hasattr(self.pool, "fetch_more"):
+            self.pool.fetch_more = self._fetch_more
         self._collects_acks = getattr(self.conninfo.get_transport_cls(), "collects_acks", False)
         #: Strategies take this name when they are made, and timers of an eta and of rate limits call it.
         self.on_task_request = self._take_request
+
+    def _fetch_more(self, count: int) -> None:
+        if count > 0:
+            self.qos.increment_eventually(count)
+        else:
+            self.qos.decrement_eventually(-count)
 
     def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> None:
         """Consume from one more queue; not where the worker was told to end in between."""

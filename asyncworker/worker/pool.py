@@ -66,6 +66,8 @@ class AsyncPool(BasePool):
     task_join_will_block = True
     #: Celery then keeps what waits for a slot, and looks again when its turn comes: revoked, expired?
     uses_semaphore = True
+    #: Has the consumer fetch so many more messages, or fewer; our consumer sets it, before the pool is started.
+    fetch_more: Callable[[int], None] = staticmethod(lambda _count: None)
 
     def on_start(self) -> None:
         """Start the loop thread and fit all tasks into the bridge."""
@@ -79,6 +81,12 @@ class AsyncPool(BasePool):
         use_limits_url(self._settings.limits_url or str(self.app.conf.broker_read_url or ""))
         self._jobs: dict[int, Job] = {}
         self._waiting: deque[Job] = deque()
+        #: Tasks that are not async, for which no thread is free: unacknowledged, and without a slot.
+        self._waiting_for_thread: deque[Job] = deque()
+        #: Of those, which were given a thread and wait for a slot again.
+        self._given_thread: set[int] = set()
+        self._on_threads: set[int] = set()
+        self._more_fetched = 0
         self._zombies: set[int] = set()
         self._semaphore = self.options.get("semaphore")
         self._hub: Any = None
@@ -185,7 +193,7 @@ class AsyncPool(BasePool):
         if self._closing or len(self._jobs) >= self.limit:
             self._waiting.append(job)
         else:
-            self._begin(job)
+            self._begin_or_wait(job)
         return job
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
@@ -263,7 +271,7 @@ class AsyncPool(BasePool):
             **super()._get_info(),  # type: ignore[misc]
             "processes": [os.getpid()],
             "in-flight": len(self._jobs),
-            "waiting": len(self._waiting),
+            "waiting": len(self._waiting) + len(self._waiting_for_thread) + len(self._given_thread),
             "zombies": len(self._zombies),
             "sync-threads": self._settings.sync_threads,
             "loop": type(self._loop_thread.loop).__module__,
@@ -300,13 +308,59 @@ class AsyncPool(BasePool):
             # The transport has no event loop of kombu's: Celery then expects settling from any thread.
             self._outbox_thread = OutboxThread(self._outbox)
 
+    def _begin_or_wait(self, job: Job) -> None:
+        """Begin, unless the task needs a thread and none is free: it waits then, and leaves its slot to others."""
+        if job.name in self._async_names or self._free_threads > 0:
+            self._begin(job)
+            return
+        self._waiting_for_thread.append(job)
+        self._balance_prefetch()
+        self._outbox.put(self._release)  # not here: whoever gets the slot may be the next one to wait
+
+    def _balance_prefetch(self) -> None:
+        """Fetch another message for each that waits for a thread, up to as many as there are slots."""
+        wanted = min(len(self._waiting_for_thread) + len(self._given_thread), self.limit)
+        if wanted != self._more_fetched:
+            self.fetch_more(wanted - self._more_fetched)
+            self._more_fetched = wanted
+
+    def flush(self) -> None:
+        """Forget what waits: its connection is lost, so its messages come again."""
+        self._forget_waiting()
+        self._more_fetched = 0  # the next consumer begins with none
+
+    @property
+    def _free_threads(self) -> int:
+        return self._settings.sync_threads - len(self._on_threads) - len(self._given_thread)
+
+    def _release(self) -> None:
+        if self._semaphore is not None and not self._closing:
+            self._semaphore.release()
+
+    def _begin_waiting(self, job: Job) -> None:
+        """Begin a task that has waited for a thread, now that it has a slot again."""
+        if job.pid not in self._given_thread or self._closing:
+            return
+        self._given_thread.discard(job.pid)
+        self._balance_prefetch()
+        if isinstance(job.request, Request) and job.request.revoked():  # or expired, meanwhile
+            self._outbox.put(self._release)
+            self._fill()
+        elif len(self._jobs) >= self.limit:
+            self._waiting.append(job)
+        else:
+            self._begin(job)
+
     def _begin(self, job: Job) -> None:
         self._jobs[job.pid] = live_jobs[job.pid] = job
+        if job.name not in self._async_names:
+            self._on_threads.add(job.pid)
         try:
             job.request.on_accepted(job.pid, time.monotonic())
         except BaseException:
             # Its acknowledgement failed with the connection: the message comes again, and holds no slot here.
             del self._jobs[job.pid], live_jobs[job.pid]
+            self._on_threads.discard(job.pid)
             if isinstance(job.request, Request):
                 state.task_ready(job.request)
             raise
@@ -329,6 +383,7 @@ class AsyncPool(BasePool):
         job.disarm()
         live_jobs.pop(job.pid, None)
         self._jobs.pop(job.pid, None)
+        self._on_threads.discard(job.pid)
         self._zombies.discard(job.pid)
         account.ended(job)
         try:
@@ -342,12 +397,18 @@ class AsyncPool(BasePool):
                 report()
         finally:
             self._fill()
-            if self._semaphore is not None and not self._closing:
-                self._semaphore.release()
+            self._release()
 
     def _fill(self) -> None:
+        while self._waiting_for_thread and self._free_threads > 0 and not self._closing:
+            job = self._waiting_for_thread.popleft()
+            self._given_thread.add(job.pid)
+            if self._semaphore is not None:
+                self._semaphore.acquire(self._begin_waiting, job)
+            else:
+                self._begin_waiting(job)
         while self._waiting and len(self._jobs) < self.limit and not self._closing:
-            self._begin(self._waiting.popleft())
+            self._begin_or_wait(self._waiting.popleft())
 
     def _time_out(self, job: Job) -> None:
         """The hard limit: report at once, then cancel. As under prefork it is a failure first, which settles it."""
@@ -381,7 +442,8 @@ class AsyncPool(BasePool):
 
     def _lose_messages(self, owner: Owner) -> None:
         """Begin nothing of what others have now. What was begun is its own, or goes by its lease."""
-        self._waiting.clear()
+        self._forget_waiting()
+        self._balance_prefetch()
         for job in self._jobs.values():
             if not job.let_through and job.message is not None and owner.owns(job.message.delivery_tag):
                 job.abandoned = job.lost = True
@@ -417,9 +479,16 @@ class AsyncPool(BasePool):
             self._health.remove()
         if self._outbox_thread is not None:
             self._outbox_thread.stop()
-        if self._waiting:
-            logger.info("%d tasks that had not started return to the queue", len(self._waiting))
-            self._waiting.clear()
+        if waiting := self._forget_waiting():
+            logger.info("%d tasks that had not started return to the queue", waiting)
+
+    def _forget_waiting(self) -> int:
+        """Forget what waits, unacknowledged; returns how many tasks."""
+        count = len(self._waiting) + len(self._waiting_for_thread) + len(self._given_thread)
+        self._waiting.clear()
+        self._waiting_for_thread.clear()
+        self._given_thread.clear()
+        return count
 
     def _wait_for_events(self) -> None:
         """Let the hub go on, up to a second, though the consumer has stopped: outbox, acknowledgements, heartbeats."""

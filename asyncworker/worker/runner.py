@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import os
 import sys
 import threading
 from collections import deque
@@ -31,6 +32,25 @@ logger = logging.getLogger(__name__)
 
 #: Settles a job on the main thread: the job, and what reports its outcome.
 Finished = Callable[[Job, Callable[[], Any]], None]
+
+
+#: Whether it was told what a fork by a task can do.
+_told_of_forks = False
+
+
+def _tell_of_fork() -> None:
+    global _told_of_forks
+    job = current_job.get()
+    if job is not None and not _told_of_forks:
+        _told_of_forks = True
+        logger.warning(
+            "%s forks this process, which has threads: the child can hang on a lock that one of them holds. "
+            "Use multiprocessing.get_context('spawn'), or 'forkserver'",
+            job,
+        )
+
+
+os.register_at_fork(before=_tell_of_fork)
 
 
 class Runner:

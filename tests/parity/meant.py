@@ -65,6 +65,12 @@ MEANT = [
         "once, the thread keeps its slot until it returns, and what it returns is ignored; a soft limit has no effect",
     ),
     Meant(
+        what="`signal.signal` and `multiprocessing` in a `def` task",
+        prefork="work (daemonic processes may have no children)",
+        ours="`signal.signal` raises `ValueError`, since a task is not on the main thread; a process that is started by "
+        "fork can hang on the lock of another thread, which the log says once: use the context `spawn` or `forkserver`",
+    ),
+    Meant(
         what="A task that swallows its cancellation",
         prefork="killed all the same",
         ours="reported at once, and kept as a zombie, named in the log with its stack; it keeps its slot until it ends",

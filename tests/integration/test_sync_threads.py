@@ -1,0 +1,75 @@
+"""No more tasks that are not async are accepted than there are threads; the others wait, unacknowledged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from asyncworker.cli.embedded import EmbeddedServer
+from tests.chaos.outage_tasks import LOG_VARIABLE
+from tests.integration import thread_tasks
+from tests.servers.worker import Worker, running_worker
+
+THREADS = 2
+TASKS = 8
+
+
+@pytest.fixture
+def node(valkey: EmbeddedServer, tmp_path: Path) -> Iterator[Worker]:
+    env = {
+        "ASYNCWORKER_BROKER_URL": valkey.broker_url,
+        "ASYNCWORKER_RESULT_URL": valkey.result_url,
+        "ASYNCWORKER_STATE_DIR": str(tmp_path / "state"),
+        "ASYNCWORKER_INCLUDE": thread_tasks.__name__,
+        "ASYNCWORKER_SYNC_THREADS": str(THREADS),
+        LOG_VARIABLE: str(tmp_path / "log"),
+    }
+    with running_worker(tmp_path, "-c", "6", "--without-mingle", "--without-gossip", env=env) as worker:
+        yield worker
+
+
+def begun(folder: Path, count: int) -> list[str]:
+    """Wait until so many tasks have begun; return their ids."""
+    give_up_at_s = time.monotonic() + 60
+    while True:
+        path = folder / "log"
+        ids = [line.partition(" ")[2] for line in path.read_text().splitlines()] if path.exists() else []
+        if len(ids) >= count:
+            return ids
+        assert time.monotonic() < give_up_at_s, f"{len(ids)} of {count} tasks have begun"
+        time.sleep(0.02)
+
+
+def test_those_that_wait_hold_up_no_async_task_and_are_limited_and_revoked_as_if_not_taken(
+    node: Worker, client: Celery, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    held = [client.send_task("t.hold", (str(gate),)) for _ in range(THREADS)]
+    begun(tmp_path, THREADS)
+    waiting = [client.send_task("t.hold", (str(gate),), time_limit=30) for _ in range(TASKS)]
+    assert client.send_task("t.quick").get(timeout=60) == "quick"
+    waiting[0].revoke()
+    assert client.send_task("t.quick").get(timeout=60) == "quick"
+    assert len(begun(tmp_path, THREADS)) == THREADS
+    stats = client.control.inspect(timeout=10).stats() or {}
+    assert [each["pool"]["in-flight"] for each in stats.values()] == [THREADS]
+    gate.touch()
+    assert [result.get(timeout=60) for result in held + waiting[1:]] == ["done"] * (THREADS + TASKS - 1)
+    assert waiting[0].id not in begun(tmp_path, THREADS + TASKS - 1)
+    assert node.stop() == 0
+
+
+def test_those_that_wait_return_to_the_queue_when_the_worker_ends(node: Worker, client: Celery, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    sent = [client.send_task("t.hold", (str(gate),)).id for _ in range(TASKS)]
+    ran = begun(tmp_path, THREADS)
+    assert client.send_task("t.quick").get(timeout=60) == "quick"
+    node.kill()
+    with client.connection_for_read() as connection:
+        channel = connection.default_channel
+        left = channel.client.llen("celery") + channel.client.hlen("unacked")
+    assert left == len(sent) - len(ran)
