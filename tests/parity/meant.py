@@ -68,7 +68,8 @@ MEANT = [
         what="`signal.signal` and `multiprocessing` in a `def` task",
         prefork="work (daemonic processes may have no children)",
         ours="`signal.signal` raises `ValueError`, since a task is not on the main thread; a process that is started "
-        "by fork can hang on the lock of another thread, which the log says once: use the context `spawn` or `forkserver`",
+        "by fork can hang on the lock of another thread, which the log says once: use the context "
+        "`spawn` or `forkserver`",
     ),
     Meant(
         what="A task that swallows its cancellation",
