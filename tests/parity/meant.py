@@ -100,8 +100,10 @@ MEANT = [
     Meant(
         what="Memory, globals, crashes",
         prefork="a process a task at a time",
-        ours="shared by all tasks of the process; `worker_max_tasks_per_child` and `worker_max_memory_per_child` have "
-        "no effect; `--processes N` with `--max-tasks` or `--max-memory-mb` recycles whole workers",
+        ours="shared by all tasks of the process; `worker_max_tasks_per_child`, `worker_max_memory_per_child`"
+        " and their options recycle whole workers with `--processes N`, as `--max-tasks` and `--max-"
+        "memory-mb` do; without it the options are refused. A setting of Celery's that has no effect "
+        "here is named in the log when a worker starts",
     ),
 ]
 
