@@ -19,6 +19,7 @@ from celery import Celery, states
 from celery.backends.redis import RedisBackend
 from redis.exceptions import ResponseError
 
+from asyncworker.errors import LoopError
 from asyncworker.loop import await_, current_job, in_bridge, off_loop, off_loop_to_wait, on_loop_thread
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
@@ -72,6 +73,9 @@ _BLOCKING = _OUTCOMES | {
 #: What Celery notes of a result for whoever waits for it: the loop's thread never does, and Redis would be asked.
 _PENDING = frozenset({"add_pending_result", "remove_pending_result"})
 
+#: What waits for results. On the loop's thread it would wait for ever for a task of the same worker.
+_WAITING = frozenset({"wait_for_pending", "iter_native", "get_many", "wait_for"})
+
 
 class OffLoopBackend:
     """Any Celery result backend; inside a bridge its blocking methods run on an I/O thread, elsewhere at once.
@@ -110,6 +114,8 @@ class OffLoopBackend:
         value = getattr(self._stock, name)
         if name in _PENDING and on_loop_thread():
             return _same
+        if name in _WAITING and on_loop_thread():
+            return _refuse_to_wait
         if name in _OUTCOMES:
             if _ignoring.get():
                 return _drop
@@ -267,6 +273,12 @@ def _is_settling() -> bool:
 def _is_abandoned() -> bool:
     job = current_job.get()
     return isinstance(job, Job) and job.abandoned
+
+
+def _refuse_to_wait(*_args: Any, **_options: Any) -> Any:
+    raise LoopError(
+        "get() of a result would block the event loop, which the task that it waits for may need: await aget()"
+    )
 
 
 def _same(result: Any, **_options: Any) -> Any:

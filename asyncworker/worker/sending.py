@@ -20,6 +20,7 @@ from typing import Any
 
 import amqp
 from amqp.serialization import dumps as dump_amqp
+from celery.result import AsyncResult
 from celery.utils import uuid
 from kombu import Producer
 from kombu.exceptions import OperationalError
@@ -29,7 +30,17 @@ from asyncworker.loop import current_job, in_bridge, off_loop, off_loop_async, o
 from asyncworker.worker.job import Job
 from asyncworker.worker.persist import log_wait, until_done, waits, waits_for_server
 
-__all__ = ["NotSent", "Posting", "apost", "earned", "in_backend", "post", "send_task", "sends_what_is_earned"]
+__all__ = [
+    "NotSent",
+    "Posting",
+    "apost",
+    "earned",
+    "in_backend",
+    "of_loop",
+    "post",
+    "send_task",
+    "sends_what_is_earned",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +124,13 @@ def _is_not_sent(exc: Exception) -> bool:
     return isinstance(exc, NotSent)
 
 
+def of_loop(result: Any) -> Any:
+    """Give a result that was made on an I/O thread the backend of the loop's, which leaves the loop where it blocks."""
+    if on_loop_thread() and isinstance(result, AsyncResult):
+        result.backend = result.app.backend
+    return result
+
+
 def send_task(app: Any, stock: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
     """Send a task by its name, as ``app.send_task``, which every other way to send one ends in.
 
@@ -123,7 +141,7 @@ def send_task(app: Any, stock: Callable[..., Any], /, *args: Any, **options: Any
         options: Likewise.
     """
     if not earned.get():
-        return off_loop(stock, *args, **options)
+        return of_loop(off_loop(stock, *args, **options))
     message = _Message(app, stock, args, options)
     if in_bridge():
         return post(message.send)

@@ -29,7 +29,7 @@ from asyncworker.worker.hooks import adopt_hooks, adopt_loader, adopt_signals
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.limiting import limited, limited_on_thread
 from asyncworker.worker.results import ResultWriter
-from asyncworker.worker.sending import earned, in_backend, post, send_task, sends_what_is_earned
+from asyncworker.worker.sending import earned, in_backend, of_loop, post, send_task, sends_what_is_earned
 from asyncworker.worker.stacks import own_tasks, share_stacks, shared_tasks
 
 __all__ = [
@@ -110,7 +110,7 @@ def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, 
     name = task.name
     if in_bridge():
         call = functools.partial(apply_async, *args, **kwargs)
-        return post(call) if earned.get() else off_loop(call)
+        return post(call) if earned.get() else of_loop(off_loop(call))
     if name not in _told and not earned.get() and on_loop_thread():
         _told.add(name)
         logger.warning(

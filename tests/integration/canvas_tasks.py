@@ -7,8 +7,10 @@ import os
 from typing import Any
 
 from celery import chain, chord, current_app, group, shared_task
+from celery.result import allow_join_result
 from celery.signals import celeryd_init
 
+from asyncworker.errors import LoopError
 from asyncworker.tasks.task_result import TaskResult
 from asyncworker.tasks.waiting import _watch_of
 
@@ -129,3 +131,20 @@ async def waits() -> list[Any]:
     sent = app.send_task("c.add", (1, 2))
     looked_up = app.AsyncResult(sent.id)
     return [await TaskResult.aget(looked_up), type(_watch_of(looked_up)).__name__]
+
+
+@shared_task(name="c.blocks")
+async def blocks(of: str) -> str:
+    """Wait for a result as only other pools may."""
+    sent = {"name": lambda: current_app.send_task("c.add", (1, 2)), "task": lambda: add.delay(1), "group": _group_sent}
+    result = sent[of]()
+    assert result.id
+    try:
+        with allow_join_result():
+            return str(result.get(timeout=30))
+    except LoopError as exc:
+        return str(exc)
+
+
+def _group_sent() -> Any:
+    return _group().apply_async()

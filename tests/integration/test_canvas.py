@@ -116,3 +116,11 @@ def test_child_tasks_that_send_end_as_well(node: Callable[..., Worker], client: 
 def test_a_task_that_waits_for_another_is_told_by_redis(node: Callable[..., Worker], client: Celery[Any]) -> None:
     node("10")
     assert client.send_task("c.waits").get(timeout=TIMEOUT_S) == [3, "RedisWatch"]
+
+
+def test_waiting_for_a_result_on_the_loop_is_refused_and_names_what_to_await(
+    node: Callable[..., Worker], client: Celery[Any]
+) -> None:
+    node("10")
+    told = [client.send_task("c.blocks", (of,)).get(timeout=TIMEOUT_S) for of in ("name", "task", "group")]
+    assert all("await aget()" in each for each in told), told
