@@ -19,7 +19,8 @@
     │   └── LimitLost            a permit of the cluster could not be renewed in time
     ├── SourceError              the source of a fan-out is wrong, or raised while it was read
     ├── ItemError                an item failed in another process: what is known of its exception
-    │   └── ItemTimeout          an item passed its own time limit
+    │   ├── ItemTimeout          an item passed its own time limit
+    │   └── WorkerDied           an item's process died each time it ran, once with no other item in flight
     ├── ItemErrors               several items failed: an ExceptionGroup with the counts and the first ones
     ├── RunError
     │   ├── RunNotFound          no run of that id in the store
@@ -124,6 +125,7 @@ __all__ = [
     "StoreVersionError",
     "TaskCancelled",
     "TooManyDeliveries",
+    "WorkerDied",
 ]
 
 
@@ -198,6 +200,10 @@ class ItemError(AsyncWorkerError):
 
 class ItemTimeout(ItemError, TimeoutError):
     """An item passed its own time limit."""
+
+
+class WorkerDied(ItemError):
+    """An item's process died each time it ran, once with no other item in flight."""
 
 
 class ItemErrors(AsyncWorkerError, ExceptionGroup[Exception]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
@@ -28,6 +29,10 @@ class Recorder(Protocol):
     run_id: str
     full: bool
     """More has settled than is recorded yet, or the run may have another holder: pullers wait for `room`."""
+    careful: bool
+    """Some items may kill the process, see `isolate`; or did, see `is_convicted`."""
+    reserved: int
+    """Items below this index may begin at once; for others, `reserve` is waited for."""
 
     def finished(self, index: int, digest: bytes | None) -> bool:
         """Whether an earlier attempt of the run has finished this item; counts it as resumed."""
@@ -64,6 +69,18 @@ class Recorder(Protocol):
     def retried(self) -> None:
         """An attempt failed, and the item will be tried again."""
 
+    def is_convicted(self, index: int, digest: bytes | None) -> bool:
+        """Whether a process died while it ran this item alone: it is not run any more."""
+
+    async def isolate(self, index: int, digest: bytes | None) -> bool:
+        """Record that an item begins which was in flight when a process died; tell whether it has to run alone."""
+
+    async def survived(self) -> None:
+        """Record that the item which had to run alone has run."""
+
+    async def reserve(self, index: int) -> None:
+        """Record that an item may begin, with those after it."""
+
     def check_hold(self) -> None:
         """Become full where the run may have another holder by now. Asked before items are begun."""
 
@@ -94,6 +111,8 @@ class Tally:
     def __init__(self, progress: Progress, clock: Clock) -> None:
         self.run_id = progress.run_id
         self.full = False
+        self.careful = False
+        self.reserved = sys.maxsize
         self._base = progress
         self._clock = clock
         self._done = progress.done
@@ -195,6 +214,20 @@ class MemoryRecorder(Tally):
     def failed(self, failure: ItemFailure, digest: bytes | None = None) -> None:
         """An item failed for good."""
         self._failed += 1
+
+    def is_convicted(self, index: int, digest: bytes | None) -> bool:
+        """None is: it ends with its process."""
+        return False
+
+    async def isolate(self, index: int, digest: bytes | None) -> bool:
+        """None has to be."""
+        return False
+
+    async def survived(self) -> None:
+        """None had to."""
+
+    async def reserve(self, index: int) -> None:
+        """Nothing is recorded."""
 
     def check_hold(self) -> None:
         """Nobody else knows of it."""

@@ -21,6 +21,7 @@ from asyncworker.errors import (
     RunTakenOver,
     RunTimeout,
     StoreError,
+    WorkerDied,
 )
 from asyncworker.iterate.checkpoint import Recorder
 from asyncworker.iterate.drain import Drain
@@ -33,6 +34,7 @@ from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, failure_of, t
 from asyncworker.iterate.puller import Puller
 from asyncworker.iterate.retry import RetryPolicy, Waiting, Work
 from asyncworker.iterate.source import Row, Source
+from asyncworker.iterate.suspects import KILLED_TWICE, alone
 from asyncworker.iterate.turns import Turns
 from asyncworker.iterate.view import items_in_flight
 from asyncworker.loop import current_job
@@ -301,8 +303,11 @@ class _Engine:
 
     # -- one item ------------------------------------------------------------------------------------------------------
 
-    async def _run_item(self, work: Work, puller: Puller) -> None:
+    async def _run_item(self, work: Work, puller: Puller, *, checked: bool = False) -> None:
         item, row, digest = work
+        if not checked and (self._recorder.careful or item.index >= self._recorder.reserved):
+            await self._run_carefully(work, puller)
+            return
         if self._gate is not None and not self._gate.admit(work):
             return
         set_current_item(item)
@@ -333,6 +338,24 @@ class _Engine:
         except Exception as exc:
             # It cannot be stored: another attempt would give the like.
             self._fail(item, row, exc, digest)
+
+    async def _run_carefully(self, work: Work, puller: Puller) -> None:
+        """Run an item once it may begin: alone, where it may kill the process; not at all, where it did so twice."""
+        item, row, digest = work
+        recorder = self._recorder
+        if recorder.is_convicted(item.index, digest):
+            self._fail(item, row, WorkerDied(KILLED_TWICE), digest)
+            return
+        if recorder.careful:
+            async with alone():
+                if await recorder.isolate(item.index, digest):
+                    if not self._stopping:
+                        await self._run_item(work, puller, checked=True)
+                        await recorder.survived()
+                    return
+        await recorder.reserve(item.index)
+        if not self._stopping:
+            await self._run_item(work, puller, checked=True)
 
     def _settle_failure(self, work: Work, exc: BaseException) -> None:
         """Try again later, or record; called in the puller, where the exception is handled."""

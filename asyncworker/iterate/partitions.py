@@ -62,6 +62,7 @@ async def execute_split(
     redelivered: bool = False,
     resume: bool = False,
     force: bool = False,
+    failed_only: bool = False,
     on_change: OnChange | None = None,
     drain: Drain | None = None,
     begun: Begun | None = None,
@@ -77,6 +78,7 @@ async def execute_split(
         redelivered: The same message came again.
         resume: Continue a run that is complete: only what failed is run.
         force: Take the run from whoever holds it.
+        failed_only: Of a run that is complete, run the items that failed, those among them that killed their process.
         on_change: Where the fingerprint is not the checkpoint's; ``None``: as the options say.
         drain: Asks to stop early, for the process to end.
         begun: Is awaited once the run is held, before its partitions are sent.
@@ -117,7 +119,7 @@ async def execute_split(
     if begun is not None:
         await begun(hold)
     partitions = Partitions(run.store)
-    parts = await partitions.plan(hold, requests, again=resume)
+    parts = await partitions.plan(hold, requests, again=resume, pardon=failed_only)
     holder = _Holder(run, partitions, hold, parts, send)
     if observe is not None:
         observe(holder.progress)

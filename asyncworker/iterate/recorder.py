@@ -17,6 +17,7 @@ from asyncworker.errors import AsyncWorkerError, RunCancelled, StoreError
 from asyncworker.iterate.checkpoint import Stop, Tally
 from asyncworker.iterate.keys import Keys, Outcome
 from asyncworker.iterate.row_digests import RowDigests
+from asyncworker.iterate.suspects import Suspects
 from asyncworker.store import Batch, Bitmap, Counters, ItemFailure, ResultChunk, RunHold, RunState, patiently
 from asyncworker.store.large import put_aside
 
@@ -80,6 +81,8 @@ class StoreRecorder(Tally):
         #: Failed in an earlier attempt, and not listed by the source any more: digest, and index that they have now.
         self._kept_failures: list[tuple[bytes, int]] = []
         self._failure_digests: list[bytes] = []
+        self._suspects = Suspects(hold, first_index)
+        self.careful, self.reserved = self._suspects.any, self._suspects.reserved
         self._next_chunk = hold.next_chunk
         self._results: list[tuple[int, bytes, bytes | None]] = []
         self._results_bytes = 0
@@ -91,6 +94,8 @@ class StoreRecorder(Tally):
         self._room.set()
         self._flusher: asyncio.Task[None] | None = None
         self._stop: Stop | None = None
+        self._given_up = False
+        self._cuts = self._cuts_written = 0
         self._unwritten: Batch | None = None
         self._written_at = self._cut_at = clock.monotonic()
         self._lease_s = lease_s
@@ -105,6 +110,7 @@ class StoreRecorder(Tally):
         Raises:
             SourceError: The item's key is that of an earlier item.
         """
+        self._suspects.seen = index + 1
         if digest is not None and self._keys is not None:
             found = self._keys.seen(digest, index)
         else:
@@ -198,6 +204,45 @@ class StoreRecorder(Tally):
         ):
             self._hold_back()
 
+    def is_convicted(self, index: int, digest: bytes | None) -> bool:
+        """Whether a process died while it ran this item alone: it is not run any more."""
+        return self._suspects.is_convicted(index, digest)
+
+    async def isolate(self, index: int, digest: bytes | None) -> bool:
+        """Record that an item begins which was in flight when a process died; tell whether it has to run alone.
+
+        Called for one item at a time. The first one beyond ends it, before others begin.
+        """
+        suspects = self._suspects
+        if not suspects.isolating:
+            return False
+        alone = index < suspects.below
+        if alone:
+            suspects.put_on_trial(index, digest)
+        else:
+            suspects.acquit()
+            self.careful = suspects.any
+        await self._until_cut_is_written()
+        return alone
+
+    async def survived(self) -> None:
+        """Record that the item which had to run alone has run, before one of another run does."""
+        self._suspects.survived()
+        await self._until_cut_is_written()
+
+    async def reserve(self, index: int) -> None:
+        """Record that an item may begin, with those after it."""
+        while index >= self.reserved and not (self._given_up or self._closed):
+            await self._until_cut_is_written()
+
+    async def _until_cut_is_written(self) -> None:
+        """Wait until what stands now is in the store, or the run is being stopped."""
+        wanted = self._cuts + 1
+        while self._cuts_written < wanted and not (self._given_up or self._closed):
+            self._changed = True
+            self._hold_back()
+            await self.room()
+
     def check_hold(self) -> None:
         """Hold pullers back where nothing was written for a lease."""
         if self._clock.monotonic() >= self._held_until and not self._closed:
@@ -267,6 +312,7 @@ class StoreRecorder(Tally):
             self._give_up(StoreError(f"run {self.run_id}: its checkpoint cannot be written: {exc!r}"))
 
     def _give_up(self, reason: AsyncWorkerError) -> None:
+        self._given_up = True
         self.full = False
         self._room.set()
         if self._stop is not None:
@@ -334,6 +380,9 @@ class StoreRecorder(Tally):
         held_until = self._clock.monotonic() + self._lease_s
         cancel_requested = await self._store.write(self._hold, batch, self._next_chunk)
         self._held_until = held_until
+        self._suspects.stored(batch.reserved)
+        self.reserved = self._suspects.reserved
+        self._cuts_written = self._cuts
         self._next_chunk += max(len(batch.results), len(batch.keys))
         return cancel_requested
 
@@ -347,7 +396,10 @@ class StoreRecorder(Tally):
         first_row, rows = (0, b"") if self._rows is None else self._rows.take()
         self._changed = False
         self._cut_at = self._clock.monotonic()
+        self._cuts += 1
+        careful: dict[str, Any] = self._suspects.to_store(closing=state != "running")
         return Batch(
+            **careful,
             counters=Counters(self._done, self._skipped, self._failed, self._retried, self._resumed),
             finished_map=bytes(self._map) if self._keys is None else b"",
             results=_chunks(results, self.CHUNK_ITEMS, self.CHUNK_BYTES),

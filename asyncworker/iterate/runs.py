@@ -103,6 +103,7 @@ async def execute_run(
         return await run_items(call, source, options, recorder=memory, drain=drain, clock=clock)
     on_change = on_change or options.on_change
     asked = request_for(run_id, task, source, options, fingerprint, request, message, clock)
+    asked = msgspec.structs.replace(asked, pardon=failed_only)
     hold = await take_run(
         store,
         asked,
@@ -209,6 +210,7 @@ async def take_run(
                 resume=resume,
                 on_change=on_change,
                 only_if=lambda row: row is None or row.state != "running" or (force and not request.is_of(row.message)),
+                forced=force,
             )
             return msgspec.structs.replace(hold, asked_at_s=asked_at_s)
         except RunTakenOver:

@@ -13,6 +13,7 @@ from asyncworker.store.bitmap import Bitmap
 from asyncworker.store.patience import patiently, wait_writable
 from asyncworker.store.payloads import Payload, Payloads
 from asyncworker.store.records import (
+    RESERVED_AT_FIRST,
     Batch,
     Counters,
     DeadLetter,
@@ -57,6 +58,7 @@ __all__ = [
     "Payload",
     "Payloads",
     "Progress",
+    "RESERVED_AT_FIRST",
     "ResultChunk",
     "RunHold",
     "RunRequest",

@@ -48,6 +48,7 @@ async def end_unheld_run(store: Store, seen: Progress, state: RunState, error: s
             "state": state,
             "error": error,
             "fence": row.fence + 1,
+            "died": row.died or row.state == "running",
             "finished_at": at,
             "updated_at": at,
         }

@@ -27,13 +27,16 @@ class Partitions:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def plan(self, hold: RunHold, requests: Sequence[RunRequest], *, again: bool) -> list[Partition]:
+    async def plan(
+        self, hold: RunHold, requests: Sequence[RunRequest], *, again: bool, pardon: bool = False
+    ) -> list[Partition]:
         """Make the partitions of a run that has none; make those ready that are to be gone on with.
 
         Args:
             hold: The right to write the run.
             requests: One for each partition, in order.
             again: Those that are complete, but with failed items, are to be run again as well.
+            pardon: So are items that were given up since their process died twice.
 
         Raises:
             RunTakenOver: The run has another holder now.
@@ -43,7 +46,7 @@ class Partitions:
             await self._held(connection, hold)
             parts = await partitions_of(connection, hold.run_id)
             if parts:
-                await self._make_ready(connection, hold.run_id, again)
+                await self._make_ready(connection, hold.run_id, again, pardon)
             else:
                 rows = [_new_row(hold.run_id, number, request) for number, request in enumerate(requests)]
                 await connection.execute(insert(_run), rows)
@@ -53,13 +56,15 @@ class Partitions:
             await connection.execute(update(_run).where(mine).values(partitions=len(parts), carried=carried))
         return parts
 
-    async def _make_ready(self, connection: AsyncConnection, run_id: str, again: bool) -> None:
+    async def _make_ready(self, connection: AsyncConnection, run_id: str, again: bool, pardon: bool) -> None:
         unfinished = or_(~_run.c.complete, _run.c.failed > 0) if again else ~_run.c.complete
         wanted = (_run.c.part_of == run_id) & _run.c.state.not_in(UNENDED) & unfinished
         ids = list(await connection.scalars(select(_run.c.run_id).where(wanted)))
         values: dict[str, Any] = {"state": "pending", "complete": False, "error": "", "cancel_requested": False}
         # Its last holder may not know that it was written to the end, and write that once more.
         values |= {"finished_at": None, "fence": _run.c.fence + 1}
+        if pardon:
+            values["convicted"] = ""
         counters = {"failed": 0, "retried": 0, "resumed": 0}
         await connection.execute(update(_run).where(_run.c.run_id.in_(ids)).values(values | counters))
         await connection.execute(delete(schema.failure).where(schema.failure.c.run_id.in_(ids)))
@@ -80,7 +85,7 @@ class Partitions:
             released = await connection.execute(
                 update(_run)
                 .where(unchanged & (_run.c.updated_at == seen.updated_at))
-                .values(state="pending", fence=part.fence + 1)
+                .values(state="pending", fence=part.fence + 1, died=True)
             )
         return bool(released.rowcount)
 

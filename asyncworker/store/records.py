@@ -17,6 +17,7 @@ __all__ = [
     "KeyChunk",
     "Partition",
     "Progress",
+    "RESERVED_AT_FIRST",
     "ResultChunk",
     "RunHold",
     "RunRequest",
@@ -29,6 +30,10 @@ RunState = Literal["pending", "running", "done", "failed", "cancelled"]
 
 #: A pending run has no holder: not begun yet, or released by a worker that was told to end.
 UNENDED: tuple[RunState, ...] = ("pending", "running")
+
+
+#: Items that may begin before the first checkpoint.
+RESERVED_AT_FIRST = 256
 
 
 def _now() -> datetime:
@@ -58,6 +63,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Names the process that is to run it, for people to read."""
     partitions: int = 0
     """How many partitions it is cut into; 0: none, it is undivided."""
+    pardon: bool = False
+    """Run items, too, that were given up since their process died twice."""
     started_at: datetime = msgspec.field(default_factory=_now)
 
     def is_of(self, message: str) -> bool:
@@ -210,6 +217,12 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     state: RunState = "running"
     complete: bool = False
     error: str = ""
+    reserved: int = 0
+    """Items below this place in the source may begin."""
+    suspect: str = ""
+    """The item that runs alone, since a process died when it was in flight."""
+    suspects_below: int = 0
+    """Items below this place that are not finished have to run alone; 0: none."""
     at: datetime
 
 
@@ -229,6 +242,12 @@ class RunHold(msgspec.Struct, frozen=True, kw_only=True):
     asked_at_s: float | None = None
     """When it was asked for, by its holder's monotonic clock: from then on others may count its silence."""
     finished_map: bytes = b""
+    reserved: int = RESERVED_AT_FIRST
+    """Items below this place in the source may begin."""
+    suspects_below: int = 0
+    """Items below this place that are not finished were in flight when a process died, or may have been; 0: none."""
+    convicted: tuple[str, ...] = ()
+    """Items, by key or index, that were running alone when a process died."""
     keys: list[KeyChunk] = []
     """Keyed runs: all that was stored, oldest first."""
     rows: bytes = b""

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
+from asyncworker.store.records import RESERVED_AT_FIRST
 from asyncworker.store.storable import IdText, StorableText
 
 __all__ = [
@@ -42,7 +43,7 @@ __all__ = [
     "version",
 ]
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -99,6 +100,13 @@ run = Table(
     Column("message", StorableText, nullable=False),
     # Which process runs it, for people to read.
     Column("holder", StorableText, nullable=False, default=""),
+    # Of items that may kill their process: below which place items may have begun, below which place they have to run
+    # alone, and which one does; whether the last holder fell silent; which items were given up, one a line.
+    Column("reserved", BigInteger, nullable=False, default=RESERVED_AT_FIRST),
+    Column("suspects_below", BigInteger, nullable=False, default=0),
+    Column("suspect", StorableText, nullable=False, default=""),
+    Column("died", Boolean, nullable=False, default=False),
+    Column("convicted", StorableText, nullable=False, default=""),
     Column("total", BigInteger),
     Column("done", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),

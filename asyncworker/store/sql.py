@@ -20,9 +20,19 @@ from asyncworker.store.decide import Continue, OnChange, Recall, Refuse, Start, 
 from asyncworker.store.parts import PROGRESS_COLUMNS, merged, partitions_of, progress_of, whole_or_part
 from asyncworker.store.payloads import Payloads
 from asyncworker.store.quiet import said
-from asyncworker.store.records import UNENDED, Batch, Counters, ItemFailure, Progress, RunHold, RunRequest
+from asyncworker.store.records import (
+    RESERVED_AT_FIRST,
+    UNENDED,
+    Batch,
+    Counters,
+    ItemFailure,
+    Progress,
+    RunHold,
+    RunRequest,
+)
 from asyncworker.store.schema import checksum_of, first_fence
 from asyncworker.store.silence import Silence
+from asyncworker.store.suspicion import suspicion_of
 
 __all__ = ["WRITES", "OnChange", "Store"]
 
@@ -60,6 +70,7 @@ class Store:
         resume: bool = False,
         on_change: OnChange = "error",
         only_if: Callable[[Row[Any] | None], bool] | None = None,
+        forced: bool = False,
     ) -> RunHold:
         """Take the right to write a run, from whoever has it.
 
@@ -74,6 +85,7 @@ class Store:
             resume: Continue a complete run as well; only items that failed or were never seen are run.
             on_change: Where the stored fingerprint is another: raise, start afresh, or continue all the same.
             only_if: Given the stored row, says whether it is still what the caller has decided by.
+            forced: Whoever runs it is alive: none of its items is suspected of having killed a process.
 
         Raises:
             RunTakenOver: It is not, by `only_if`.
@@ -88,7 +100,7 @@ class Store:
                         row = await self._locked(connection, request.run_id)
                         if only_if is not None and not only_if(row):
                             raise RunTakenOver(f"run {request.run_id}: another process took it a moment before")
-                        return await self._begin(connection, request, row, redelivered, resume, on_change)
+                        return await self._begin(connection, request, row, redelivered, resume, on_change, forced)
                 except IntegrityError:
                     # Another process made the row between our look and our insert: its row is there to be read now.
                     if last_try:
@@ -108,6 +120,7 @@ class Store:
         redelivered: bool,
         resume: bool,
         on_change: OnChange,
+        forced: bool,
     ) -> RunHold:
         stored: Any = row
         match decide(stored, request, redelivered=redelivered, resume=resume, on_change=on_change):
@@ -117,7 +130,7 @@ class Store:
                 ended = progress_of(stored)
                 return _hold(ended, stored.fence, stored.keyed, finished=ended)
             case Continue():
-                return await self._continue(connection, request, stored)
+                return await self._continue(connection, request, stored, forced)
             case Start():
                 fence = first_fence() if row is None else row.fence + 1
                 return await self._start(connection, request, fence=fence, row=row)
@@ -160,6 +173,11 @@ class Store:
             "checksum": checksum_of(b"", 0, 0),
             "request": request.request,
             "holder": request.holder,
+            "reserved": RESERVED_AT_FIRST,
+            "suspects_below": 0,
+            "suspect": "",
+            "died": False,
+            "convicted": "",
             "partitions": 0,
         }
         if row is None:
@@ -172,7 +190,7 @@ class Store:
             await connection.execute(delete(schema.run).where(schema.run.c.part_of == request.run_id))
         return _hold(progress, fence, request.keyed, again=row is not None, cancel_requested=cancel_requested)
 
-    async def _continue(self, connection: AsyncConnection, request: RunRequest, row: Row[Any]) -> RunHold:
+    async def _continue(self, connection: AsyncConnection, request: RunRequest, row: Row[Any], forced: bool) -> RunHold:
         run_id = request.run_id
         check_map(row)
         keys = []
@@ -183,8 +201,17 @@ class Store:
         bodies = select(schema.row_chunk.c.body).where(schema.row_chunk.c.run_id == run_id)
         rows_read = b"".join(await connection.scalars(bodies.order_by(schema.row_chunk.c.first_row)))
         cancel_requested = await cancelling.take(connection, run_id, row)
+        suspicion = suspicion_of(row, request, forced)
+        if suspicion.progressed:
+            # What was settled since the last death counts for more than that there were so many.
+            await connection.execute(delete(schema.delivery).where(schema.delivery.c.task_id == run_id))
         changes = {
             "state": "running",
+            "reserved": suspicion.reserved,
+            "suspects_below": suspicion.below,
+            "suspect": "",
+            "died": False,
+            "convicted": "\n".join(suspicion.convicted),
             "complete": False,
             "error": "",
             "attempt": row.attempt + 1,
@@ -219,6 +246,9 @@ class Store:
             row.keyed,
             next_chunk=max([-1, *(count for count in chunk_counts if count is not None)]) + 1,
             finished_map=bytes(row.finished_map),
+            reserved=suspicion.reserved,
+            suspects_below=suspicion.below,
+            convicted=suspicion.convicted,
             keys=keys,
             rows=rows_read,
             again=True,
@@ -271,6 +301,9 @@ class Store:
             "complete": batch.complete,
             "error": batch.error,
             "finished_map": batch.finished_map,
+            "reserved": batch.reserved,
+            "suspect": batch.suspect,
+            "suspects_below": batch.suspects_below,
             "checksum": checksum_of(batch.finished_map, counters.done, counters.skipped),
             "updated_at": batch.at,
         }

@@ -147,6 +147,7 @@ async def run_iterate(
         "redelivered": bool((self.request.delivery_info or {}).get("redelivered")),
         "resume": resume,
         "force": force,
+        "failed_only": failed_only,
         "drain": drain_of_this_job(settings),
         "begun": functools.partial(_forget_earlier_outcome, self),
     }
@@ -155,7 +156,7 @@ async def run_iterate(
             if run.options.partitions > 1:
                 outcome = await execute_split(run, partition_sender(self), observe=meta.observe, **how)
             else:
-                outcome = await run.execute_whole(observe=meta.observe, failed_only=failed_only, **how)
+                outcome = await run.execute_whole(observe=meta.observe, **how)
     except RunDrained as exc:
         logger.info("%s", exc)
         raise Reject(str(exc), requeue=True) from exc

@@ -11,7 +11,7 @@ import redis
 from celery import Celery
 
 from asyncworker.cli.embedded import EmbeddedServer
-from asyncworker.errors import TooManyDeliveries
+from asyncworker.errors import TooManyDeliveries, WorkerDied
 from tests.integration import tasks
 from tests.servers.command import asyncworker
 from tests.servers.worker import Worker
@@ -78,3 +78,26 @@ def test_an_innocent_task_that_is_delivered_again_leaves_no_trace(
         assert second.stop() == 0
         assert result.state == "SUCCESS"
     assert dead(worker_env, "list", "--json").stdout == ""
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_an_item_that_kills_its_worker_fails_and_the_rest_is_done(
+    worker: Callable[..., Worker], client: Celery, tmp_path: Path, partitions: int
+) -> None:
+    log, env = tmp_path / "log", {"ASYNCWORKER_LEASE_S": "3", "ASYNCWORKER_MAX_DELIVERIES": "2"}
+    item = client.tasks["t.poison_item"].partial(poison=[137], log=str(log))
+    result = item.options(concurrency=10, partitions=partitions).iterate(number=range(400)).delay()
+    for attempt in (1, 2):
+        victim = worker(tasks.__name__, "--without-mingle", env=env, name=f"victim{attempt}@test", ready=False)
+        victim.wait(120)
+    survivor = worker(tasks.__name__, "--without-mingle", env=env, name="survivor@test")
+    with pytest.raises(WorkerDied, match="the worker process died twice while running this item"):
+        result.get(timeout=120)
+    progress = result.progress()
+    assert (progress.done, progress.failed, progress.complete) == (399, 1, True)
+    assert [failure.index for failure in result.errors()] == [137]
+    assert result.resume().progress().run_id == result.id
+    with pytest.raises(WorkerDied):
+        result.get(timeout=120)
+    assert survivor.returncode is None
+    assert log.read_text().split() == ["137", "137"]

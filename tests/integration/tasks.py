@@ -364,6 +364,16 @@ async def poison(unless: str) -> str:
     return "survived"
 
 
+@shared_task(name="t.poison_item")
+async def poison_item(number: int, poison: list[int], log: str) -> int:
+    """Kills its worker for certain numbers."""
+    if number in poison:
+        append(log, str(number))
+        os.kill(os.getpid(), signal.SIGKILL)
+    await asyncio.sleep(0.01)
+    return number
+
+
 @shared_task(name="t.dies")
 async def dies(log: str) -> None:
     append(log, "begun")

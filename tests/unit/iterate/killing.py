@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from sqlalchemy import select
 from asyncworker.errors import RunTakenOver
 from asyncworker.iterate import Source, TaskSource, source_from_wire, source_of, source_of_rows
 from asyncworker.iterate.keys import digest_of
+from asyncworker.iterate.suspects import KILLED_TWICE
 from asyncworker.store import Bitmap, Store, schema
 from asyncworker.store.chunks import keys_from_row
 from tests.unit.iterate.clocks import IdleClock
@@ -94,17 +96,17 @@ async def killed_and_resumed(
     now = values
     held: set[int] = set()
     failed: set[int] = set()
+    options: dict[str, Any] = {
+        "concurrency": concurrency,
+        "key": "x" if keyed else None,
+        "backoff_s": FLUSH_S,
+        "checkpoint_every_s": FLUSH_S,
+    }
     async with clock.running():
         for dies_after in [*kills, None]:
             process = Process(store, clock, dies_after)
             try:
-                outcome = await process.run(
-                    KINDS[kind](now),
-                    concurrency=concurrency,
-                    key="x" if keyed else None,
-                    backoff_s=FLUSH_S,
-                    checkpoint_every_s=FLUSH_S,
-                )
+                outcome = await process.run(KINDS[kind](now), **options)
                 ended = True
             except RunTakenOver:
                 ended = False
@@ -119,6 +121,11 @@ async def killed_and_resumed(
             if keyed:
                 # Re-ordered, with some gone and some new: what is known by its key does not mind, what is gone stays.
                 now = data.draw(SOURCES)
+        if any(failure.message == KILLED_TWICE for failure in await store.errors("run")):
+            # As it seemed to the run; it is innocent, and whoever knows that has it run again.
+            assert len(kills) > 1
+            process = Process(store, clock, None)
+            outcome = await process.run(KINDS[kind](now), resume=True, failed_only=True, **options)
     # After those that are listed, those that were settled before and are listed no more.
     gone = (held | failed) - set(now) if keyed else set()
     results, skipped, failing = undisturbed([*now, *gone])

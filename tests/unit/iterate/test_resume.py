@@ -96,7 +96,7 @@ async def test_a_holder_that_is_overtaken_stops_and_spoils_nothing(store: Store)
     first = asyncio.create_task(execute(slow, source, store))
     while not await store.runs():
         await asyncio.sleep(0)
-    outcome = await execute(fast, source, store, resume=True)
+    outcome = await execute(fast, source, store, resume=True, force=True)
     release.set()
     with pytest.raises(RunTakenOver):
         await first

@@ -1,0 +1,85 @@
+"""Items that a process ran when it died: each runs alone once, and one that kills its process again has failed.
+
+An item begins only once the store knows that it may: the checkpoint reserves the next few hundred places of the
+source, and more where items are fast. So what was in flight at a death is among the items below the reserved place that
+are not finished. The next attempt runs these one at a time, and writes down which before it begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+
+from asyncworker.store import RESERVED_AT_FIRST, RunHold
+
+__all__ = ["KILLED_TWICE", "Suspects", "alone"]
+
+KILLED_TWICE = "the worker process died twice while running this item"
+
+
+_locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+
+
+def alone() -> asyncio.Lock:
+    """Return what is held while an item runs that may kill the process: of all the runs in it, only one has one."""
+    return _locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+class Suspects:
+    """What one attempt at a run knows of items that may kill its process.
+
+    Attributes:
+        below: Items below this index that are not finished ran when a process died, or may have; they run one by one.
+        current: The one that runs now.
+        reserved: Items below this index may begin, by what is stored.
+        isolating: Some of the suspects have not run yet.
+    """
+
+    def __init__(self, hold: RunHold, first_index: int) -> None:
+        self._first_index = first_index
+        self._convicted = frozenset(hold.convicted)
+        self._seen_at_cut = self.seen = first_index
+        self.below = first_index + hold.suspects_below
+        self.isolating = hold.suspects_below > 0
+        self.current = ""
+        self.reserved = first_index + hold.reserved
+
+    @property
+    def any(self) -> bool:
+        """Whether an item may be one of them."""
+        return self.isolating or bool(self._convicted)
+
+    def is_convicted(self, index: int, digest: bytes | None) -> bool:
+        """Whether a process died while it ran this item alone."""
+        return _name(index, digest) in self._convicted
+
+    def put_on_trial(self, index: int, digest: bytes | None) -> None:
+        """Note which one runs now."""
+        self.current = _name(index, digest)
+
+    def survived(self) -> None:
+        """Note that it has run."""
+        self.current = ""
+
+    def acquit(self) -> None:
+        """All of them have run, and the process lives."""
+        self.isolating = False
+        self.below, self.current = self._first_index, ""
+
+    def to_store(self, *, closing: bool) -> dict[str, int | str]:
+        """Return what the next checkpoint says; it reserves as much again as was begun since the last one."""
+        ahead = max(RESERVED_AT_FIRST, 2 * (self.seen - self._seen_at_cut))
+        self._seen_at_cut = self.seen
+        return {
+            "reserved": max(self.below, self.seen + ahead) - self._first_index,
+            "suspect": "" if closing else self.current,
+            "suspects_below": self.below - self._first_index,
+        }
+
+    def stored(self, reserved: int) -> None:
+        """Note that a checkpoint was written."""
+        self.reserved = self._first_index + reserved
+
+
+def _name(index: int, digest: bytes | None) -> str:
+    return str(index) if digest is None else digest.hex()

@@ -1,0 +1,47 @@
+"""What the row of a run whose holder died says of the items that may have killed it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from asyncworker.store.records import RESERVED_AT_FIRST, RunRequest
+
+__all__ = ["Suspicion", "suspicion_of"]
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """Which items the next attempt has to be careful with.
+
+    Attributes:
+        below: Items below this place that are not finished have to run alone.
+        convicted: Items that are not run any more.
+        reserved: Items below this place may begin.
+        progressed: A process has died, and something was settled since the one before.
+    """
+
+    below: int
+    convicted: tuple[str, ...]
+    reserved: int
+    progressed: bool
+
+
+def suspicion_of(row: Any, request: RunRequest, forced: bool) -> Suspicion:
+    """Read a stored run that somebody is to go on with.
+
+    Args:
+        row: The run.
+        request: What is asked for.
+        forced: It is taken from a holder that is alive.
+    """
+    died = row.died or (row.state == "running" and not forced)
+    convicted = () if request.pardon else tuple(row.convicted.split("\n")) if row.convicted else ()
+    caught = died and bool(row.suspect)
+    if caught:
+        convicted += (row.suspect,)
+    below = row.suspects_below
+    if died and not below:
+        below = row.reserved
+    settled = row.done + row.skipped + row.failed
+    return Suspicion(below, convicted, max(RESERVED_AT_FIRST, below), died and (caught or settled > row.carried))
