@@ -233,6 +233,7 @@ class StoreRecorder(Tally):
     async def reserve(self, index: int) -> None:
         """Record that an item may begin, with those after it."""
         while index >= self.reserved and not (self._given_up or self._closed):
+            self._suspects.wait_for_more()
             await self._until_cut_is_written()
 
     async def _until_cut_is_written(self) -> None:

@@ -43,6 +43,7 @@ class Suspects:
         self.isolating = hold.suspects_below > 0
         self.current = ""
         self.reserved = first_index + hold.reserved
+        self._is_waited_for = False
 
     @property
     def any(self) -> bool:
@@ -66,10 +67,15 @@ class Suspects:
         self.isolating = False
         self.below, self.current = self._first_index, ""
 
+    def wait_for_more(self) -> None:
+        """Note that an item waits for the next checkpoint: that one reserves many more."""
+        self._is_waited_for = True
+
     def to_store(self, *, closing: bool) -> dict[str, int | str]:
-        """Return what the next checkpoint says; it reserves as much again as was begun since the last one."""
-        ahead = max(RESERVED_AT_FIRST, 2 * (self.seen - self._seen_at_cut))
-        self._seen_at_cut = self.seen
+        """Return what the next checkpoint says; it reserves twice what was begun since the last one."""
+        factor = 8 if self._is_waited_for else 2
+        ahead = max(RESERVED_AT_FIRST, factor * (self.seen - self._seen_at_cut))
+        self._seen_at_cut, self._is_waited_for = self.seen, False
         return {
             "reserved": max(self.below, self.seen + ahead) - self._first_index,
             "suspect": "" if closing else self.current,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections import Counter
 from typing import Any
 
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from asyncworker.errors import RunTakenOver
 from asyncworker.iterate import RunOutcome, source_of
 from asyncworker.iterate.suspects import KILLED_TWICE
-from asyncworker.store import Batch, RunHold, Store
+from asyncworker.store import Batch, Partitions, RunHold, Store, open_store
+from tests.unit.iterate.clocks import IdleClock
 from tests.unit.iterate.running import execute, results_of
+from tests.unit.iterate.test_killing_partitions import Dying
 
 COUNT = 400
 
@@ -114,12 +117,6 @@ async def test_only_what_may_have_been_in_flight_runs_alone(store: Store) -> Non
 @settings(max_examples=15)
 @given(poison=st.sets(st.integers(0, 299), max_size=3), partitions=st.integers(2, 4))
 def test_partitions_lose_only_what_kills_them(poison: set[int], partitions: int) -> None:
-    import tempfile
-
-    from asyncworker.store import Partitions, open_store
-    from tests.unit.iterate.clocks import IdleClock
-    from tests.unit.iterate.test_killing_partitions import Dying
-
     class Poisoned(Dying):
         async def call(self, row: dict[str, Any]) -> Any:
             self.seen.dead = self.seen.dead or row["x"] in poison
