@@ -266,9 +266,13 @@ def source_of_rows(rows: Any) -> Source:
 def _bytes_of(identity: Any) -> bytes:
     try:
         # In which order keyword arguments are given is no part of what they are.
-        return msgspec.json.encode(identity, enc_hook=repr, order="sorted")
-    except TypeError:  # keys that are not text
-        return msgspec.json.encode(identity, enc_hook=repr)
+        try:
+            return msgspec.json.encode(identity, enc_hook=repr, order="sorted")
+        except TypeError:  # keys that are not text
+            return msgspec.json.encode(identity, enc_hook=repr)
+    except (ValueError, OverflowError):
+        # Half a surrogate pair, as in a file name that is not UTF-8.
+        return repr(identity).encode(errors="backslashreplace")
 
 
 def _products(columns: list[Column]) -> Iterator[tuple[Any, ...]]:

@@ -115,3 +115,20 @@ async def test_leases_deliveries_and_dead_letters_of_any_id(store: Store) -> Non
     for text in NASTY:
         assert await leases.look(text) is not None
         assert (await deliveries.dead_one(text)).reason == text
+
+
+async def test_a_list_of_file_names_that_are_not_utf8_runs_by_key(store: Store) -> None:
+    """Keys, failures and results have them, and each item is one of its own."""
+
+    async def call(row: dict[str, str]) -> int:
+        if row["x"].startswith("b"):
+            raise ValueError(f"cannot read {row['x']}")
+        return len(row["x"])
+
+    names = ["a\udc80", "a\udc81", "b\udc80", "c\0"]
+    await execute(call, source_of({"x": names}), store, key="x")
+    assert [(failure.key, failure.message) for failure in await store.errors("run")] == [
+        ("b\udc80", "cannot read b\udc80")
+    ]
+    progress = await store.progress("run")
+    assert (progress.done, progress.failed, progress.complete) == (3, 1, True)
