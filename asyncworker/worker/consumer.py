@@ -17,6 +17,7 @@ from kombu.utils.encoding import safe_repr
 from vine import promise
 
 from asyncworker.worker.containment import is_broker_error
+from asyncworker.worker.copies import Copies, NotedSettlement
 from asyncworker.worker.dead_letters import bury, letter_of
 from asyncworker.worker.persist import log_wait
 from asyncworker.worker.refusals import PAUSE_S, RefusedForNow
@@ -53,6 +54,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
         if hasattr(self.pool, "fetch_more"):
             self.pool.fetch_more = self._fetch_more
         self._collects_acks = getattr(self.conninfo.get_transport_cls(), "collects_acks", False)
+        self._copies = Copies(self)
         #: Strategies take this name when they are made, and timers of an eta and of rate limits call it.
         self.on_task_request = self._take_request
 
@@ -104,7 +106,8 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
             try:
                 reason = objection(message)
                 if reason is None:
-                    handle(message)
+                    if not self._copies.takes(message):
+                        handle(message)
                 else:
                     self.on_invalid_task(None, message, InvalidTaskError(reason))
             except Exception as exc:
@@ -164,7 +167,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
     def _promise(self, call_soon: Any, args: tuple[Any], on_error: Callable[..., Any]) -> Any:
         if self.restart_count > 0 and not self._maximum_prefetch_restored:
             # Something more is to follow them then.
-            return promise(call_soon, args, on_error=on_error)
+            return promise(call_soon, (NotedSettlement(args[0]),), on_error=on_error)
         return _Settlement(self, args[0])
 
 
@@ -216,6 +219,7 @@ class _Settlement:
 
     def __call__(self, *args: Any) -> Any:
         settle = getattr(self._message, self._name)
+        NotedSettlement.note(self._message, self._name, bool(args[2:] and args[2]))
         try:
             return self._consumer.call_soon(settle, *args)
         except Exception as exc:

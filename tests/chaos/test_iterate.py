@@ -118,11 +118,12 @@ def test_a_message_that_comes_again_while_its_run_is_held_waits(
     def times(event: str) -> int:
         return (first.log() + second.log()).count(f"asyncworker.iterate[{result.id}] {event}")
 
-    while times("received") < 2:  # by either of the two
+    again = "is delivered again to this process"
+    while times("received") + times(again) < 2:  # by either of the two
         time.sleep(0.02)
     assert times("succeeded") == 0
     assert result.get(timeout=GET_S)["done"] == count
-    while times("ignored") < 1:
+    while times("ignored") + times(again) < 1:
         time.sleep(0.02)
     assert times("succeeded") == 1
     assert (first.log() + second.log()).count("t.logged_link") >= 2  # received, succeeded

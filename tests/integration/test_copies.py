@@ -1,0 +1,108 @@
+"""A message that is held for longer than the broker's patience: its task runs once all the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from asyncworker.cli.embedded import EmbeddedServer
+from tests.integration import tasks
+from tests.servers.client import client_app
+from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.redelivery import redeliver
+from tests.servers.worker import Worker
+
+MODULE = tasks.__name__
+APP = "tests.integration.impatient_app"
+#: A heartbeat a second: what is held is renewed with it.
+ENV = {"ASYNCWORKER_LEASE_S": "10"}
+
+
+def wait_until_settled(valkey: EmbeddedServer, *nodes: Worker) -> None:
+    until = time.monotonic() + 60
+    with redis.Redis.from_url(valkey.redis_url) as broker:
+        while broker.hlen("unacked") or broker.llen("celery"):
+            assert time.monotonic() < until, "\n".join(node.log() for node in nodes)
+            time.sleep(0.05)
+
+
+@pytest.mark.skipif("os.environ.get('ASYNCWORKER_TESTS_FAST') == '0'", reason="kombu's own transport")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", ["t.logged_late", "t.logged_link"])
+def test_an_eta_beyond_the_visibility_timeout_runs_once(
+    worker: Callable[..., Worker], client: Celery[Any], valkey: EmbeddedServer, tmp_path: Path, name: str, workers: int
+) -> None:
+    """Acknowledged late or early; others look for messages that have waited for too long."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    nodes = [worker(MODULE, "--without-mingle", app=APP, env=ENV, name=f"{n}@test") for n in range(workers)]
+    results = []
+    for number in range(3):
+        args = (str(folder / str(number)), 0) if name == "t.logged_late" else (str(folder / str(number)),)
+        results.append(client.tasks[name].apply_async(args, countdown=13))
+    for result in results:
+        result.get(timeout=90)
+    wait_until_settled(valkey, *nodes)
+    word = "begun" if name == "t.logged_late" else "linked"
+    assert [path.read_text().count(word) for path in sorted(folder.iterdir())] == [1, 1, 1]
+    assert sum(node.log().count("] received") for node in nodes) == 3
+
+
+@pytest.mark.parametrize("fast", ["0", "1"], ids=["kombu's transport", "own transport"])
+@pytest.mark.parametrize("kind", ["eta", "running", "fan-out"])
+def test_a_copy_of_what_a_process_holds_is_not_run(
+    worker: Callable[..., Worker], client: Celery[Any], valkey: EmbeddedServer, tmp_path: Path, fast: str, kind: str
+) -> None:
+    log = tmp_path / "log"
+    node = worker(MODULE, "--without-mingle", env={"ASYNCWORKER_FAST_BROKER": fast})
+    if kind == "fan-out":
+        item = client.tasks["t.item"].partial(log=str(log), pause_s=0.5).options(concurrency=1)
+        result: Any = item.iterate(number=range(20)).delay()
+    else:
+        countdown = 10 if kind == "eta" else None
+        result = client.tasks["t.logged_late"].apply_async(
+            (str(log), 10 if kind == "running" else 0), countdown=countdown
+        )
+    node.wait_for_log(f"[{result.id}] received")
+    redeliver(valkey)
+    node.wait_for_log(f"[{result.id}] is delivered again to this process")
+    result.get(timeout=90)
+    wait_until_settled(valkey, node)
+    assert node.log().count("] received") == 1
+    lines = log.read_text().split()
+    assert sorted(lines) == (sorted(map(str, range(20))) if kind == "fan-out" else ["begun", "ended"])
+
+
+@pytest.mark.parametrize("kind", ["eta", "running"])
+def test_a_copy_that_comes_with_a_new_connection_is_acknowledged_when_the_task_is_done(
+    worker: Callable[..., Worker], rabbitmq: RabbitMQ, valkey: EmbeddedServer, tmp_path: Path, kind: str
+) -> None:
+    """The first delivery cannot be acknowledged any more: the copy is all that RabbitMQ has of the task."""
+    log, vhost = tmp_path / "log", rabbitmq.add_vhost()
+    url = rabbitmq.broker_url(vhost)
+    node = worker(MODULE, "--without-mingle", env={"ASYNCWORKER_BROKER_URL": url})
+    with client_app(SimpleNamespace(broker_url=url, result_url=valkey.result_url)) as app:
+        args, countdown = (str(log), 15 if kind == "running" else 0), 15 if kind == "eta" else None
+        result = app.tasks["t.logged_late"].apply_async(args, countdown=countdown)
+        node.wait_for_log(f"[{result.id}] received")
+        rabbitmq.drop_connections(vhost)
+        if kind == "running":  # Celery forgets an eta with its connection: the copy is received anew
+            node.wait_for_log(f"[{result.id}] is delivered again to this process")
+        result.get(timeout=90)
+    rabbitmq.wait_until_settled(vhost, 60)
+    assert log.read_text().split() == ["begun", "ended"]
+
+
+def test_a_task_that_gave_its_message_back_is_run_again(
+    worker: Callable[..., Worker], client: Celery[Any], valkey: EmbeddedServer
+) -> None:
+    node = worker(MODULE, "--without-mingle")
+    assert client.tasks["t.reject_once"].delay(0.5).get(timeout=60) == "second time"
+    wait_until_settled(valkey, node)
