@@ -121,6 +121,9 @@ async def killed_and_resumed(
             if keyed:
                 # Re-ordered, with some gone and some new: what is known by its key does not mind, what is gone stays.
                 now = data.draw(SOURCES)
+                # One that was given up stays listed, so that it can be run again below.
+                given_up = [failure for failure in await store.errors("run") if failure.message == KILLED_TWICE]
+                now = [*now, *(value for value in (int(each.key) for each in given_up) if value not in now)]
         if any(failure.message == KILLED_TWICE for failure in await store.errors("run")):
             # As it seemed to the run; it is innocent, and whoever knows that has it run again.
             assert len(kills) > 1
