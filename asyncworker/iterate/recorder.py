@@ -100,6 +100,8 @@ class StoreRecorder(Tally):
         self._written_at = self._cut_at = clock.monotonic()
         self._lease_s = lease_s
         self._held_until = (self._cut_at if hold.asked_at_s is None else hold.asked_at_s) + lease_s
+        #: Since when each answer of the store has come too late to prove that the run is held.
+        self._late_since: float | None = None
         self.transactions = 0
 
     # -- told by the engine --------------------------------------------------------------------------------------------
@@ -365,9 +367,30 @@ class StoreRecorder(Tally):
         if self._written_at < self._held_until or self._closed:
             self.full = False
             self._room.set()
-        else:  # the answer was so long in coming that another process may have the run
+            self._late_since = None
+        else:
             self._hold_back()
+            self._bear_lateness()
         return cancel_requested
+
+    def _bear_lateness(self) -> None:
+        """The answer was so long in coming that another process may have the run: so may the next one be, for a while.
+
+        Raises:
+            StoreError: All were for the store's patience.
+        """
+        if self._late_since is None:
+            self._late_since = self._written_at
+            logger.warning(
+                "run %s: the store took more than a lease (%g s) to answer; no item begins until it takes less",
+                self.run_id,
+                self._lease_s,
+            )
+        elif self._written_at - self._late_since >= self._store.patience_s:
+            raise StoreError(
+                f"run {self.run_id}: each answer of the store took more than a lease ({self._lease_s:g} s), for "
+                f"{self._written_at - self._late_since:.0f} s: nobody can tell whether the run is still this process's"
+            )
 
     async def _write_once(self) -> bool:
         batch = self._unwritten

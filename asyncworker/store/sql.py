@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from asyncworker.errors import RunChanged, RunExpired, RunNotFound, RunTakenOver, StoreError
 from asyncworker.redaction import redacted
-from asyncworker.store import cancelling, failures, large, reading, schema
+from asyncworker.store import advancing, cancelling, failures, large, reading, schema
 from asyncworker.store.checks import check_map
 from asyncworker.store.chunks import key_rows, keys_from_row, result_rows, row_rows
 from asyncworker.store.decide import Continue, OnChange, Recall, Refuse, Start, decide
@@ -22,9 +22,7 @@ from asyncworker.store.payloads import Payloads
 from asyncworker.store.quiet import said
 from asyncworker.store.records import (
     RESERVED_AT_FIRST,
-    UNENDED,
     Batch,
-    Counters,
     ItemFailure,
     Progress,
     RunHold,
@@ -275,7 +273,7 @@ class Store:
         with self._translated():
             try:
                 async with self._writer.begin() as connection:
-                    cancel_requested = await self._update(connection, hold, batch)
+                    cancel_requested = await advancing.advance(connection, hold, batch)
                     for table, rows in (
                         (schema.result_chunk, result_rows(hold.run_id, batch.results, first_chunk)),
                         (schema.key_chunk, key_rows(hold, batch.keys, first_chunk)),
@@ -289,42 +287,14 @@ class Store:
                     if batch.complete and hold.keyed and hold.attempt > 1:
                         await failures.drop_earlier(connection, hold)
             except IntegrityError:
-                # Under our fence only our own earlier write of this batch can be in the way: its commit was done, but
-                # the connection was lost before we heard of it.
-                return False
+                # An earlier write of this batch may be in the way, whose connection was lost before we heard that its
+                # commit was done. Whatever else is in the way, the batch is not stored.
+                async with self.reading() as connection:
+                    cancel_asked = await advancing.written(connection, hold, batch)
+                if cancel_asked is None:
+                    raise
+                return cancel_asked
         return cancel_requested
-
-    async def _update(self, connection: AsyncConnection, hold: RunHold, batch: Batch) -> bool:
-        counters = batch.counters
-        values: dict[str, Any] = {name: getattr(counters, name) for name in Counters.__struct_fields__} | {
-            "state": batch.state,
-            "complete": batch.complete,
-            "error": batch.error,
-            "finished_map": batch.finished_map,
-            "reserved": batch.reserved,
-            "suspect": batch.suspect,
-            "suspects_below": batch.suspects_below,
-            "checksum": checksum_of(batch.finished_map, counters.done, counters.skipped),
-            "updated_at": batch.at,
-        }
-        if batch.state not in UNENDED:
-            values["finished_at"] = batch.at
-        if batch.total is not None:
-            values["total"] = batch.total
-        table = schema.run
-        written = await connection.execute(
-            update(table)
-            .where(table.c.run_id == hold.run_id, table.c.fence == hold.fence)
-            .values(values)
-            .returning(table.c.cancel_requested)
-        )
-        row = written.one_or_none()
-        if row is None:
-            raise RunTakenOver(
-                f"run {hold.run_id}: another process holds it now (this one's fence is {hold.fence}); "
-                "what this one still finishes is not recorded"
-            )
-        return bool(row.cancel_requested)
 
     async def request_cancel(self, run_id: str, *, unbegun: bool = False) -> None:
         """Ask that a run be cancelled.

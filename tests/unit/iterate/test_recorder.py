@@ -118,6 +118,31 @@ async def test_who_was_away_and_still_holds_the_run_goes_on(store: Store) -> Non
     assert outcome.progress.done == executed == 50
 
 
+async def test_a_store_whose_answers_all_come_too_late_ends_the_run(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = AwayClock()
+    write = store.write
+
+    async def late(hold: RunHold, batch: Batch, first_chunk: int) -> bool:
+        cancel_requested = await write(hold, batch, first_chunk)
+        clock.away_s += 61
+        return cancel_requested
+
+    async def call(row: dict[str, Any]) -> int:
+        clock.away_s += 61
+        await asyncio.sleep(0.01)
+        return int(row["x"])
+
+    store.write = late  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match="more than a lease"):
+        await execute(call, source_of({"x": range(50)}), store, concurrency=1, lease_s=60, clock=clock)
+    assert "no item begins until it takes less" in caplog.text
+    store.write = write  # type: ignore[method-assign]
+    outcome = await execute(call, source_of({"x": range(50)}), store, redelivered=True, concurrency=1)
+    assert outcome.progress.done == 50
+
+
 async def test_a_store_that_fails_for_a_while_is_tried_again(store: Store) -> None:
     lagging = Lagging(store, failures=2)
     lagging.may_write.set()

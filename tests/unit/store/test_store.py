@@ -10,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import delete, event
+from sqlalchemy import delete, event, insert
 
 from asyncworker.errors import (
     CheckpointCorrupt,
@@ -32,11 +33,14 @@ from asyncworker.store import (
     KeyChunk,
     Progress,
     ResultChunk,
+    RunHold,
     RunRequest,
     Store,
     open_store,
     schema,
 )
+from asyncworker.store.chunks import result_rows, row_rows
+from asyncworker.store.failures import rows_of
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -275,6 +279,40 @@ async def test_a_batch_may_be_written_twice(store: Store) -> None:
     await store.write(hold, once, 0)
     assert await all_results(store) == [(0, 0), (1, 1)]
     assert await store.errors("run") == [failure(2)]
+
+
+async def in_the_way(store: Store, hold: RunHold, batch: Batch, kind: str) -> None:
+    """Put a row where the batch has one, that is none of its own."""
+    rows = {
+        "result": (schema.result_chunk, result_rows("run", batch.results, hold.next_chunk)),
+        "row": (schema.row_chunk, row_rows(hold, batch)),
+        "failure": (schema.failure, rows_of(hold, batch)),
+    }
+    async with store.writing() as connection:
+        await connection.execute(insert(rows[kind][0]), rows[kind][1])
+
+
+@pytest.mark.parametrize("kind", ["result", "row", "failure"])
+@pytest.mark.parametrize("written_before", [False, True])
+async def test_a_batch_that_the_database_refuses_does_not_pass_for_stored(
+    store: Store, kind: str, written_before: bool
+) -> None:
+    hold = await store.begin_run(request())
+    if written_before:
+        await store.write(hold, batch([0], [b"0"]), 7)
+    refused = msgspec.structs.replace(batch([0, 1], [b"0", b"1"], failures=[failure(2)]), rows=b"12345678")
+    await in_the_way(store, hold, refused, kind)
+    with pytest.raises(StoreError, match=r"UNIQUE"):
+        await store.write(hold, refused, hold.next_chunk)
+    assert (await store.progress("run")).done == int(written_before)
+
+
+async def test_a_batch_that_is_written_twice_tells_of_a_cancel_in_between(store: Store) -> None:
+    hold = await store.begin_run(request())
+    once = batch([0], [b"0"])
+    assert not await store.write(hold, once, 0)
+    await store.request_cancel("run")
+    assert await store.write(hold, once, 0)
 
 
 async def test_what_is_not_there_is_not_found(store: Store) -> None:
