@@ -14,7 +14,7 @@ import contextvars
 import functools
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +27,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps as dump_json
 
 from asyncworker.loop import current_job, in_bridge, off_loop, off_loop_async, on_loop_thread
+from asyncworker.worker.containment import is_broker_error
 from asyncworker.worker.job import Job
 from asyncworker.worker.persist import log_wait, until_done, waits, waits_for_server
 
@@ -53,6 +54,9 @@ in_backend: contextvars.ContextVar[str] = contextvars.ContextVar("asyncworker_in
 
 #: Takes what the broker does not: whoever has set it sends that later. ``None``: the thread itself waits.
 _kept: contextvars.ContextVar[deque[_Message] | None] = contextvars.ContextVar("asyncworker_kept", default=None)
+
+#: So often a message fails in the same way, over connections of its own, until that is the message's fault.
+PROVED_BY = 3
 
 
 class NotSent(OperationalError):
@@ -200,6 +204,7 @@ class _Message:
         self._earner = current_job.get()
         self._backend_call = in_backend.get()
         self._proved = False
+        self._failures_alone: Counter[str] = Counter()
 
     def __str__(self) -> str:
         return f"sending {self._name} for {self._earner}"
@@ -219,14 +224,21 @@ class _Message:
         try:
             return self._attempt()
         except Exception as exc:
-            wrong = exc if _refuses_message(exc) else self._prove()
-            if wrong is None:
-                raise NotSent(f"{type(exc).__name__}: {exc}") from exc
-            if self._backend_call == "mark_as_failure":
-                # An errback: its failure's outcome is stored, and must not become another one.
-                logger.error("%s: the errback %s cannot be sent: %r", self._earner, self._name, wrong)
-                return self.result
-            raise wrong from (None if wrong is exc else exc)
+            failed = exc
+        wrong = failed if _refuses_message(failed) else self._prove()
+        if wrong is None and self._says_nothing_of_broker(failed):
+            try:
+                return self._attempt_alone()
+            except Exception as exc:
+                failed = exc
+                wrong = exc if self._is_proved_by(exc) else None
+        if wrong is None:
+            raise NotSent(f"{type(failed).__name__}: {failed}") from failed
+        if self._backend_call == "mark_as_failure":
+            # An errback: its failure's outcome is stored, and must not become another one.
+            logger.error("%s: the errback %s cannot be sent: %r", self._earner, self._name, wrong)
+            return self.result
+        raise wrong from (None if wrong is failed else failed)
 
     def _attempt(self) -> Any:
         with self._app.producer_pool.acquire(block=True) as producer:
@@ -235,6 +247,23 @@ class _Message:
             except Exception:
                 _renew_connection(producer)
                 raise
+
+    def _attempt_alone(self) -> Any:
+        """Send it over a connection that no other thread can have closed."""
+        with self._app.connection_for_write() as connection:
+            return self._send(producer=Producer(connection))
+
+    def _says_nothing_of_broker(self, exc: Exception) -> bool:
+        connection = self._app.producer_pool.connections.connection
+        return not (isinstance(exc, OperationalError) or is_broker_error(exc, connection))
+
+    def _is_proved_by(self, exc: Exception) -> bool:
+        """Tell whether a message is wrong that has failed alone: every time in one way, which is not the broker's."""
+        if not self._says_nothing_of_broker(exc):
+            self._failures_alone.clear()
+            return False
+        self._failures_alone[repr(exc)] += 1
+        return self._failures_alone[repr(exc)] >= PROVED_BY
 
     def _prove(self) -> Exception | None:
         """Return what is wrong with the message: it is made once more, and given to nobody."""

@@ -46,7 +46,16 @@ def _of_body(body: Any) -> str | None:
     args, kwargs, embed = body
     if embed is not None and not isinstance(embed, dict):
         return f"what follows the task is {type(embed).__name__}, expected an object"
-    return _of_call(args, kwargs)
+    return _of_call(args, kwargs) or (_of_chain(embed["chain"]) if embed and embed.get("chain") else None)
+
+
+def _of_chain(chain: Any) -> str | None:
+    # A failure is passed on along it: what cannot be read there would take the failure's outcome with it.
+    if not isinstance(chain, list | tuple) or not all(isinstance(each, dict) for each in chain):
+        return "the chain is not a list of tasks"
+    if not all(isinstance(each.get("options") or {}, dict) for each in chain):
+        return "the options of a task in the chain are not an object"
+    return None
 
 
 def _of_call(args: Any, kwargs: Any) -> str | None:

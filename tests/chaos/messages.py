@@ -84,6 +84,31 @@ def deep(levels: int) -> bytes:
     return b"[[" + b"[" * levels + b"]" * levels + b', 1], {}, {"callbacks": null}]'
 
 
+def followed_by(**links: Any) -> bytes:
+    """Return the body of a call that adds one and two, with what follows it."""
+    return json.dumps(
+        [[1, 2], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None} | links]
+    ).encode()
+
+
+def signature(options: Any) -> dict[str, Any]:
+    """Return a task that is to follow, with options that no broker may take."""
+    return {"task": TASK, "args": [1], "kwargs": {}, "options": options, "subtask_type": None, "immutable": False}
+
+
+def unsendable() -> dict[str, Any]:
+    """Return options with which a task cannot be sent by one broker or another, and which Celery does not check."""
+    return {
+        "the queue has a lone surrogate": {"queue": "\udc80"},
+        "the queue is a number": {"queue": 5},
+        "the queue's name is too long": {"queue": "q" * 300},
+        "the priority is text": {"priority": "high"},
+        "the priority is too high": {"priority": 10**9},
+        "the id is a number": {"task_id": 5},
+        "reply_to is a number": {"reply_to": 5},
+    }
+
+
 def bad_envelopes() -> dict[str, Envelope]:
     """Return messages that no worker can run, by what is wrong with them."""
     unmarked = Envelope(b"[[1, 2], {}, {}]")
@@ -100,6 +125,9 @@ def bad_envelopes() -> dict[str, Envelope]:
         "args are an object": call(body=b"[{}, {}, {}]"),
         "kwargs are a list": call(body=b"[[], [1], {}]"),
         "what follows is a number": call(body=b"[[1, 2], {}, 7]"),
+        "its chain is a number": call(body=followed_by(chain=5)),
+        "its chain holds a number": call(body=followed_by(chain=[5])),
+        "its chain has options that are a number": call(body=followed_by(chain=[signature(7)])),
         "a decimal that is none": call(body=b'[[{"__type__": "decimal", "__value__": "garbage"}, 1], {}, {}]'),
         "a date that is none": call(body=b'[[{"__type__": "datetime", "__value__": 5}, 1], {}, {}]'),
         "task is a list": call(task=["t.add"]),

@@ -23,7 +23,10 @@ from tests.chaos.messages import (
     call,
     dead_letters,
     deep,
+    followed_by,
     odd_envelopes,
+    signature,
+    unsendable,
 )
 from tests.integration import tasks
 from tests.servers.client import client_app
@@ -121,6 +124,29 @@ def test_a_message_that_is_only_unusual_runs(
         assert client.AsyncResult(task_id).get(timeout=WAIT_S) == 3, kind
     broker.wait_until_settled()
     assert not dead_letters(state_dir)
+    assert node.stop() == 0
+
+
+def test_what_follows_a_task_and_cannot_be_sent_is_not_waited_for(
+    worker: Callable[..., Worker], broker: Broker, client: Celery, transport: str
+) -> None:
+    """No broker is away: the task ends, and so does a worker that is told to."""
+    node = worker(tasks.__name__, "-c", "20", "--without-mingle")
+    envelopes = {
+        f"{link}: {kind}": call(body=followed_by(**{link: [signature(options)]}))
+        for kind, options in unsendable().items()
+        # RabbitMQ makes such a queue, and its own command cannot list it any more.
+        if not (transport.startswith("rabbitmq") and "surrogate" in kind)
+        for link in ("callbacks", "chain")
+    }
+    for envelope in envelopes.values():
+        broker.put(envelope)
+    check_alive(node, client)
+    for kind, envelope in envelopes.items():
+        result = client.AsyncResult(envelope.headers["id"])
+        result.get(timeout=WAIT_S, propagate=False)
+        assert result.state in ("SUCCESS", "FAILURE"), kind
+    broker.wait_until_settled()
     assert node.stop() == 0
 
 
