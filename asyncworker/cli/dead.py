@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncworker.cli.apps import app_command, app_option, talking_to_broker
+from asyncworker.cli.json_lines import echo_json
 from asyncworker.loop import get_loop_thread
 from asyncworker.printable import printable
 from asyncworker.settings import load_settings
@@ -43,7 +44,7 @@ def list_(app: Any, limit: int, as_json: bool) -> None:
     letters = _ask(app, lambda deliveries: deliveries.dead(limit))
     if as_json:
         for letter in letters:
-            click.echo(msgspec.json.encode({**msgspec.structs.asdict(letter), "arguments": _arguments(letter)}))
+            echo_json({**msgspec.structs.asdict(letter), "arguments": _arguments(letter)})
         return
     table = Table("id", "task", "queue", "starts", "given up", "reason")
     for letter in letters:

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from asyncworker.cli import doctor_here, doctor_servers
 from asyncworker.cli.apps import app_option, load_app
 from asyncworker.cli.findings import Finding, State, broken, told
+from asyncworker.cli.json_lines import echo_json
 from asyncworker.settings import load_settings
 
 __all__ = ["doctor"]
@@ -32,7 +32,7 @@ def doctor(ctx: click.Context, app_name: str, as_json: bool, timeout_s: float) -
     """
     findings = list(_findings(app_name, timeout_s))
     if as_json:
-        click.echo(msgspec.json.encode({"ok": not _count(findings, State.BROKEN), "findings": findings}).decode())
+        echo_json({"ok": not _count(findings, State.BROKEN), "findings": findings})
     else:
         _show(findings)
     ctx.exit(1 if _count(findings, State.BROKEN) else 0)

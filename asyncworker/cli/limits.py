@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from asyncworker.cli.apps import app_command, app_option, talking_to_broker
+from asyncworker.cli.json_lines import echo_json
 from asyncworker.errors import LimitError, SettingsError
 from asyncworker.limits import use_limits_url
 from asyncworker.limits.control import ClusterLimit, change_cluster_limit, cluster_limits
@@ -40,7 +40,7 @@ def list_(app: Any, as_json: bool) -> None:
     rows += [row for node, answer in _ask(app, "limits").items() for row in _worker_rows(node, answer)]
     if as_json:
         for row in rows:
-            click.echo(msgspec.json.encode(row))
+            echo_json(row)
         return
     table = Table("limit", "where", "kind", "key")
     for name in ("number", "held", "wait"):

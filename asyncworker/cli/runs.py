@@ -17,8 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from asyncworker import IterateResult
 from asyncworker import Progress as RunProgress
 from asyncworker.cli.apps import app_command, app_option, check_result_url, talking_to_broker
+from asyncworker.cli.json_lines import echo_json
 from asyncworker.cli.run_table import ListedRun, show_runs
-from asyncworker.errors import RunNotFound
+from asyncworker.errors import RunExpired, RunNotFound
 from asyncworker.loop import get_loop_thread
 from asyncworker.printable import printable
 from asyncworker.settings import load_settings
@@ -112,12 +113,14 @@ def watch(app: Any, run_id: str, interval_s: float, as_json: bool) -> None:
 @app_command
 def cancel(app: Any, run_id: str) -> None:
     """Ask a run to stop; what is done stays done."""
-    result, progress = _known(app, run_id)
+    result, progress = _known(app, run_id, unbegun=True)
     if progress.ended:
         click.echo(f"run {run_id}: has ended, {progress.state}; there is nothing to stop")
         return
     result.cancel()
-    click.echo(f"run {run_id}: asked to stop")
+    # Not begun and unknown look the same: there is a message somewhere, or there is none.
+    told = "no worker has begun it; the one that takes its message ends it before its first item"
+    click.echo(f"run {run_id}: " + ("asked to stop" if _is_begun(progress) else told))
 
 
 @runs.command()
@@ -126,9 +129,15 @@ def cancel(app: Any, run_id: str) -> None:
 @app_command
 def resume(app: Any, run_id: str, force: bool) -> None:
     """Send a run again, from its checkpoint: only what is not done runs, failed items among it."""
-    result, progress = _known(app, run_id)
-    with talking_to_broker(app):
-        result.resume(force=force)
+    result, progress = _known(app, run_id, unbegun=True)
+    try:
+        with talking_to_broker(app):
+            result.resume(force=force)
+    except RunNotFound as exc:
+        raise _unknown(exc) from exc
+    if not _is_begun(progress):
+        click.echo(f"run {run_id}: no longer cancelled; its message waits for a worker")
+        return
     click.echo(f"run {run_id}: sent again, {progress.done:,} items are done")
 
 
@@ -161,20 +170,39 @@ def _tasks_of(app: Any) -> list[str]:
 
 async def _listed(store: Store, run: RunProgress) -> ListedRun:
     """Find the name that its sender gave a run."""
-    request = loads(await store.request_of(run.run_id))
-    name = request.get("options", {}).get("name") if isinstance(request, dict) else None
+    try:
+        request = loads(await store.request_of(run.run_id))
+        name = request["options"].get("name")
+    except (RunNotFound, LookupError, TypeError, ValueError, AttributeError):
+        # Deleted a moment ago, or not what a sender has written: it has no name here, and the others have theirs.
+        name = None
     return ListedRun(run, str(name or ""))
 
 
-def _known(app: Any, run_id: str) -> tuple[IterateResult, RunProgress]:
+def _known(app: Any, run_id: str, *, unbegun: bool = False) -> tuple[IterateResult, RunProgress]:
+    """Return a run and where it stands; one that no worker has begun, where that is said."""
+
     async def read() -> RunProgress:
         return await (await shared_store(load_settings(conf=app.conf))).progress(run_id)
 
+    if not run_id:
+        raise click.BadParameter("empty", param_hint="RUN_ID")
     check_result_url(app)
     try:
-        return IterateResult(run_id, app=app), get_loop_thread().run(read())
+        progress = get_loop_thread().run(read())
     except RunNotFound as exc:
-        raise click.ClickException(f"{exc}; `asyncworker runs list` shows those that are there") from exc
+        if not unbegun or isinstance(exc, RunExpired):
+            raise _unknown(exc) from exc
+        progress = RunProgress.pending(run_id)
+    return IterateResult(run_id, app=app), progress
+
+
+def _unknown(exc: RunNotFound) -> click.ClickException:
+    return click.ClickException(f"{exc}; `asyncworker runs list` shows those that are there")
+
+
+def _is_begun(progress: RunProgress) -> bool:
+    return progress.attempt > 0
 
 
 def _watch_bar(result: IterateResult, progress: RunProgress, interval_s: float) -> RunProgress:
@@ -212,4 +240,4 @@ def _echo_json(*things: Any) -> None:
         told = msgspec.to_builtins(thing)
         if isinstance(thing, RunProgress):
             told |= {"rate": thing.rate, "remaining_s": thing.remaining_s}
-        click.echo(msgspec.json.encode(told).decode())
+        echo_json(told)

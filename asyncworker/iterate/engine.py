@@ -26,7 +26,7 @@ from asyncworker.errors import (
 from asyncworker.iterate.checkpoint import Recorder
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.gate import Gate
-from asyncworker.iterate.intake import Intake
+from asyncworker.iterate.intake import Intake, is_being_closed
 from asyncworker.iterate.item import Item, RetryItem, SkipItem, set_current_item
 from asyncworker.iterate.item_logging import FailureLog
 from asyncworker.iterate.options import IterateOptions
@@ -278,7 +278,7 @@ class _Engine:
         except Exception as exc:
             self._stop(exc)
         finally:
-            if puller.over and not (self._stopping or self._draining or _is_being_closed()):
+            if puller.over and not (self._stopping or self._draining or is_being_closed()):
                 self._pullers[puller.number] = Puller(self._pull, puller.number, self._context.copy())
             else:
                 self._alive -= 1
@@ -319,7 +319,7 @@ class _Engine:
             self._recorder.skipped(item.index, digest)
             return
         except GeneratorExit as exc:
-            if _is_being_closed():
+            if is_being_closed():
                 raise
             self._settle_failure(work, exc)
             return
@@ -418,11 +418,3 @@ def _limited(call: Call, limit_s: float) -> Call:
 def _name_of(task: asyncio.Task[None]) -> str:
     item = getattr(task, "item", None)
     return task.get_name() if item is None else f"item {item.index} in {task.get_name()}"
-
-
-def _is_being_closed() -> bool:
-    """Whether a GeneratorExit comes from the collector, and not from the item: then no task is running."""
-    try:
-        return asyncio.current_task() is None
-    except RuntimeError:
-        return True

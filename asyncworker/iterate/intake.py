@@ -17,9 +17,17 @@ from asyncworker.iterate.retry import Work
 from asyncworker.iterate.source import Row, Source
 from asyncworker.iterate.turns import Turns
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "is_being_closed"]
 
 Refuse = Callable[[Item, Row, Exception], None]
+
+
+def is_being_closed() -> bool:
+    """Whether a GeneratorExit comes from the collector, and not from others' code: then no task is running."""
+    try:
+        return asyncio.current_task() is None
+    except RuntimeError:
+        return True
 
 
 class Intake:
@@ -110,7 +118,7 @@ class Intake:
         except StopAsyncIteration:
             self._end(None)
         except BaseException as exc:
-            if self._stopped or isinstance(exc, GeneratorExit):
+            if self._stopped or (isinstance(exc, GeneratorExit) and is_being_closed()):
                 raise
             # By a source that has its own task cancelled, too: nobody would read on.
             self._end(exc)
@@ -142,7 +150,7 @@ class Intake:
             try:
                 key = row[self._key]
                 digest = digest_of(key)
-            except (LookupError, TypeError, ValueError) as exc:
+            except (LookupError, TypeError, ValueError, RecursionError) as exc:
                 self._end(SourceError(f"item {index} has no usable key {self._key!r}: {type_name(exc)}: {exc}"))
                 return None
             if not self._recorder.wanted(digest):

@@ -28,8 +28,8 @@ def digest_of(key: Any) -> bytes:
     """
     try:
         form = _encode(key)
-    except UnicodeEncodeError:
-        # A file name with bytes that are no UTF-8.
+    except (UnicodeEncodeError, OverflowError):
+        # A file name with bytes that are no UTF-8, or an integer of more than 64 bits.
         form = repr(key).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(form, digest_size=KEY_BYTES).digest()
 

@@ -13,6 +13,7 @@ import pytest
 from celery import Celery
 
 from asyncworker import AsyncTask
+from asyncworker.errors import RunCancelled
 from tests.integration import tasks
 from tests.servers.command import asyncworker
 from tests.servers.worker import Worker
@@ -102,3 +103,45 @@ def test_top(
     assert "item 0 60" in shown.stdout
     assert "and 3 more items" in shown.stdout
     run.cancel()
+
+
+def test_text_that_is_not_unicode_is_shown_as_json(
+    worker: Callable[..., Worker],
+    client: Celery[AsyncTask],
+    asyncworker_command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """Half a surrogate pair, as in a file name: in a key, and in a source's error."""
+    worker(tasks.__name__, "--without-mingle")
+    half = "a\udcff"
+    keyed = client.tasks["t.picky"].partial().options(key="number").iterate(number=[half]).delay()
+    listed = client.tasks["t.picky"].iterate(number=client.tasks["t.lines"].s(f"/nowhere/{half}")).delay()
+    for result in (keyed, listed):
+        with pytest.raises(Exception, match=r"."):
+            result.get(timeout=60)
+    shown = asyncworker_command("runs", "show", "--json", keyed.id)
+    assert json.loads(shown.stdout.splitlines()[1])["key"] == half, shown.stderr
+    for command in (["list", "--json"], ["show", "--json", listed.id], ["watch", "--json", listed.id]):
+        answer = asyncworker_command("runs", *command)
+        assert listed.id in [json.loads(line).get("run_id") for line in answer.stdout.splitlines()], answer.stderr
+
+
+def test_a_run_that_no_worker_has_begun_is_cancelled_and_that_is_taken_back(
+    worker: Callable[..., Worker],
+    client: Celery[AsyncTask],
+    asyncworker_command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    stopped, kept = (client.tasks["t.picky"].iterate(number=[1, 2]).delay() for _ in range(2))
+    for result in (stopped, kept):
+        answer = asyncworker_command("runs", "cancel", result.id)
+        assert (answer.returncode, "no worker has begun it" in answer.stdout) == (0, True), answer.stderr
+    answer = asyncworker_command("runs", "resume", kept.id)
+    assert answer.stdout == f"run {kept.id}: no longer cancelled; its message waits for a worker\n", answer.stderr
+    worker(tasks.__name__, "--without-mingle")
+    with pytest.raises(RunCancelled):
+        stopped.get(timeout=60)
+    assert kept.get(timeout=60)["done"] == 2
+    for command in ("resume", "show", "watch"):
+        for run_id in ("nobody", ""):
+            answer = asyncworker_command("runs", command, run_id)
+            assert answer.returncode
+            assert "Traceback" not in answer.stderr

@@ -452,6 +452,52 @@ async def test_a_source_that_raises_lets_the_items_before_it_settle(suspend: boo
     assert sorted(done) == list(range(5))
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "raised", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit, BaseException]
+)
+async def test_whatever_a_source_raises_ends_the_run_by_name(raised: type[BaseException], is_async: bool) -> None:
+    class Rows:
+        left = 3
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> int:
+            self.left -= 1
+            if self.left < 0:
+                raise raised("from the source")
+            return self.left
+
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> int:
+            await asyncio.sleep(0)
+            return next(self)
+
+    async def generator() -> AsyncIterator[int]:
+        async for number in Rows():  # type: ignore[attr-defined]
+            yield number
+
+    done: list[int] = []
+
+    async def call(row: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+        done.append(row["x"])
+
+    async with asyncio.timeout(60):
+        with pytest.raises(SourceError, match=f"raised after 3 items: .*{raised.__name__}: from the source"):
+            await run(call, generator() if is_async else iter(Rows()))
+    assert sorted(done) == [0, 1, 2]
+
+
+async def test_a_key_may_be_an_integer_of_any_size() -> None:
+    numbers = [2**64, 2**64 + 1, -(2**70), 2**80]
+    outcome = await run(double, numbers, key="x")
+    assert (outcome.progress.done, outcome.progress.failed) == (4, 0)
+
+
 async def test_a_key_that_is_no_keyword_of_the_source_is_refused() -> None:
     with pytest.raises(SourceError, match="key is 'path': the source has x"):
         await run(double, [1], key="path")
