@@ -273,7 +273,7 @@ def _check_broker(app: Any, wait_s: float) -> None:
         connection.ensure_connection(timeout=wait_s, interval_start=0.2, interval_step=0.2, interval_max=1)
     except OperationalError as exc:
         raise SettingsError(
-            f"no broker answers at {shown} within {wait_s:g} s: {exc}. Start it, or set "
+            f"no broker answers at {shown} within {wait_s:g} s: {str(exc).rstrip('.')}. Start it, or set "
             f"ASYNCWORKER_BROKER_URL (for one that needs no server: asyncworker dev)"
         ) from None
     finally:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 import msgspec
 from kombu.utils.json import loads
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from asyncworker.cli.apps import app_command, app_option, talking_to_broker
 from asyncworker.cli.json_lines import echo_json
+from asyncworker.cli.listing import show_listing
 from asyncworker.loop import get_loop_thread
 from asyncworker.printable import printable
 from asyncworker.settings import load_settings
@@ -25,6 +23,8 @@ T = TypeVar("T")
 
 #: Of a reason, in the list.
 REASON_CHARS = 80
+
+_HEADINGS = ("id", "task", "queue", "starts", "given up", "reason")
 
 
 @click.group()
@@ -46,12 +46,10 @@ def list_(app: Any, limit: int, as_json: bool) -> None:
         for letter in letters:
             echo_json({**msgspec.structs.asdict(letter), "arguments": _arguments(letter)})
         return
-    table = Table("id", "task", "queue", "starts", "given up", "reason")
-    for letter in letters:
-        when = letter.dead_at.strftime("%Y-%m-%d %H:%M:%S")
-        cells = (letter.task_id, letter.task, letter.queue, str(letter.starts), when, letter.reason[:REASON_CHARS])
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    Console().print(table)
+    if not letters:
+        click.echo("no dead letters in the store", err=True)
+        return
+    show_listing(_HEADINGS, [_row(letter) for letter in letters], numbers=("starts",), stacked=_stacked)
 
 
 @dead.command()
@@ -61,8 +59,9 @@ def show(app: Any, task_id: str) -> None:
     """Show one: its arguments, and when and where it was begun."""
     letter = _ask(app, lambda deliveries: deliveries.dead_one(task_id))
     arguments = _arguments(letter)
-    name = printable(f"{letter.task}[{letter.task_id}] from queue {letter.queue}")
-    click.echo(f"{name}, given up at {letter.dead_at:%Y-%m-%d %H:%M:%S}")
+    what = f"{letter.task}[{letter.task_id}]" if letter.task else letter.task_id
+    where = f" from queue {letter.queue}" if letter.queue else ""
+    click.echo(f"{printable(what + where)}, given up at {letter.dead_at:%Y-%m-%d %H:%M:%S}")
     for key, value in arguments.items():
         click.echo(f"{key}: {value!r}")
     if letter.reason:
@@ -86,6 +85,18 @@ def replay(app: Any, task_id: str) -> None:
         app.send_task(letter.task, arguments["args"], arguments["kwargs"], task_id=task_id, queue=letter.queue or None)
     _ask(app, lambda deliveries: deliveries.forget_dead(task_id))
     click.echo(f"{letter.task}[{task_id}]: sent again")
+
+
+def _row(letter: DeadLetter) -> tuple[str, ...]:
+    when = f"{letter.dead_at:%Y-%m-%d %H:%M:%S}"
+    cells = (letter.task_id, letter.task, letter.queue, str(letter.starts), when, letter.reason[:REASON_CHARS])
+    return tuple(printable(cell) for cell in cells)
+
+
+def _stacked(row: Sequence[str]) -> Sequence[str]:
+    task_id, task, queue, starts, when, reason = row
+    where = f" from queue {queue}" if queue else ""
+    return task_id, f"{task or 'no task'}{where}, {starts} starts, {when}", *([reason] if reason else [])
 
 
 def _arguments(letter: DeadLetter) -> dict[str, Any]:

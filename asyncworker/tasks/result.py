@@ -319,12 +319,14 @@ class IterateResult(TaskResult):
         except RunNotFound:
             return ""
         silent_s = (datetime.now(UTC) - progress.updated_at).total_seconds()
-        if progress.state != "running" or silent_s > load_settings(conf=self.app.conf).lease_s:
+        lease_s = load_settings(conf=self.app.conf).lease_s
+        if progress.state != "running" or silent_s > lease_s:
             return ""
         holder = await store.holder_of(self.id) or "a process"
         return (
             f"run {self.id} of {progress.task}: {holder} runs it, and wrote to it {max(0.0, silent_s):.1f} s ago; wait "
-            "for it, cancel() it, or take it by resume(force=True): what is in flight then runs twice"
+            "for it, cancel() it, or take it by resume(force=True): what is in flight then runs twice. If that process "
+            f"has died, nothing needs to be done: the run can go on {lease_s:g} s after it last wrote"
         )
 
     async def _failed_request(self) -> tuple[bytes, Progress] | None:

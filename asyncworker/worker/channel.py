@@ -227,7 +227,7 @@ class Channel(RedisChannel):
             payload["properties"]["delivery_tag"] = fetched.tag
             share_parts(payload)
         except Exception as exc:
-            return NotAMessage(fetched.raw, exc, fetched.tag)
+            return NotAMessage(fetched.raw, exc, fetched.tag, fetched.queue)
         return payload
 
     def _give_back(self, messages: list[Fetched]) -> None:

@@ -130,7 +130,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """The same for a task that this worker does not have."""
-        self._give_up(functools.partial(super().on_unknown_task, body), message, NotRegistered(str(exc)), exc)
+        self._give_up(functools.partial(super().on_unknown_task, body), message, NotRegistered(*exc.args), exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """The same for what cannot become a request."""

@@ -120,9 +120,9 @@ def bury(letter: DeadLetter, settle: Settle) -> None:
         settle: Called on the main thread once the letter is stored.
     """
     logger.error(
-        "message %s from queue %s cannot be run and goes to the dead letters: %s; it begins with %r",
+        "message %s%s cannot be run and goes to the dead letters: %s; it begins with %r",
         printable(letter.task_id),
-        printable(letter.queue),
+        printable(f" from queue {letter.queue}" if letter.queue else ""),
         printable(letter.reason),
         letter.message[:200],
     )

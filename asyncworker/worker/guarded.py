@@ -51,12 +51,12 @@ _HEADER_BYTES = 12
 _NO_PROPERTIES = b"\0\0"
 
 
-def decoded_payload(raw: bytes, tag: str | None = None) -> Any:
+def decoded_payload(raw: bytes, queue: str) -> Any:
     """Return a message as it is stored in a queue, decoded; a `NotAMessage` where it is none."""
     try:
         return decode_json(raw)
     except Exception as exc:
-        return NotAMessage(raw, exc, tag)
+        return NotAMessage(raw, exc, queue=queue)
 
 
 class RedisQoS(_StockRedisQoS):  # type: ignore[misc]
@@ -112,7 +112,7 @@ class RedisChannel(Contained, _StockRedisChannel):  # type: ignore[misc]
             key, raw = reply
             queue = key.decode().rsplit(self.sep, 1)[0] if isinstance(key, bytes) else key.rsplit(self.sep, 1)[0]
             self._queue_cycle.rotate(queue)
-            self.connection._deliver(decoded_payload(raw if isinstance(raw, bytes) else raw.encode()), queue)
+            self.connection._deliver(decoded_payload(raw if isinstance(raw, bytes) else raw.encode(), queue), queue)
             return True
         finally:
             self._in_poll = None

@@ -111,12 +111,14 @@ class NotAMessage:
         raw: The bytes.
         error: Why.
         tag: Its delivery tag, where it was given one.
+        queue: Where it was, if that is known.
     """
 
-    def __init__(self, raw: bytes, error: Exception, tag: str | None = None) -> None:
+    def __init__(self, raw: bytes, error: Exception, tag: str | None = None, queue: str = "") -> None:
         self.raw = raw
         self.error = error
         self.tag = tag
+        self.queue = queue
 
 
 class Message(_StockMessage):  # type: ignore[misc]
@@ -139,15 +141,17 @@ class Message(_StockMessage):  # type: ignore[misc]
             self.delivery_info = {"exchange": "", "routing_key": "", **self.delivery_info}
 
     def _make_unreadable(self, payload: Any, channel: Any, exc: Exception) -> None:
+        where: dict[str, str] = {}
         if isinstance(payload, NotAMessage):
             body, tag = payload.raw, payload.tag
+            where = {"routing_key": payload.queue}
             self._raw: Any = body.decode(errors="replace")
         else:
             properties = payload.get("properties") if isinstance(payload, dict) else None
             tag = properties.pop("delivery_tag", None) if isinstance(properties, dict) else None
             body = _dumped(payload)
             self._raw = payload
-        _BaseMessage.__init__(self, body=body, channel=channel, delivery_tag=tag)
+        _BaseMessage.__init__(self, body=body, channel=channel, delivery_tag=tag, delivery_info=where)
         self.errors: Any = [
             (DecodeError, DecodeError(f"not a message: {type(exc).__name__}: {exc}"), exc.__traceback__)
         ]

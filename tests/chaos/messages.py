@@ -290,13 +290,14 @@ class Letter:
     task_id: str
     reason: str
     message: bytes
+    queue: str
 
 
 def dead_letters(state_dir: Path) -> list[Letter]:
     """Read the dead letters of a store in a state folder."""
     with sqlite3.connect(state_dir / "store.sqlite") as connection:
         try:
-            rows = connection.execute("SELECT task_id, reason, message FROM asyncworker_dead_letter").fetchall()
+            rows = connection.execute("SELECT task_id, reason, message, queue FROM asyncworker_dead_letter").fetchall()
         except sqlite3.OperationalError:  # no worker has opened it yet
             return []
         finally:

@@ -181,6 +181,8 @@ def test_what_is_no_message_at_all_is_kept_once(
     assert len(letters) == len(entries), [letter.reason for letter in letters]
     for kind in ("random bytes", "deep", "half a message"):
         assert any(letter.message == entries[kind][:KEPT_BYTES] for letter in letters), kind
+        assert {letter.queue for letter in letters if letter.message == entries[kind][:KEPT_BYTES]} == {"celery"}
+    assert " from queue  " not in node.log()
     assert node.stop() == 0
 
 
@@ -255,7 +257,10 @@ def test_they_are_listed_and_shown_and_what_cannot_be_read_is_not_sent_again(
     broker.wait_until_settled()
     listed = [json.loads(line) for line in asyncworker("dead", "list", "--json", env=worker_env).stdout.splitlines()]
     assert {letter["task_id"] for letter in listed} == {unreadable.headers["id"], unknown.headers["id"]}
-    assert all(letter["reason"] for letter in listed)
+    reasons = {letter["task_id"]: letter["reason"] for letter in listed}
+    assert reasons[unknown.headers["id"]] == "NotRegistered: 'no.such.task'"
+    plain = asyncworker("dead", "list", env=worker_env).stdout
+    assert all(f"{task_id} " in plain and reason[:60] in plain for task_id, reason in reasons.items()), plain
     shown = asyncworker("dead", "show", unreadable.headers["id"], env=worker_env).stdout
     assert "reason: DecodeError" in shown
     assert "{this is not" in shown

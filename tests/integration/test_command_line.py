@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from asyncworker.cli import COMMANDS, main
-from asyncworker.store import RunRequest, open_store
+from asyncworker.store import DeadLetter, Deliveries, RunRequest, open_store
 from tests.servers.command import asyncworker
 from tests.servers.worker import ROOT
 
@@ -179,6 +179,42 @@ def test_an_id_is_never_broken(environment: dict[str, str], a_run: str, columns:
     assert ID in shown
     assert "spring stock" in shown
     assert "17,000" in shown
+
+
+@pytest.fixture
+def a_letter(state_dir: Path) -> str:
+    """A message that could not be read: nobody knows its task or queue."""
+
+    async def bury() -> None:
+        store = await open_store(f"sqlite+aiosqlite:///{state_dir / 'store.sqlite'}")
+        letter = DeadLetter(
+            task_id=f"message-{'a1b2' * 8}",
+            task="",
+            queue="",
+            starts=0,
+            dead_at=datetime.now(UTC),
+            history=[],
+            arguments=b"",
+            reason="DecodeError: not a message",
+            message=b"garbage",
+        )
+        await Deliveries(store).bury(letter)
+        await store.close()
+
+    asyncio.run(bury())
+    return f"message-{'a1b2' * 8}"
+
+
+@pytest.mark.parametrize("columns", [50, 80, 200])
+def test_the_id_of_a_dead_letter_is_never_broken(environment: dict[str, str], a_letter: str, columns: int) -> None:
+    shown = in_terminal(columns, "dead", "list", env=environment, until=lambda text: "not a message" in text)
+    assert a_letter in shown
+    assert "DecodeError: not a message" in shown
+
+
+def test_a_dead_letter_without_a_queue_is_shown_without_one(environment: dict[str, str], a_letter: str) -> None:
+    first = asyncworker("dead", "show", a_letter, env=environment).stdout.splitlines()[0]
+    assert first.startswith(f"{a_letter}, given up at 20")
 
 
 @pytest.mark.parametrize("columns", [40, 80])
