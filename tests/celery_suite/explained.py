@@ -67,7 +67,7 @@ EXPLAINED = [
         sides=_MANY,
     ),
     Explained(
-        test=r"test_tasks::test_expired",
+        test=r"test_tasks::test_(expired|revoked)$",
         reason="the test is meant for a worker that runs one task at a time",
         why=r"DID NOT RAISE TaskRevokedError",
         sides=_MANY,
