@@ -33,6 +33,7 @@ from asyncworker.worker.defaults import POOL, AppDefaults, hide_secrets, own_val
 from asyncworker.worker.fast import use_consumer, use_fast_broker
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.stacks import check_locals
+from asyncworker.worker.urls import check_urls
 
 __all__ = ["check_broker_url", "check_environment", "get_app", "install"]
 
@@ -221,6 +222,7 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
         use_urls_of_conf(app.conf)  # set since the configuration was read
         check_environment()
         check_metrics(settings)
+        check_urls(app, settings)
         _check_broker(app, settings.broker_wait_s)
         code = supervise(instance, options, settings)
         hide_secrets(app.conf)

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from asyncworker.errors import SettingsError
+from asyncworker.redaction import redacted
 from asyncworker.setting_names import ENV_PREFIX, names_in_conf, names_in_environment
 
 __all__ = ["ENV_PREFIX", "Settings", "default_state_dir", "load_settings"]
@@ -102,6 +103,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker_wait_s: Seconds = 10.0
     """How long a starting worker waits for a broker that does not answer before it gives up."""
 
+    def __repr__(self) -> str:
+        # It comes into logs, and into the local variables of an error's report.
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown = {name: redacted(value) if name.endswith("_url") else value for name, value in values.items()}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
     def payload_url_or_default(self) -> str:
         """Where payloads lie; empty: nowhere, as the store serves many machines, and which folder would be theirs?"""
         if self.payload_url or not self.store_url_or_default().startswith("sqlite"):
@@ -139,4 +146,5 @@ def _converted(key: str, value: Any, wanted: Any) -> Any:
     try:
         return msgspec.convert(value, wanted, strict=False)
     except msgspec.ValidationError as exc:
-        raise SettingsError(f"{key} is {value!r}: {str(exc)[0].lower()}{str(exc)[1:]}") from None
+        shown = type(value).__name__ if key.lower().endswith("_url") else repr(value)  # of several URLs, it may be
+        raise SettingsError(f"{key} is {shown}: {str(exc)[0].lower()}{str(exc)[1:]}") from None

@@ -20,7 +20,7 @@ from asyncworker.store import schema
 from asyncworker.store.quiet import quieten, said
 from asyncworker.store.sql import WRITES, Store
 
-__all__ = ["open_store"]
+__all__ = ["open_store", "parsed_url"]
 
 #: How long SQLite waits for a lock that another process holds.
 BUSY_TIMEOUT_S = 30
@@ -40,7 +40,7 @@ async def open_store(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Sto
         StoreVersionError: The tables were made by a version that stores otherwise.
         StoreError: The database cannot be used.
     """
-    parsed = _parsed(url)
+    parsed = parsed_url(url)
     shown = redacted(parsed.render_as_string(hide_password=True))
     try:
         # In a thread: it imports the driver, and looks at folders.
@@ -85,7 +85,12 @@ async def _prepared(engine: AsyncEngine, busy_timeout_s: float) -> int:
     raise AssertionError("not reached")
 
 
-def _parsed(url: str) -> URL:
+def parsed_url(url: str) -> URL:
+    """Return a store's URL in its parts.
+
+    Raises:
+        SettingsError: It is none.
+    """
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # ValueError: its port; the message would quote what may be of the password

@@ -22,7 +22,7 @@ from asyncworker.errors import PayloadError, SettingsError
 from asyncworker.private_files import make_private_folder
 from asyncworker.redaction import redacted
 
-__all__ = ["Payload", "Payloads"]
+__all__ = ["Payload", "Payloads", "check_payload_url"]
 
 #: Where each kind lies.
 SOURCES, RESULTS = "sources", "results"
@@ -235,6 +235,15 @@ def _check_name(payload: Payload) -> None:
         raise PayloadError(
             f"{payload.name!r:.200} is not the name of a payload: whoever sent it did not get it from here"
         )
+
+
+def check_payload_url(url: str) -> None:
+    """Prove that it is a folder, or a URL of a file system that is installed; nothing connects.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    _place(url)
 
 
 def _place(url: str) -> Place:

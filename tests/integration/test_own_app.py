@@ -186,6 +186,24 @@ BAD_STARTS = {
     "a wrong setting": ({"ASYNCWORKER_CONCURRENCY": "many"}, "asyncworker: ASYNCWORKER_CONCURRENCY is 'many'"),
     "an unknown setting": ({"ASYNCWORKER_CONCURENCY": "1"}, "asyncworker: ASYNCWORKER_CONCURENCY: no such setting"),
     "fast locals": ({"USE_FAST_LOCALS": "1"}, "asyncworker: USE_FAST_LOCALS is set"),
+    "no such result backend": (
+        {"ASYNCWORKER_RESULT_URL": "zzz://u:s3cret@h"},
+        "asyncworker: result_backend is 'zzz://u:***@h': not one that Celery knows",
+    ),
+    "no database": ({"ASYNCWORKER_STORE_URL": "zzz://u:s3cret@h/d"}, "asyncworker: store_url is 'zzz://u:***@h/d': "),
+    "no driver": (
+        {"ASYNCWORKER_STORE_URL": "mysql+aiomysql://u:s3cret@h/d"},
+        "asyncworker: store_url is 'mysql+aiomysql://u:***@h/d': ModuleNotFoundError",
+    ),
+    "no async driver": (
+        {"ASYNCWORKER_STORE_URL": "sqlite:////s3cret"},
+        "asyncworker: store_url is 'sqlite:////s3cret': its",
+    ),
+    "no store": ({"ASYNCWORKER_PAYLOAD_URL": "zzz://u:s3cret@h"}, "asyncworker: payload_url is 'zzz://u:***@h': "),
+    "no Redis for limits": (
+        {"ASYNCWORKER_LIMITS_URL": "http://u:s3cret@h"},
+        "asyncworker: limits_url is 'http://u:***@h': cluster-wide limits are kept on Redis",
+    ),
     "no broker": ({"ASYNCWORKER_BROKER_WAIT_S": "0.2"}, "asyncworker: no broker answers at redis://"),
 }
 

@@ -128,3 +128,13 @@ def test_the_store_is_a_file_in_the_state_folder() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         load_settings({}).concurrency = 3  # type: ignore[misc]
+
+
+def test_settings_are_shown_without_the_secrets_of_their_urls() -> None:
+    urls = {name: f"redis://u:s3cret@{name}/0" for name in Settings.__struct_fields__ if name.endswith("_url")}
+    settings = load_settings({f"ASYNCWORKER_{name.upper()}": url for name, url in urls.items()})
+    assert "s3cret" not in repr(settings)
+    assert all(f"{name}='redis://u:***@{name}/0'" in repr(settings) for name in urls)
+    with pytest.raises(SettingsError) as caught:
+        load_settings({}, {"asyncworker_broker_url": ["redis://:s3cret@a", "redis://:s3cret@b"]})
+    assert "s3cret" not in str(caught.value)
