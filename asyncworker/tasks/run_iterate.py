@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from celery import shared_task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore
 from kombu.utils.json import dumps
 
 from asyncworker.errors import RunDrained, RunTakenOver, SourceError
@@ -43,6 +43,7 @@ from asyncworker.tasks.stored_outcome import value_of
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.tasks.task_result import TaskResult
 from asyncworker.tasks.told import was_told
+from asyncworker.worker.given_back import GivenBack
 
 if TYPE_CHECKING:
     from asyncworker.store import RunHold, Store
@@ -158,13 +159,12 @@ async def run_iterate(
             else:
                 outcome = await run.execute_whole(observe=meta.observe, **how)
     except RunDrained as exc:
-        logger.info("%s", exc)
-        raise Reject(str(exc), requeue=True) from exc
+        raise GivenBack(str(exc), requeue=True) from exc
     except RunTakenOver as exc:
         # Acknowledged, it could be the last delivery that the broker has: that of the holder may have been lost with
         # its connection, and kombu's Redis transport knows both by one tag. Delivered again, it waits for the holder.
         logger.warning("%s; its outcome is reported there", exc)
-        raise Reject(str(exc), requeue=True) from exc
+        raise GivenBack(str(exc), requeue=True) from exc
     if outcome.recalled and await was_told(self, ok=outcome.ok, within_s=settings.lease_s, drain=how["drain"]):
         logger.info("run %s was finished by another delivery of it", outcome.progress.run_id)
         raise Ignore("finished by another delivery")

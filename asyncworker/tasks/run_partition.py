@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from celery import shared_task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore
 from kombu.utils.json import loads
 
 from asyncworker.errors import RunDrained, RunError, RunNotFound, RunTakenOver, SourceError
@@ -15,6 +15,7 @@ from asyncworker.store import shared_store
 from asyncworker.tasks.names import RUN_PARTITION
 from asyncworker.tasks.run_iterate import drain_of_this_job, run_of
 from asyncworker.tasks.task import AsyncTask
+from asyncworker.worker.given_back import GivenBack
 
 __all__ = ["RunPartitionTask", "run_partition"]
 
@@ -53,8 +54,7 @@ async def run_partition(self: RunPartitionTask, *, run: str, number: int) -> Non
         split = run_of(self.app, run, request, store, settings)
         await execute_partition(split, number, drain=drain)
     except RunDrained as exc:
-        logger.info("%s", exc)
-        raise Reject(str(exc), requeue=True) from exc
+        raise GivenBack(str(exc), requeue=True) from exc
     except (RunTakenOver, RunNotFound) as exc:
         logger.warning("%s; its outcome is reported there", exc)
         raise Ignore(str(exc)) from exc

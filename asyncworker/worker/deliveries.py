@@ -7,13 +7,14 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore
 from kombu.utils.json import dumps
 
 from asyncworker.counters import counter
 from asyncworker.errors import StoreError, TooManyDeliveries
 from asyncworker.settings import Settings
 from asyncworker.store import shared_store
+from asyncworker.worker.given_back import GivenBack
 from asyncworker.worker.job import Job
 from asyncworker.worker.leases import LeaseKeeper
 
@@ -50,7 +51,7 @@ class DeliveryGuard:
         """Wait while another process runs the same task, and count its beginning here.
 
         Returns:
-            What to report in the place of running it: ``Ignore`` where it is done, ``Reject`` where this worker ends
+            What to report in the place of running it: ``Ignore`` where it is done, ``GivenBack`` where this worker ends
             before that, or that it was begun too often.
         """
         _redeliveries.add()
@@ -59,7 +60,7 @@ class DeliveryGuard:
             return Ignore("finished by another delivery")
         if job.draining:
             logger.info("%s goes back to the queue: its holder is another process, and this one ends", job)
-            return Reject("this worker ends", requeue=True)
+            return GivenBack("this worker ends", requeue=True)
         return await self._begin(job) if self._settings.max_deliveries else None
 
     async def _begin(self, job: Job) -> TooManyDeliveries | None:

@@ -15,7 +15,6 @@ from billiard.exceptions import Terminated, TimeLimitExceeded
 from celery import signals
 from celery.app.trace import trace_task_ret
 from celery.concurrency.base import BasePool
-from celery.exceptions import Reject
 from celery.platforms import EX_FAILURE
 from celery.utils.timer2 import Timer
 from celery.worker import state
@@ -34,6 +33,7 @@ from asyncworker.worker.dead_letters import DeadLetterWriter, use_writer
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.django_connections import use_django
 from asyncworker.worker.garbage import settle_garbage_collection
+from asyncworker.worker.given_back import GivenBack, log_without_traceback
 from asyncworker.worker.health import BEAT_S, health_file
 from asyncworker.worker.job import Job, Reports, decoded, request_of
 from asyncworker.worker.leases import LeaseKeeper, needs_lease
@@ -74,6 +74,7 @@ class AsyncPool(BasePool):
         check_locals()
         self._settings = load_settings(conf=self.app.conf)
         set_debug(self._settings.debug)
+        log_without_traceback()
         set_io_threads(self._settings.io_threads)
         # As solo does, and each process of prefork: this one runs the tasks.
         self.app.loader.init_worker_process()
@@ -392,7 +393,7 @@ class AsyncPool(BasePool):
             elif job.lost:
                 # Acknowledged, it could be the last delivery that the broker has: that of the holder may have been lost
                 # with its connection. Kept, it would hold up the worker. Delivered again, it waits for the holder.
-                job.request.on_failure(exception_info(Reject("taken over by another process", requeue=True)))
+                job.request.on_failure(exception_info(GivenBack("taken over by another process", requeue=True)))
             elif not job.abandoned:
                 report()
         finally:

@@ -81,6 +81,8 @@ def test_sigterm_puts_the_run_back_and_another_worker_goes_on(
     while result.progress().done < count / 4:
         time.sleep(0.02)
     assert first.stop() == 0
+    assert "stopped early; another attempt goes on from its checkpoint" in first.log()
+    assert "Traceback" not in first.log()
     stopped = result.progress()
     assert stopped.state == "pending"
     assert stopped.done == len(log.read_text().split())
