@@ -95,4 +95,6 @@ def _check_import(module: str) -> None:
     )
     if check.returncode:
         reason = check.stderr.strip().splitlines()[-1] if check.stderr.strip() else f"exit code {check.returncode}"
+        if module.endswith(".py"):
+            reason += f"; give the name of the module, not of its file: {module.removesuffix('.py').replace('/', '.')}"
         raise click.ClickException(f"cannot import {module}: {reason}")

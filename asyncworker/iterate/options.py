@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -78,7 +78,13 @@ def make_options(**given: Any) -> IterateOptions:
         try:
             checked[name] = msgspec.convert(value, known[name].type)
         except msgspec.ValidationError as exc:
-            raise SettingsError(f"{name} is {value!r}: {str(exc)[:1].lower()}{str(exc)[1:]}") from None
+            choices = get_args(known[name].type) if get_origin(known[name].type) is Literal else ()
+            reason = (
+                f"expected one of {', '.join(map(repr, choices))}"
+                if choices
+                else f"{str(exc)[:1].lower()}{str(exc)[1:]}"
+            )
+            raise SettingsError(f"{name} is {value!r}: {reason}") from None
     options = IterateOptions(**checked)
     if options.on_change == "resume" and options.partitions > 1:
         raise SettingsError(

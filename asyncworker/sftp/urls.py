@@ -56,7 +56,7 @@ def parse_url(url: str) -> Location:
     Raises:
         SettingsError: It is not of that form, or has a password in it, which the message does not show.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, separator, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     userinfo, at, address = authority.rpartition("@")
     if ":" in userinfo:
@@ -65,7 +65,9 @@ def parse_url(url: str) -> Location:
             " that holds it with password_env= (on the command line: ASYNCWORKER_SFTP_PASSWORD)"
         )
     if scheme.lower() != "sftp":
-        raise SettingsError(f"a URL of {scheme}:// is no URL of an SFTP server: {_FORM} is needed")
+        # What has no scheme is not shown: it may be user:password@host.
+        shown = f"a URL of {scheme}://" if separator and scheme.isalnum() else "this"
+        raise SettingsError(f"{shown} is no URL of an SFTP server: {_FORM} is needed")
     host, port = _address(address)
     if ";" in userinfo or (at and not userinfo):
         raise SettingsError(f"the user name in a URL of {host} is not of the form {_FORM}")

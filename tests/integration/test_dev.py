@@ -161,6 +161,20 @@ def test_a_module_that_does_not_import_is_told_in_one_line_before_anything_start
     assert list(state_dir.iterdir()) == []
 
 
+def test_a_file_in_the_place_of_a_module_is_answered_with_the_name_of_the_module(folder: Path, state_dir: Path) -> None:
+    (folder / "broken.py").write_text("")
+    answer = subprocess.run(
+        [*ASYNCWORKER, "dev", "broken.py"],
+        cwd=folder,
+        env=environment(state_dir),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert answer.stderr.endswith("give the name of the module, not of its file: broken\n")
+
+
 def test_a_wrong_setting_is_told_in_one_line(folder: Path, state_dir: Path) -> None:
     env = {**environment(state_dir), "ASYNCWORKER_SYNC_THREADS": "lots"}
     answer = subprocess.run(

@@ -75,6 +75,13 @@ def test_a_password_is_refused_and_not_shown(url: str) -> None:
     assert "hunt" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["user:hunter2@host/in", "user:hunter2@host://in", "hunter2", "user:hunter2"])
+def test_what_has_no_scheme_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(SettingsError, match="this is no URL of an SFTP server: sftp://user@host:port/path") as caught:
+        parse_url(url)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_password_with_a_slash_in_it_is_not_shown_either() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_url("sftp://user:hunter2/3@host/in")
