@@ -20,7 +20,7 @@
     ├── SourceError              the source of a fan-out is wrong, or raised while it was read
     ├── ItemError                an item failed in another process: what is known of its exception
     │   ├── ItemTimeout          an item passed its own time limit
-    │   └── WorkerDied           an item's process died each time it ran, once with no other item in flight
+    │   └── WorkerDied           an item's process died each time it ran, twice with no other item in flight
     ├── ItemErrors               several items failed: an ExceptionGroup with the counts and the first ones
     ├── RunError
     │   ├── RunNotFound          no run of that id in the store

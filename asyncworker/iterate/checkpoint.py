@@ -70,7 +70,7 @@ class Recorder(Protocol):
         """An attempt failed, and the item will be tried again."""
 
     def is_convicted(self, index: int, digest: bytes | None) -> bool:
-        """Whether a process died while it ran this item alone: it is not run any more."""
+        """Tell whether a process died twice while it ran this item alone: it is not run any more."""
 
     async def isolate(self, index: int, digest: bytes | None) -> bool:
         """Record that an item begins which was in flight when a process died; tell whether it has to run alone."""

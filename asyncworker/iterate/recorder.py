@@ -207,7 +207,7 @@ class StoreRecorder(Tally):
             self._hold_back()
 
     def is_convicted(self, index: int, digest: bytes | None) -> bool:
-        """Whether a process died while it ran this item alone: it is not run any more."""
+        """Tell whether a process died twice while it ran this item alone: it is not run any more."""
         return self._suspects.is_convicted(index, digest)
 
     async def isolate(self, index: int, digest: bytes | None) -> bool:

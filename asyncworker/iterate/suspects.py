@@ -1,8 +1,9 @@
-"""Items that a process ran when it died: each runs alone once, and one that kills its process again has failed.
+"""Items that a process ran when it died: each runs alone, and one during which two more processes die has failed.
 
-An item begins only once the store knows that it may: the checkpoint reserves the next few hundred places of the
-source, and more where items are fast. So what was in flight at a death is among the items below the reserved place that
-are not finished. The next attempt runs these one at a time, and writes down which before it begins.
+An item begins only once the store knows that it may: the checkpoint reserves the next places of the source, more where
+items are fast. So what was in flight at a death is among the items below the reserved place that
+are not finished. The next attempt runs these one at a time, and writes down which before it begins. One death of an item
+that ran alone proves nothing: workers are killed from outside, too.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import weakref
 
-from asyncworker.store import RESERVED_AT_FIRST, RunHold
+from asyncworker.store import RunHold
 
 __all__ = ["KILLED_TWICE", "Suspects", "alone"]
+
+#: The fewest places that a checkpoint reserves: where items are slow, few run alone after a death.
+LEAST_AHEAD = 16
 
 KILLED_TWICE = "the worker process died twice while running this item"
 
@@ -51,7 +55,7 @@ class Suspects:
         return self.isolating or bool(self._convicted)
 
     def is_convicted(self, index: int, digest: bytes | None) -> bool:
-        """Whether a process died while it ran this item alone."""
+        """Tell whether a process died twice while it ran this item alone."""
         return _name(index, digest) in self._convicted
 
     def put_on_trial(self, index: int, digest: bytes | None) -> None:
@@ -74,7 +78,7 @@ class Suspects:
     def to_store(self, *, closing: bool) -> dict[str, int | str]:
         """Return what the next checkpoint says; it reserves twice what was begun since the last one."""
         factor = 8 if self._is_waited_for else 2
-        ahead = max(RESERVED_AT_FIRST, factor * (self.seen - self._seen_at_cut))
+        ahead = max(LEAST_AHEAD, factor * (self.seen - self._seen_at_cut))
         self._seen_at_cut, self._is_waited_for = self.seen, False
         return {
             "reserved": max(self.below, self.seen + ahead) - self._first_index,

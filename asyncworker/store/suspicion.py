@@ -9,6 +9,9 @@ from asyncworker.store.records import RESERVED_AT_FIRST, RunRequest
 
 __all__ = ["Suspicion", "suspicion_of"]
 
+#: Before the name of an item during which, alone, a process has died once: somebody else may have killed that.
+_ACCUSED = "?"
+
 
 @dataclass(frozen=True)
 class Suspicion:
@@ -16,7 +19,7 @@ class Suspicion:
 
     Attributes:
         below: Items below this place that are not finished have to run alone.
-        convicted: Items that are not run any more.
+        convicted: Items that are not run any more, and those that were accused once.
         reserved: Items below this place may begin.
         progressed: A process has died, and something was settled since the one before.
     """
@@ -39,7 +42,8 @@ def suspicion_of(row: Any, request: RunRequest, forced: bool) -> Suspicion:
     convicted = () if request.pardon else tuple(row.convicted.split("\n")) if row.convicted else ()
     caught = died and bool(row.suspect)
     if caught:
-        convicted += (row.suspect,)
+        accused = f"{_ACCUSED}{row.suspect}"
+        convicted += (row.suspect if accused in convicted else accused,)
     below = row.suspects_below
     if died and not below:
         below = row.reserved
