@@ -53,6 +53,7 @@ def test_a_long_task_that_is_delivered_again_is_run_once(
     result = client.tasks[name].delay(str(log), 12)
     first.wait_for_log(f"{name}[{result.id}] received")
     time.sleep(5)  # its lease is taken after three
+    client.control.cancel_consumer("celery", destination=[first.name], reply=True, timeout=30, limit=1)
     redeliver(valkey)
     second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
     assert result.get(timeout=60) == 12
