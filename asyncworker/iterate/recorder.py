@@ -422,6 +422,7 @@ class StoreRecorder(Tally):
         self._cut_at = self._clock.monotonic()
         self._cuts += 1
         careful: dict[str, Any] = self._suspects.to_store(closing=state != "running")
+        self.reserved = self._suspects.reserved
         return Batch(
             **careful,
             counters=Counters(self._done, self._skipped, self._failed, self._retried, self._resumed),

@@ -80,8 +80,11 @@ class Suspects:
         factor = 8 if self._is_waited_for else 2
         ahead = max(LEAST_AHEAD, factor * (self.seen - self._seen_at_cut))
         self._seen_at_cut, self._is_waited_for = self.seen, False
+        reserved = max(self.below, self.seen + ahead)
+        # What it does not reserve any more may not begin while it is being written.
+        self.reserved = min(self.reserved, reserved)
         return {
-            "reserved": max(self.below, self.seen + ahead) - self._first_index,
+            "reserved": reserved - self._first_index,
             "suspect": "" if closing else self.current,
             "suspects_below": self.below - self._first_index,
         }
