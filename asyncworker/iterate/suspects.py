@@ -1,8 +1,8 @@
 """Items that a process ran when it died: each runs alone, and one during which two more processes die has failed.
 
 An item begins only once the store knows that it may: the checkpoint reserves the next places of the source, more where
-items are fast. So what was in flight at a death is among the items below the reserved place that
-are not finished. The next attempt runs these one at a time, and writes down which before it begins. One death of an item
+items are fast. So what was in flight at a death is among the items below the reserved place that are
+not finished. The next attempt runs these one at a time, and writes down which before it begins. One death of an item
 that ran alone proves nothing: workers are killed from outside, too.
 """
 

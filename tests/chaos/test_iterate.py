@@ -107,9 +107,9 @@ def test_a_message_that_comes_again_while_its_run_is_held_waits(
 ) -> None:
     """Longer than the visibility timeout, and yet every item runs once, and what is linked to it."""
     count = 3000
-    log, links = tmp_path / "log", tmp_path / "links"
+    gate, log, links = tmp_path / "gate", tmp_path / "log", tmp_path / "links"
     first = worker(MODULE, "--without-mingle")
-    fan_out = client.tasks["t.item"].partial(pause_s=0.05, log=str(log)).options(concurrency=20)
+    fan_out = client.tasks["t.gated_logged"].partial(gate=str(gate), log=str(log)).options(concurrency=20)
     link = client.tasks["t.logged_link"].si(str(links))
     result = fan_out.iterate(number=range(count)).apply_async(link=link)
     while not result.progress().done:
@@ -124,6 +124,7 @@ def test_a_message_that_comes_again_while_its_run_is_held_waits(
     while times("received") + times(again) < 2:  # by either of the two
         time.sleep(0.02)
     assert times("succeeded") == 0
+    gate.touch()
     assert result.get(timeout=GET_S)["done"] == count
     while times("ignored") + times(again) < 1 or not times("succeeded"):
         time.sleep(0.02)

@@ -74,7 +74,7 @@ async def survived(store: Store, poison: frozenset[int], **options: Any) -> tupl
 
 @pytest.mark.parametrize("key", [None, "x"])
 @pytest.mark.parametrize("poison", [{0}, {237}, {399}, {5, 6}, {5, 300}])
-async def test_it_fails_after_three_deaths_and_the_rest_is_done(store: Store, poison: set[int], key: str | None) -> None:
+async def test_it_fails_after_three_deaths_and_others_go_on(store: Store, poison: set[int], key: str | None) -> None:
     outcome, processes = await survived(store, frozenset(poison), key=key)
     assert len(processes) <= 3 * len(poison) + 1
     assert [(failure.index, failure.message) for failure in outcome.failures] == [
