@@ -56,6 +56,7 @@ def names_in_environment(env: Mapping[str, str], known: Iterable[str]) -> Iterat
     for key, value in env.items():
         # Empty is not set: compose files and charts pass on variables that may be missing.
         if not key.startswith(ENV_PREFIX) or not value:
+            _report_other_prefix(key, key.lower(), ENV_PREFIX, known)
             continue
         name = key[len(ENV_PREFIX) :].lower()
         if name in OTHER_READERS or _is_service_link(name, value):
@@ -89,6 +90,8 @@ def names_in_conf(conf: Mapping[str, Any], known: Iterable[str]) -> Iterator[tup
     for layer in layers:
         secrets |= getattr(layer, "secrets", {})
     for layer in reversed(layers):
+        for key in (key for key in layer.keys() if isinstance(key, str)):  # noqa: SIM118
+            _report_other_prefix(key, key.lower().removeprefix(namespace), CONF_PREFIX, known)
         for key in sorted(_keys(layer, namespace), key=lambda key: key.lower().startswith(namespace)):
             lowered = key.lower()
             # The namespace first: it may be our own prefix.
@@ -110,6 +113,18 @@ def _keys(layer: Mapping[str, Any], namespace: str) -> Iterator[str]:
         lowered = key.lower()
         if lowered.startswith(CONF_PREFIX) or lowered.removeprefix(namespace).startswith(CONF_PREFIX):
             yield key
+
+
+def _report_other_prefix(key: str, name: str, prefix: str, known: Iterable[str]) -> None:
+    """Log, once, a name that is a setting's but for its prefix. It may be another program's: it is not refused."""
+    if not name.startswith("as") or "work" not in name or name.startswith(CONF_PREFIX) or key in _reported:
+        return
+    for setting in known:
+        head = name.removesuffix(f"_{setting}")
+        if head != name and difflib.SequenceMatcher(None, f"{head}_", CONF_PREFIX).ratio() >= _NEAR:
+            _reported.add(key)
+            meant = f"{prefix}{setting.upper() if prefix == ENV_PREFIX else setting}"
+            logger.warning("%s: ignored; the setting's name is %s", key, meant)
 
 
 def _is_code(value: Any) -> bool:

@@ -143,6 +143,8 @@ def load_settings(env: Mapping[str, str] | None = None, conf: Mapping[str, Any] 
 def _converted(key: str, value: Any, wanted: Any) -> Any:
     if wanted == tuple[str, ...] and isinstance(value, str):
         value = tuple(part.strip() for part in value.split(",") if part.strip())
+    if wanted is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
     try:
         return msgspec.convert(value, wanted, strict=False)
     except msgspec.ValidationError as exc:

@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import pytest
+from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,3 +141,30 @@ def test_settings_are_shown_without_the_secrets_of_their_urls() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings({}, {"asyncworker_broker_url": ["redis://:s3cret@a", "redis://:s3cret@b"]})
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["ASYNCWORKR_CONCURRENCY", "ASYNC_WORKER_CONCURRENCY", "ASYNCWORKERS_LEASE_S"])
+def test_a_misspelt_prefix_is_reported(key: str, caplog: pytest.LogCaptureFixture) -> None:
+    reported = setting_names._reported
+    reported.discard(key)
+    meant = f"ASYNCWORKER_{key.split('_', 2 if key.startswith('ASYNC_') else 1)[-1]}"
+    for _ in range(2):
+        assert load_settings({key: "5"}) == load_settings({})
+    assert [record.getMessage() for record in caplog.records] == [f"{key}: ignored; the setting's name is {meant}"]
+    caplog.clear()
+    reported.discard(f"CELERY_{key}")
+    app = Celery("app", set_as_current=False)
+    app.config_from_object({f"CELERY_{key}": 5}, namespace="CELERY")
+    assert load_settings({}, app.conf) == load_settings({})
+    assert [record.getMessage() for record in caplog.records] == [
+        f"CELERY_{key}: ignored; the setting's name is {meant.lower()}"
+    ]
+
+
+def test_other_names_about_workers_are_nobodys_business(caplog: pytest.LogCaptureFixture) -> None:
+    load_settings({"ASSISTANT_WORKER_CONCURRENCY": "5", "AS_WORKFLOW": "x", "WORKER_CONCURRENCY": "3"})
+    assert not caplog.records
+
+
+def test_a_path_may_be_a_path() -> None:
+    assert load_settings({}, {"asyncworker_state_dir": Path("/somewhere")}).state_dir == "/somewhere"
