@@ -27,7 +27,7 @@ from asyncworker.iterate.checkpoint import Recorder
 from asyncworker.iterate.drain import Drain
 from asyncworker.iterate.gate import Gate
 from asyncworker.iterate.intake import Intake, is_being_closed
-from asyncworker.iterate.item import Item, RetryItem, SkipItem, set_current_item
+from asyncworker.iterate.item import Item, RetryItem, SkipItem, current_item, set_current_item
 from asyncworker.iterate.item_logging import FailureLog
 from asyncworker.iterate.options import IterateOptions
 from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, failure_of, type_name
@@ -121,7 +121,7 @@ class _Engine:
         if self._durations is not None:
             self._call = _timed(self._call, self._durations)
         if options.item_timeout_s is not None:
-            self._call = _limited(self._call, options.item_timeout_s)
+            self._call = _limited(self._call, options.item_timeout_s, self._tell_overdue)
         self._failures: list[ItemFailure] = []
         self._exceptions: list[BaseException] = []
         self._failed = 0
@@ -357,6 +357,17 @@ class _Engine:
         if not self._stopping:
             await self._run_item(work, puller, checked=True)
 
+    def _tell_overdue(self, limit_s: float) -> None:
+        """Log an item that goes on past its limit: it cannot be stopped, and keeps its place until it ends."""
+        item = current_item()
+        logger.error(
+            "run %s: item %d (%s) goes on past its limit of %g s, and keeps its place",
+            self._label,
+            item.index,
+            printable(f"{item.key!r:.200}"),
+            limit_s,
+        )
+
     def _settle_failure(self, work: Work, exc: BaseException) -> None:
         """Try again later, or record; called in the puller, where the exception is handled."""
         item, row, digest = work
@@ -402,8 +413,10 @@ def _timed(call: Call, durations: Summary) -> Call:
     return timed
 
 
-def _limited(call: Call, limit_s: float) -> Call:
+def _limited(call: Call, limit_s: float, tell_overdue: Callable[[float], None]) -> Call:
     async def limited(row: Row) -> Any:
+        # On a thread, or where it swallows its cancellation, an item does not end when it should.
+        overdue = asyncio.get_running_loop().call_later(limit_s + CANCEL_GRACE_S, tell_overdue, limit_s)
         try:
             async with asyncio.timeout(limit_s) as limit:
                 return await call(row)
@@ -411,6 +424,8 @@ def _limited(call: Call, limit_s: float) -> Call:
             if limit.expired():
                 raise ItemTimeout(f"took longer than {limit_s:g} s") from exc
             raise
+        finally:
+            overdue.cancel()
 
     return limited
 

@@ -125,7 +125,8 @@ class IterateResult(TaskResult):
         """Send the run again, from its checkpoint: only what is not done runs, failed items among it.
 
         It goes the way that it came: queue, exchange, routing key, priority, headers and time limits, and with what is
-        linked to it, unless that was sent because the run has succeeded before.
+        linked to it, unless that was sent because the run has succeeded before. What Celery's ``revoke`` has ended
+        stays revoked for as long as workers remember the id; `cancel` is for runs that are to go on.
 
         Args:
             force: Take it from a process that runs it; the items that it has in flight run twice.

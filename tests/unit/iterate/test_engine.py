@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -450,6 +451,22 @@ async def test_a_source_that_raises_lets_the_items_before_it_settle(suspend: boo
         await run(call, sync_source() if suspend is None else async_source())
     assert isinstance(caught.value.__cause__, OSError)
     assert sorted(done) == list(range(5))
+
+
+async def test_an_item_that_goes_on_past_its_limit_is_named_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("asyncworker.iterate.engine.CANCEL_GRACE_S", 0.0)
+
+    async def call(row: dict[str, Any]) -> int:
+        while row["x"] == "b" and "goes on past" not in caplog.text:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+        return 1
+
+    await run(call, ["a", "b", "c"], key="x", item_timeout_s=0.05, concurrency=1)
+    (told,) = [record.getMessage() for record in caplog.records if "goes on past" in record.getMessage()]
+    assert told == "run run: item 1 ('b') goes on past its limit of 0.05 s, and keeps its place"
 
 
 @pytest.mark.parametrize("is_async", [False, True])
