@@ -69,6 +69,18 @@ async def test_closing_writes_what_is_left(store: Store, make: MakeStates) -> No
         await states.open("task")
 
 
+async def test_only_the_states_under_a_prefix_are_deleted(store: Store, make: MakeStates) -> None:
+    states = make()
+    names = ["Run%_\udcff#1", "Run%_\udcff#2", "run%_\udcff#1", "RunX_\udcff#1", "Run%_\udcff", "another Run%_\udcff#1"]
+    for name in names:
+        state = await states.open(name)
+        put(states, state, page=b"7")
+        await states.flush(state)
+    await states.delete("Run%_\udcff#")
+    left = [name for name in names if (await make().open(name)).values]
+    assert left == names[2:]
+
+
 async def test_many_changes_of_many_tasks_take_few_transactions(store: Store, make: MakeStates) -> None:
     states = make(every_s=3600.0)
     opened = await asyncio.gather(*[states.open(str(number)) for number in range(400)])
