@@ -39,7 +39,7 @@ def check_urls(app: Any, settings: Settings) -> None:
 
 
 def _check_results(app: Any) -> None:
-    url = app.conf.result_backend
+    url = app.backend_cls or app.conf.result_backend  # as Celery chooses
     if not isinstance(url, str):
         return
     try:
