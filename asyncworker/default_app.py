@@ -255,7 +255,7 @@ def check_broker_url(app: Any) -> str:
     shown = redacted(str(app.conf.broker_read_url or "amqp://"))
     try:
         app.connection_for_read().transport  # noqa: B018  (made by the scheme; nothing connects)
-    except (KeyError, ImportError, AttributeError, ValueError) as exc:
+    except (KeyError, ImportError, AttributeError, TypeError, ValueError) as exc:
         # A ValueError quotes what is taken for the port, and may be of the password.
         # A KeyError is of the scheme alone.
         reason = f": {exc.args[0]}" if isinstance(exc, ImportError | KeyError) and exc.args else ""

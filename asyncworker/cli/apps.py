@@ -85,6 +85,10 @@ def talking_to_broker(app: Any) -> Iterator[None]:
             raise
         said = " ".join(str(exc).split()) or type(exc).__name__
         raise AsyncWorkerError(f"the broker at {shown}, or the result backend, does not answer: {said}") from exc
+    except ValueError as exc:
+        if "master_name" not in str(exc):  # kombu's, of a Sentinel
+            raise
+        raise SettingsError(f"broker_url is {shown!r}: {exc}") from exc
     except RuntimeError as exc:
         if "result store backend" not in str(exc):  # Celery's, which has given up
             raise

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from asyncworker.errors import LimitError
@@ -22,6 +23,7 @@ from asyncworker.limits.cluster_rate import ClusterRate
 from asyncworker.limits.cluster_semaphore import ClusterSemaphore
 from asyncworker.limits.permit import Place
 from asyncworker.limits.scripts import CHANGED, DECLARED, RATE, SEMAPHORE, WAKE
+from asyncworker.redaction import redacted
 from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
 
@@ -62,6 +64,13 @@ def limits_url() -> str:
         url = settings.limits_url or settings.broker_url or os.environ.get("CELERY_BROKER_URL", "")
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):
+        try:
+            parse_url(url)
+        except ValueError:  # which quotes a part of it
+            raise LimitError(
+                f"cluster-wide limits are kept on Redis, and {redacted(url)!r} is no URL of one: expected "
+                "redis://HOST:PORT/DB"
+            ) from None
         return url
     if parts.scheme in ("redis+socket", "socket"):
         database = parse_qs(parts.query).get("virtual_host", ["0"])[-1].lstrip("/")

@@ -96,6 +96,30 @@ def test_what_a_user_can_mend_is_told_in_one_line(
     assert "s3cret" not in ended.stdout + ended.stderr
 
 
+@pytest.mark.parametrize(
+    "url", ["redi://:s3cret@h/0", "redis://:s3cret@h:port/0", "redis://h/0?password=s3cret", "redis://:s3cret@h/0?db=x"]
+)
+@pytest.mark.parametrize("setting", ["ASYNCWORKER_BROKER_URL", "ASYNCWORKER_LIMITS_URL"])
+def test_a_url_of_limits_that_cannot_be_is_told_without_a_traceback(
+    environment: dict[str, str], setting: str, url: str
+) -> None:
+    for arguments in (("limits", "list"), ("limits", "set", "api", "3")):
+        ended = asyncworker(*arguments, env=environment | {setting: url})
+        assert ended.returncode == 1
+        assert ended.stderr.splitlines()[-1].startswith("Error: ")
+        assert "Traceback" not in ended.stderr
+        assert "s3cret" not in ended.stdout + ended.stderr
+
+
+def test_sentinels_without_a_master_are_told_in_one_line(environment: dict[str, str]) -> None:
+    url = "sentinel://:s3cret@127.0.0.1:1;sentinel://:s3cret@127.0.0.1:1"
+    ended = asyncworker("top", "--once", env=environment | {"ASYNCWORKER_BROKER_URL": url})
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert "master_name" in line
+    assert "s3cret" not in line
+
+
 @pytest.mark.parametrize("url", ["redi://:s3cret@h/0", "redis://:s3cret@h:port/0"])
 @pytest.mark.parametrize("arguments", [("top", "--once"), ("runs", "resume", ID)])
 def test_a_broker_url_that_cannot_be_is_told(
