@@ -12,7 +12,7 @@ from celery import shared_task
 from celery.exceptions import Ignore
 from kombu.utils.json import dumps
 
-from asyncworker.errors import RunDrained, RunTakenOver, SourceError
+from asyncworker.errors import RunDrained, RunTakenOver, SettingsError, SourceError
 from asyncworker.iterate import (
     Drain,
     IterateOptions,
@@ -44,6 +44,7 @@ from asyncworker.tasks.task import AsyncTask
 from asyncworker.tasks.task_result import TaskResult
 from asyncworker.tasks.told import was_told
 from asyncworker.worker.given_back import GivenBack
+from asyncworker.worker.wellformed import LONGEST_ID
 
 if TYPE_CHECKING:
     from asyncworker.store import RunHold, Store
@@ -97,6 +98,9 @@ class RunIterateTask(AsyncTask):
         return result
 
     def _addressed(self, kwargs: Any, options: dict[str, Any]) -> dict[str, Any]:
+        if len(str(options.get("task_id") or "")) > LONGEST_ID:
+            # No worker takes such a message, and its sender would wait for the result in vain.
+            raise SettingsError(f"task_id has more than {LONGEST_ID} characters: {options['task_id']:.40}...")
         if not options.keys() & {"queue", "exchange", "routing_key"} and kwargs and "task" in kwargs:
             route = self.app.amqp.router.lookup_route(kwargs["task"]) or {}
             options = {**({"queue": route} if isinstance(route, str) else route), **options}

@@ -13,7 +13,7 @@ from celery import Celery
 from celery.exceptions import TimeoutError
 
 from asyncworker import AsyncTask, ItemErrors, IterateResult
-from asyncworker.errors import RunCancelled, RunNotFound
+from asyncworker.errors import RunCancelled, RunNotFound, SettingsError
 from tests.integration import tasks
 from tests.servers.command import asyncworker
 from tests.servers.worker import Worker
@@ -228,3 +228,16 @@ def test_errors_are_all_there(worker: Callable[..., Worker], client: Celery[Asyn
     assert result.results(missing=None) == [None if number % 2 else number for number in range(2400)]
     with pytest.raises(RunNotFound):
         IterateResult("nobody", app=client).errors()
+
+
+def test_an_id_that_no_worker_takes_is_refused_where_it_is_sent(
+    worker: Callable[..., Worker], client: Celery[AsyncTask], log: Path
+) -> None:
+    even = gated(client, log).iterate(number=[2, 4])
+    with pytest.raises(SettingsError, match="task_id has more than 500 characters: xxx"):
+        even.apply_async(task_id="x" * 501)
+    worker(MODULE, "--without-mingle")
+    split = gated(client, log, partitions=2).iterate(number=[2, 4])
+    assert [
+        each.apply_async(task_id=name * 500).get(timeout=GET_S)["done"] for each, name in ((even, "x"), (split, "y"))
+    ] == [2, 2]
