@@ -131,6 +131,9 @@ class Options:
             if location.path not in ("", "/"):
                 raise SettingsError(f"a pool is of a server: the path {location.path!a} does not belong into its URL")
             host, others = location.host, location.login(others)
+        elif "@" in host:
+            # Not shown: it may be user:password@host.
+            raise SettingsError("SFTP host has an @ in it: give username=..., or a URL, sftp://user@host")
         if others.get("port", 22) is None:
             del others["port"]
         for name, variable in (("password", password_env), ("passphrase", passphrase_env)):

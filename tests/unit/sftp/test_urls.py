@@ -82,6 +82,13 @@ def test_what_has_no_scheme_is_refused_and_not_shown(url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("host", ["user@host", "user:hunter2@host"])
+def test_a_host_with_a_user_in_it_is_refused_and_not_shown(host: str) -> None:
+    with pytest.raises(SettingsError, match="username=") as caught:
+        SFTPPool(host)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_password_with_a_slash_in_it_is_not_shown_either() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_url("sftp://user:hunter2/3@host/in")
