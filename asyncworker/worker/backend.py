@@ -28,7 +28,7 @@ from asyncworker.worker.progress import outcome_of
 from asyncworker.worker.provisional import ProvisionalState, on_redis, stored
 from asyncworker.worker.refusals import refuses_for_now
 from asyncworker.worker.results import ResultWriter
-from asyncworker.worker.sending import NotSent, Posting, in_backend, sends_what_is_earned
+from asyncworker.worker.sending import NotSent, Posting, earned, in_backend, sends_what_is_earned
 
 __all__ = ["OffLoopBackend", "outcomes_ignored", "stock_backend"]
 
@@ -70,7 +70,11 @@ _BLOCKING = _OUTCOMES | {
     "on_task_call",
 }
 
-#: What Celery notes of a result for whoever waits for it: the loop's thread never does, and Redis would be asked.
+#: What the sending of a chord writes: without it the chord is never told to be complete.
+_SENDING = frozenset({"add_to_chord", "apply_chord", "save_group", "set_chord_size"})
+
+#: What Celery notes of a result for whoever waits for it, which asks Redis: the loop's thread never does, nor does
+#: anybody for what a task has earned.
 _PENDING = frozenset({"add_pending_result", "remove_pending_result"})
 
 #: What waits for results. On the loop's thread it would wait for ever for a task of the same worker.
@@ -80,7 +84,8 @@ _WAITING = frozenset({"wait_for_pending", "iter_native", "get_many", "wait_for"}
 class OffLoopBackend:
     """Any Celery result backend; inside a bridge its blocking methods run on an I/O thread, elsewhere at once.
 
-    It is set as ``task.backend``, and on the loop's thread as ``app.backend``, which Celery's canvas and results ask.
+    It is set as ``task.backend``, and where tasks run, on the loop's thread and those of tasks that are not async, as
+    ``app.backend``, which Celery's canvas and results ask.
     The backend proper is the app's, which Celery keeps a thread.
 
     Args:
@@ -91,13 +96,15 @@ class OffLoopBackend:
     def __init__(self, app: Celery, results: ResultWriter | None = None) -> None:
         self._app = app
         self._results = results
-        self._on_loop: Any = None
+        self._in_place_of: Any = None
 
-    def use_on_loop(self) -> None:
-        """Be the app's backend on the running loop's thread; called there."""
-        app: Any = self._app
-        self._on_loop = app.backend
-        app._backend = self
+    @classmethod
+    def use_here(cls, app: Any, results: ResultWriter | None = None) -> None:
+        """Have one be the app's backend on the calling thread, where that is Celery's own."""
+        if not isinstance(app.backend, cls):
+            backend = cls(app, results)
+            backend._in_place_of = app.backend
+            app._backend = backend
 
     @property
     def thread_safe(self) -> bool:
@@ -108,11 +115,11 @@ class OffLoopBackend:
     def _stock(self) -> Any:
         """The calling thread's backend of Celery's."""
         found: Any = self._app.backend
-        return found._on_loop if isinstance(found, OffLoopBackend) else found
+        return found._in_place_of if isinstance(found, OffLoopBackend) else found
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._stock, name)
-        if name in _PENDING and on_loop_thread():
+        if name in _PENDING and (earned.get() or on_loop_thread()):
             return _same
         if name in _WAITING and on_loop_thread():
             return _refuse_to_wait
@@ -120,6 +127,8 @@ class OffLoopBackend:
             if _ignoring.get():
                 return _drop
             return _ignore if _is_abandoned() else functools.partial(self._write, name)
+        if name in _SENDING and earned.get():
+            return functools.partial(self._write_and_send, name)
         return functools.partial(off_loop, self._call, name) if name in _BLOCKING else value
 
     def before_retry(self, job: Job) -> None:
@@ -188,7 +197,7 @@ class OffLoopBackend:
             return call()
         position = _REQUEST_AT.get(name, len(args))
         request = kwargs.get("request", args[position] if len(args) > position else None)
-        what = f"{name} of {args[0] if args else kwargs.get('task_id')}"
+        what = f"{name} of {current_job.get() if name in _SENDING else args[0] if args else kwargs.get('task_id')}"
         if _is_of_chord(request):
             # Where its last part has come, the backend sends the chord's body, and forgets the chord whether it could
             # or not: the sending waits in the midst of that.

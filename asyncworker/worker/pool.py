@@ -103,8 +103,9 @@ class AsyncPool(BasePool):
         use_broker_pools(self.app)
         adopt_app(self.app)
         use_django(self.app)
+        use_backend = functools.partial(OffLoopBackend.use_here, self.app, self._results)
         # First on the loop, before any task.
-        self._loop_thread.loop.call_soon_threadsafe(OffLoopBackend(self.app, self._results).use_on_loop)
+        self._loop_thread.loop.call_soon_threadsafe(use_backend)
         self._adopted: dict[str, Any] = {}
         self._async_names: set[str] = set()
         self._late_names: set[str] = set()
@@ -121,6 +122,7 @@ class AsyncPool(BasePool):
             self._finished,
             DeliveryGuard(self._settings, self._leases),
             threads=self._settings.sync_threads,
+            use_backend=use_backend,
         )
         self._dead_letters = DeadLetterWriter(self._settings, self._loop_thread, self._outbox)
         use_writer(self._bury)

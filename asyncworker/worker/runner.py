@@ -62,15 +62,24 @@ class Runner:
         finished: Called there, exactly once for each job that was started, when its code has ended.
         guard: Is asked before a job begins that was delivered again.
         threads: How many synchronous jobs run at once; more wait for a thread.
+        use_backend: Called on the thread of each of those before it runs.
     """
 
     def __init__(
-        self, loop_thread: LoopThread, outbox: Outbox, finished: Finished, guard: DeliveryGuard, *, threads: int
+        self,
+        loop_thread: LoopThread,
+        outbox: Outbox,
+        finished: Finished,
+        guard: DeliveryGuard,
+        *,
+        threads: int,
+        use_backend: Callable[[], None],
     ) -> None:
         self._loop = loop_thread.loop
         self._outbox = outbox
         self._finished = finished
         self._guard = guard
+        self._use_backend = use_backend
         self._threads = DaemonExecutor(threads, "asyncworker-task")
         self._inbox: deque[Job] = deque()
         self._inbox_rung = False
@@ -202,6 +211,7 @@ class Runner:
         earned.set(True)
         job.thread_ident = threading.get_ident()
         try:
+            self._use_backend()
             outcome = job.target(*job.args)
             if job.errbacks:
                 asyncio.run_coroutine_threadsafe(job.wait_for_errbacks(), self._loop).result()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery import group, shared_task
+from celery import chord, group, shared_task
 
 from tests.chaos.outage_tasks import note
 
@@ -102,6 +102,12 @@ async def replaced(self: Any, number: int, gate: str) -> int:
 def replaced_by_group(self: Any, number: int, gate: str) -> int:
     _gate_sync(self, gate)
     raise self.replace(group(work.si(number, gate), work.si(number, gate)))
+
+
+@shared_task(name="f.replaced_by_chord", bind=True)
+async def replaced_by_chord(self: Any, number: int, gate: str) -> int:
+    await _gate(self, gate)
+    raise self.replace(chord([work.si(number, gate), work_sync.si(number, gate)], total.s()))
 
 
 @shared_task(name="f.total")

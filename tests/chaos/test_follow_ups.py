@@ -140,6 +140,26 @@ def test_links_chains_retries_and_replacements_are_sent(away: Away) -> None:
     away.scene.wait_for(lambda: "unregistered task of type 'f.elsewhere'" in away.scene.worker.log(), "its message")
 
 
+@pytest.mark.parametrize("how", ["killed", "read-only", "full"])
+def test_chords_are_sent_whole_while_their_size_cannot_be_stored(tmp_path: Path, how: str) -> None:
+    """How many parts a chord has is kept with the results, which are away; the broker is there."""
+    tasks = f"{follow_tasks.__name__},tests.chaos.outage_tasks"
+    with running_valkey(tmp_path / "broker") as broker, running_valkey(tmp_path / "results") as results:
+        urls = Urls(broker.url(0), results.url(1))
+        with running_scene(tmp_path, urls, urls, tasks=tasks) as scene:
+            refuses = lambda: results.refusing_writes(as_replica=how == "read-only")  # noqa: E731
+            away = Away(scene, tmp_path / "gate", (lambda: _killed(results)) if how == "killed" else refuses)
+            replaced = [away.send(f"f.replaced_by_{what}", 5) for what in ("group", "chord") for _ in range(FEW)]
+            header = group(away.signature("f.work", n) for n in range(FEW))
+            following = [
+                chain(away.signature(name, 1), header, scene.app.signature("f.total")).apply_async().id
+                for name in ("f.work", "f.work_sync")
+            ]
+            away.outage(len(replaced) + len(following))
+            assert [scene.result(task_id) for task_id in replaced] == [[5, 5]] * FEW + [10] * FEW
+            assert [scene.result(task_id) for task_id in following] == [sum(range(FEW))] * 2
+
+
 @pytest.mark.skipif(os.environ.get("ASYNCWORKER_TESTS_FAST") == "0", reason="kombu's transport ends the worker")
 def test_no_retry_vanishes_while_redis_is_full(tmp_path: Path) -> None:
     """Acknowledged early, each is nowhere but in its worker; their senders and the consumer reconnect meanwhile."""
