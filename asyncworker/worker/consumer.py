@@ -86,7 +86,9 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
     def on_close(self) -> None:
         """Forget what was received, but not what runs: it can be revoked after a reconnect, and while it drains."""
         super().on_close()
-        for request in tuple(active_requests):
+        active = tuple(active_requests)
+        self._copies.connection_lost([request.message for request in active])
+        for request in active:
             task_reserved(request)
 
     def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:

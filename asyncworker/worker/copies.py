@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from asyncworker.loop import live_jobs
@@ -77,6 +78,19 @@ class Copies:
         if len(self._waiting) == 1:
             self._look_later()
         return True
+
+    def connection_lost(self, going_on: Iterable[Any]) -> None:
+        """Forget what comes again with the next connection: the copies, and what Celery has forgotten.
+
+        Args:
+            going_on: The messages whose tasks run.
+        """
+        self._waiting.clear()
+        kept = set(map(id, going_on))
+        # What nobody runs any more is still there, until the garbage collector finds it.
+        for task_id, first in list(self._held.items()):
+            if id(first) not in kept:
+                del self._held[task_id]
 
     def _look_later(self) -> None:
         self._consumer.timer.call_after(LOOK_S, self._look)

@@ -106,3 +106,18 @@ def test_a_task_that_gave_its_message_back_is_run_again(
     node = worker(MODULE, "--without-mingle")
     assert client.tasks["t.reject_once"].delay(0.5).get(timeout=60) == "second time"
     wait_until_settled(valkey, node)
+
+
+def test_what_waited_for_its_turn_runs_after_a_new_connection(
+    worker: Callable[..., Worker], client: Celery[Any], valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    """Celery forgets it with the connection: what comes again is no copy of what this process has."""
+    node = worker(MODULE, "-c", "2", "--prefetch-multiplier", "10", "--without-mingle")
+    long = [client.tasks["t.logged_late"].delay(str(tmp_path / f"log{number}"), 3) for number in range(2)]
+    others = [client.tasks["t.add"].delay(number, 1) for number in range(15)]
+    node.wait_for_log(f"[{others[-1].id}] received")
+    with redis.Redis.from_url(valkey.redis_url) as broker:
+        broker.client_kill_filter(_type="normal", skipme=True)
+    assert [result.get(timeout=60) for result in others] == list(range(1, 16)), node.log()
+    assert all(result.get(timeout=60) is not None for result in long)
+    wait_until_settled(valkey, node)
