@@ -72,6 +72,12 @@ class Recorder(Protocol):
     def is_convicted(self, index: int, digest: bytes | None) -> bool:
         """Tell whether a process died twice while it ran this item alone: it is not run any more."""
 
+    def is_suspect(self, index: int) -> bool:
+        """Tell whether an item was in flight when a process died, or may have been; it has to run alone."""
+
+    def is_accused(self, index: int, digest: bytes | None) -> bool:
+        """Tell whether a process died already while it did; it runs after the other suspects."""
+
     async def isolate(self, index: int, digest: bytes | None) -> bool:
         """Record that an item begins which was in flight when a process died; tell whether it has to run alone."""
 
@@ -217,6 +223,14 @@ class MemoryRecorder(Tally):
 
     def is_convicted(self, index: int, digest: bytes | None) -> bool:
         """None is: it ends with its process."""
+        return False
+
+    def is_suspect(self, index: int) -> bool:
+        """None is."""
+        return False
+
+    def is_accused(self, index: int, digest: bytes | None) -> bool:
+        """None is."""
         return False
 
     async def isolate(self, index: int, digest: bytes | None) -> bool:

@@ -114,6 +114,8 @@ class _Engine:
             self._call = self._gate.call
         #: Retries that are due, and rows that were read ahead of the pullers that they woke.
         self._ready: deque[Work] = deque()
+        #: Suspects that run after the others.
+        self._accused: deque[Work] = deque()
         self._turns = Turns()
         self._intake = Intake(source, options.key, recorder, self._turns, self._fail)
         #: Of each attempt, where anybody reads it.
@@ -190,7 +192,7 @@ class _Engine:
         return RunDrained(f"run {self._label} stopped early; another attempt goes on from its checkpoint")
 
     def _ran_out(self) -> bool:
-        return self._intake.exhausted and not self._waiting.count and not self._ready
+        return self._intake.exhausted and not (self._waiting.count or self._ready or self._accused)
 
     def _stop(self, reason: BaseException | None) -> None:
         """Pull no more and cancel what is in flight. The first reason counts."""
@@ -273,6 +275,8 @@ class _Engine:
                         await self._run_item(work, puller)
                 elif self._ran_out():
                     return
+                elif self._accused and intake.exhausted and not waiting.count:
+                    await self._run_accused(puller)
                 else:
                     await turns.idle()
         except Exception as exc:
@@ -348,10 +352,12 @@ class _Engine:
             return
         if recorder.careful:
             async with alone():
-                if await recorder.isolate(item.index, digest):
-                    if not self._stopping:
-                        await self._run_item(work, puller, checked=True)
-                        await recorder.survived()
+                if recorder.is_accused(item.index, digest):
+                    self._accused.append(work)
+                    return
+                while self._accused and not recorder.is_suspect(item.index):
+                    await self._run_alone(self._accused.popleft(), puller)
+                if await self._run_alone(work, puller):
                     return
         await recorder.reserve(item.index)
         if not self._stopping:
@@ -367,6 +373,23 @@ class _Engine:
             printable(f"{item.key!r:.200}"),
             limit_s,
         )
+
+    async def _run_alone(self, work: Work, puller: Puller) -> bool:
+        """Run an item that may kill the process, and record that first; tell whether it is one that may."""
+        item, _row, digest = work
+        if not await self._recorder.isolate(item.index, digest):
+            return False
+        if not self._stopping:
+            await self._run_item(work, puller, checked=True)
+            await self._recorder.survived()
+        return True
+
+    async def _run_accused(self, puller: Puller) -> None:
+        """Run what was put off until all other suspects had run, where nothing else is left."""
+        async with alone():
+            while self._accused:
+                await self._run_alone(self._accused.popleft(), puller)
+        self._turns.wake_all()
 
     def _settle_failure(self, work: Work, exc: BaseException) -> None:
         """Try again later, or record; called in the puller, where the exception is handled."""

@@ -210,6 +210,14 @@ class StoreRecorder(Tally):
         """Tell whether a process died twice while it ran this item alone: it is not run any more."""
         return self._suspects.is_convicted(index, digest)
 
+    def is_suspect(self, index: int) -> bool:
+        """Tell whether an item was in flight when a process died, or may have been; it has to run alone."""
+        return self._suspects.is_suspect(index)
+
+    def is_accused(self, index: int, digest: bytes | None) -> bool:
+        """Tell whether a process died already while it did; it runs after the other suspects."""
+        return self._suspects.is_accused(index, digest)
+
     async def isolate(self, index: int, digest: bytes | None) -> bool:
         """Record that an item begins which was in flight when a process died; tell whether it has to run alone.
 
@@ -218,7 +226,7 @@ class StoreRecorder(Tally):
         suspects = self._suspects
         if not suspects.isolating:
             return False
-        alone = index < suspects.below
+        alone = suspects.is_suspect(index)
         if alone:
             suspects.put_on_trial(index, digest)
         else:

@@ -1,9 +1,10 @@
 """Items that a process ran when it died: each runs alone, and one during which two more processes die has failed.
 
 An item begins only once the store knows that it may: the checkpoint reserves the next places of the source, more where
-items are fast. So what was in flight at a death is among the items below the reserved place that are
-not finished. The next attempt runs these one at a time, and writes down which before it begins. One death of an item
-that ran alone proves nothing: workers are killed from outside, too.
+items are fast. So what was in flight at a death is among the items below the reserved place that are not finished. The
+next attempt runs these one at a time, and writes down which before it begins. One death of an item that ran alone proves
+nothing: workers are killed from outside, too. So it runs once more, after the others, since a next kill from outside
+meets whichever comes first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 
-from asyncworker.store import RunHold
+from asyncworker.store import ACCUSED, RunHold
 
 __all__ = ["KILLED_TWICE", "Suspects", "alone"]
 
@@ -57,6 +58,14 @@ class Suspects:
     def is_convicted(self, index: int, digest: bytes | None) -> bool:
         """Tell whether a process died twice while it ran this item alone."""
         return _name(index, digest) in self._convicted
+
+    def is_suspect(self, index: int) -> bool:
+        """Tell whether an item has to run alone."""
+        return self.isolating and index < self.below
+
+    def is_accused(self, index: int, digest: bytes | None) -> bool:
+        """Tell whether it has to, and a process died once while it did."""
+        return self.is_suspect(index) and f"{ACCUSED}{_name(index, digest)}" in self._convicted
 
     def put_on_trial(self, index: int, digest: bytes | None) -> None:
         """Note which one runs now."""

@@ -29,6 +29,7 @@ from asyncworker.store.records import (
 )
 from asyncworker.store.shared import opened_store, payloads_of, shared_store
 from asyncworker.store.silence import Silence
+from asyncworker.store.suspicion import ACCUSED
 
 if TYPE_CHECKING:
     from asyncworker.store.deliveries import Deliveries
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from asyncworker.store.watch import look_at_holders, silence_of
 
 __all__ = [
+    "ACCUSED",
     "Batch",
     "Bitmap",
     "Counters",

@@ -7,10 +7,10 @@ from typing import Any
 
 from asyncworker.store.records import RESERVED_AT_FIRST, RunRequest
 
-__all__ = ["Suspicion", "suspicion_of"]
+__all__ = ["ACCUSED", "Suspicion", "suspicion_of"]
 
 #: Before the name of an item during which, alone, a process has died once: somebody else may have killed that.
-_ACCUSED = "?"
+ACCUSED = "?"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def suspicion_of(row: Any, request: RunRequest, forced: bool) -> Suspicion:
     convicted = () if request.pardon else tuple(row.convicted.split("\n")) if row.convicted else ()
     caught = died and bool(row.suspect)
     if caught:
-        accused = f"{_ACCUSED}{row.suspect}"
+        accused = f"{ACCUSED}{row.suspect}"
         convicted += (row.suspect if accused in convicted else accused,)
     below = row.suspects_below
     if died and not below:

@@ -93,16 +93,29 @@ async def test_it_fails_after_three_deaths_and_others_go_on(store: Store, poison
     assert (again.progress.failed, innocent.ran) == (0, Counter(poison))
 
 
-async def test_an_item_that_ran_alone_when_its_process_was_killed_is_innocent(store: Store) -> None:
-    for _ in range(2):
+@pytest.mark.parametrize(("count", "concurrency"), [(239, 20), (2000, 20), (2000, 2)])
+async def test_an_item_that_ran_alone_when_its_process_was_killed_is_innocent(
+    store: Store, count: int, concurrency: int
+) -> None:
+    for redelivered in (False, True):
         process = Mortal(store, frozenset({237}))
         with pytest.raises(RunTakenOver):
-            await execute(process.call, source_of({"x": range(COUNT)}), process.store, concurrency=20, redelivered=True)
+            await execute(
+                process.call,
+                source_of({"x": range(count)}),
+                process.store,
+                concurrency=concurrency,
+                redelivered=redelivered,
+            )
     innocent = Mortal(store, frozenset())
     outcome = await execute(
-        innocent.call, source_of({"x": range(COUNT)}), innocent.store, concurrency=20, redelivered=True
+        innocent.call, source_of({"x": range(count)}), innocent.store, concurrency=concurrency, redelivered=True
     )
-    assert (outcome.progress.done, outcome.progress.failed, innocent.ran[237]) == (COUNT, 0, 1)
+    assert (outcome.progress.done, outcome.progress.failed, innocent.ran[237]) == (count, 0, 1)
+    # It comes after the others that may have killed the process, which a next kill from outside meets first.
+    order = list(innocent.ran)
+    assert order.index(237) > order.index(238)
+    assert order.index(237) < order.index(count - 1) or count == 239
 
 
 async def test_only_what_may_have_been_in_flight_runs_alone(store: Store) -> None:
