@@ -44,6 +44,8 @@ class StoreRecorder(Tally):
     BYTES_HELD = 32 << 20
     #: A run with nothing new to say writes this often all the same: it may have been cancelled.
     HEARTBEAT_S = 1.0
+    #: Items do not wait for longer than that to be recorded before they begin.
+    AWAY_AFTER_S = 1.0
     #: The most results in one row.
     CHUNK_ITEMS = 1000
     CHUNK_BYTES = 1 << 20
@@ -92,6 +94,8 @@ class StoreRecorder(Tally):
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        #: Set when the next checkpoint is written.
+        self._written = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
         self._stop: Stop | None = None
         self._given_up = False
@@ -242,9 +246,28 @@ class StoreRecorder(Tally):
 
     async def reserve(self, index: int) -> None:
         """Record that an item may begin, with those after it."""
-        while index >= self.reserved and not (self._given_up or self._closed):
+        while index >= self.reserved and not (self._given_up or self._closed or self._is_store_away()):
             self._suspects.wait_for_more()
-            await self._until_cut_is_written()
+            self._changed = True
+            self._wake.set()
+            await self._next_write(self.AWAY_AFTER_S)
+
+    def _is_store_away(self) -> bool:
+        # Items go on without it then: that none begins unrecorded is worth less than that.
+        return self._unwritten is not None and self._clock.monotonic() >= self._cut_at + self.AWAY_AFTER_S
+
+    async def _next_write(self, at_most_s: float) -> None:
+        sleep = asyncio.ensure_future(self._clock.sleep(at_most_s))
+        written = asyncio.ensure_future(self._written.wait())
+        try:
+            await asyncio.wait([sleep, written], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            written.cancel()
+
+    def _note_written(self) -> None:
+        self._written.set()
+        self._written = asyncio.Event()
 
     async def _until_cut_is_written(self) -> None:
         """Wait until what stands now is in the store, or the run is being stopped."""
@@ -304,6 +327,7 @@ class StoreRecorder(Tally):
     def abandon(self) -> None:
         """Write nothing more, but for the transaction that is under way."""
         self._closed = True
+        self._note_written()
         if self._flusher is not None:
             self._flusher.cancel()
 
@@ -326,6 +350,7 @@ class StoreRecorder(Tally):
         self._given_up = True
         self.full = False
         self._room.set()
+        self._note_written()
         if self._stop is not None:
             self._stop(reason)
 
@@ -415,6 +440,7 @@ class StoreRecorder(Tally):
         self._suspects.stored(batch.reserved)
         self.reserved = self._suspects.reserved
         self._cuts_written = self._cuts
+        self._note_written()
         self._next_chunk += max(len(batch.results), len(batch.keys))
         return cancel_requested
 

@@ -2,9 +2,9 @@
 
 An item begins only once the store knows that it may: the checkpoint reserves the next places of the source, more where
 items are fast. So what was in flight at a death is among the items below the reserved place that are not finished. The
-next attempt runs these one at a time, and writes down which before it begins. One death of an item that ran alone proves
-nothing: workers are killed from outside, too. So it runs once more, after the others, since a next kill from outside
-meets whichever comes first.
+next attempt runs these one at a time, and writes down which before it begins. One death of an item that ran alone is no
+proof: workers are killed from outside, too. So it runs once more, after the others: a next kill from outside meets what
+comes first.
 """
 
 from __future__ import annotations

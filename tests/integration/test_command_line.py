@@ -75,7 +75,6 @@ AWAY = "the broker at redis://:***@127.0.0.1:1/0"
         (("limits", "set", "api", "3"), AWAY),
         (("runs", "resume", ID), AWAY),
         (("runs", "show", "nobody"), "no run 'nobody' in the store"),
-        (("runs", "cancel", "nobody"), "no run 'nobody' in the store"),
         (("dead", "show", "nobody"), "no dead task 'nobody' in the store"),
         (("dead", "replay", "nobody"), "no dead task 'nobody' in the store"),
         (("runs", "-A", "no.such", "list"), "no Celery app 'no.such'"),
