@@ -15,7 +15,7 @@ import pytest
 from celery import Celery
 
 from asyncworker import AsyncTask, IterateResult
-from asyncworker.errors import RunNotFound
+from asyncworker.errors import RunExpired, RunNotFound
 from tests.integration import tasks
 from tests.servers.worker import ROOT, Worker
 
@@ -122,9 +122,10 @@ def test_old_runs_are_deleted(worker: Callable[..., Worker], client: Celery[Asyn
     result = client.tasks["t.item"].iterate(number=[1]).delay()
     result.get(timeout=GET_S)
     until = time.monotonic() + GET_S
-    while result.progress().state != "pending":  # as of a run that nobody knows
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    with pytest.raises(RunExpired, match=f"run {result.id} of t.item ended"):
+        while result.progress():
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def _environment(worker_env: dict[str, str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 from click.testing import CliRunner
 
@@ -57,17 +58,18 @@ def test_help_names_every_command() -> None:
         assert f"  {name} " in answer.output
 
 
-def test_the_fan_out_in_it_is_built_as_written() -> None:
+def test_the_fan_out_in_it_is_built_as_written(tmp_path: Path) -> None:
     _shop, pull, run, *_ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     built, sent, rest = run.partition(".delay()")
     # All but the sending; in a process of its own, since the default app is one a process.
-    program = f"{pull}\n{built}\nprint(result.task, result.kwargs['task'])\nfrom asyncworker import IterateResult\n"
+    (tmp_path / "pull.py").write_text(pull)
+    program = f"{built}\nprint(result.task, result.kwargs['task'])\nfrom asyncworker import IterateResult\n"
     program += "".join(f"IterateResult.{name}\n" for name in re.findall(r"result\.(\w+)\(\)", rest))
     answer = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
     assert sent
-    assert answer.stdout.split() == ["asyncworker.iterate", "asyncworker.fetch"], answer.stderr
+    assert answer.stdout.split() == ["asyncworker.iterate", "pull.fetch"], answer.stderr
 
 
 def test_the_resource_in_it_is_declared_as_written() -> None:
