@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -202,6 +203,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(("ASYNCWORKER_", "CELERY_"))]:
         if name not in (REQUIRE_SERVERS, FAST, "ASYNCWORKER_REDIS_SERVER"):
             del os.environ[name]
+    if not _is_xdist_worker(config):
+        # The developer's own store is none of the tests' business.
+        state = tempfile.TemporaryDirectory(prefix="asyncworker-tests-")
+        config.add_cleanup(state.cleanup)
+        os.environ["XDG_STATE_HOME"] = state.name
     if FAST in os.environ:
         os.environ.update(dict.fromkeys(FAST_SETTINGS, os.environ[FAST]))
     if not _is_xdist_worker(config):

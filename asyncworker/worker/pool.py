@@ -55,6 +55,10 @@ TOLD = 10
 SERVERS_AWAITED_S = 1.0
 
 
+def _fetch_no_more(_count: int) -> None:
+    """Leave the prefetch as it is: no consumer of ours has been set."""
+
+
 class AsyncPool(BasePool):
     """Celery's pool interface over one event loop and a bounded set of threads.
 
@@ -67,7 +71,7 @@ class AsyncPool(BasePool):
     #: Celery then keeps what waits for a slot, and looks again when its turn comes: revoked, expired?
     uses_semaphore = True
     #: Has the consumer fetch so many more messages, or fewer; our consumer sets it, before the pool is started.
-    fetch_more: Callable[[int], None] = staticmethod(lambda _count: None)
+    fetch_more: Callable[[int], None] = staticmethod(_fetch_no_more)
 
     def on_start(self) -> None:
         """Start the loop thread and fit all tasks into the bridge."""

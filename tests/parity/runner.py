@@ -80,6 +80,7 @@ def _worker(side: str, folder: Path) -> Iterator[tuple[Worker, dict[str, str]]]:
             "CELERY_RESULT_BACKEND": server.result_url,
             "PARITY_SIDE": side,
             "PARITY_FOLDER": str(folder),
+            "ASYNCWORKER_STATE_DIR": str(folder / "state"),
         }
         pool = ("-P", "prefork") if side == "prefork" else ()
         with running_worker(
