@@ -25,7 +25,7 @@ def test_a_run_killed_and_resumed_equals_an_undisturbed_one(url: str, **example:
         store = await open_store(url)
         try:
             async with store.writing() as connection:
-                for table in (schema.run, schema.failure, schema.result_chunk, schema.key_chunk):
+                for table in (schema.run, schema.failure, schema.result_chunk, schema.key_chunk, schema.row_chunk):
                     await connection.execute(table.delete())
             await killed_and_resumed(store, **example)
         finally:
