@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, Text, func, select
+from sqlalchemy import ColumnElement, Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asyncworker.store import schema
 from asyncworker.store.records import Partition, Progress
-from asyncworker.store.storable import to_storable
 
-__all__ = ["PROGRESS_COLUMNS", "begins_with", "merged", "partitions_of", "progress_of", "whole_or_part"]
+__all__ = ["PROGRESS_COLUMNS", "merged", "partitions_of", "progress_of", "whole_or_part"]
 
 PROGRESS_COLUMNS = [schema.run.c[name] for name in Progress.__struct_fields__]
 
@@ -21,12 +20,6 @@ PROGRESS_COLUMNS = [schema.run.c[name] for name in Progress.__struct_fields__]
 def whole_or_part(column: ColumnElement[str], run_id: str) -> ColumnElement[bool]:
     """Rows of a run or of one of its partitions, by the column with the run's id."""
     return (column == run_id) | column.in_(select(schema.run.c.run_id).where(schema.run.c.part_of == run_id))
-
-
-def begins_with(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
-    """Rows whose id begins so. Not by LIKE: SQLite's takes capital letters for small ones, and meets others' rows."""
-    stored = to_storable(prefix)
-    return func.substr(column, 1, len(stored), type_=Text) == stored
 
 
 def progress_of(row: Row[*tuple[Any, ...]]) -> Progress:

@@ -17,7 +17,7 @@ from asyncworker.store import advancing, cancelling, failures, large, reading, s
 from asyncworker.store.checks import check_map
 from asyncworker.store.chunks import key_rows, keys_from_row, result_rows, row_rows
 from asyncworker.store.decide import Continue, OnChange, Recall, Refuse, Start, decide
-from asyncworker.store.parts import PROGRESS_COLUMNS, begins_with, merged, partitions_of, progress_of, whole_or_part
+from asyncworker.store.parts import PROGRESS_COLUMNS, merged, partitions_of, progress_of, whole_or_part
 from asyncworker.store.payloads import Payloads
 from asyncworker.store.quiet import said
 from asyncworker.store.records import (
@@ -186,9 +186,6 @@ class Store:
             for table in (schema.failure, schema.result_chunk, schema.key_chunk, schema.row_chunk):
                 await connection.execute(delete(table).where(whole_or_part(table.c.run_id, request.run_id)))
             await connection.execute(delete(schema.run).where(schema.run.c.part_of == request.run_id))
-            # What items remember is of the run that they were in.
-            of_items = begins_with(schema.task_state.c.task_id, f"{request.run_id}#")
-            await connection.execute(delete(schema.task_state).where(of_items))
         return _hold(progress, fence, request.keyed, again=row is not None, cancel_requested=cancel_requested)
 
     async def _continue(self, connection: AsyncConnection, request: RunRequest, row: Row[Any], forced: bool) -> RunHold:

@@ -10,13 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import Row, Text, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asyncworker.errors import CheckpointCorrupt, StateTakenOver, StoreError
 from asyncworker.store import schema
-from asyncworker.store.parts import begins_with
 from asyncworker.store.patience import patiently
 from asyncworker.store.schema import checksum_of, first_fence
 from asyncworker.store.sql import Store
@@ -141,8 +140,11 @@ class TaskStates:
             StoreError: The database could not be used.
         """
         self._changed = {state for state in self._changed if not state.task_id.startswith(prefix)}
+        stored = to_storable(prefix)
+        # Not LIKE: SQLite's takes capital letters for small ones, and would meet the states of others.
+        begins_so = func.substr(_table.c.task_id, 1, len(stored), type_=Text) == stored
         async with self._store.writing() as connection:
-            await connection.execute(delete(_table).where(begins_with(_table.c.task_id, prefix)))
+            await connection.execute(delete(_table).where(begins_so))
 
     async def close(self) -> None:
         """Write what is left, once."""

@@ -81,25 +81,6 @@ async def test_only_the_states_under_a_prefix_are_deleted(store: Store, make: Ma
     assert left == names[2:]
 
 
-@pytest.mark.parametrize("complete", [True, False])
-async def test_the_items_of_a_run_that_starts_afresh_remember_nothing(
-    store: Store, make: MakeStates, complete: bool
-) -> None:
-    hold = await store.begin_run(test_store.request())
-    names = ["run#1", "run#x", "Run#1", "run", "run2#1"]
-    states = make()
-    for name in names:
-        state = await states.open(name)
-        put(states, state, page=b"7")
-        await states.flush(state)
-    ended = test_store.batch([], state="failed", complete=complete, failures=[test_store.failure(0)])
-    await store.write(hold, ended, 0)
-    again = await store.begin_run(test_store.request())
-    assert again.attempt == (1 if complete else 2)
-    left = [name for name in names if (await make().open(name)).values]
-    assert left == (names[2:] if complete else names)
-
-
 async def test_many_changes_of_many_tasks_take_few_transactions(store: Store, make: MakeStates) -> None:
     states = make(every_s=3600.0)
     opened = await asyncio.gather(*[states.open(str(number)) for number in range(400)])
