@@ -250,20 +250,11 @@ class StoreRecorder(Tally):
             self._suspects.wait_for_more()
             self._changed = True
             self._wake.set()
-            await self._next_write(self.AWAY_AFTER_S)
+            await self._first_of(self._written, self.AWAY_AFTER_S)
 
     def _is_store_away(self) -> bool:
         # Items go on without it then: that none begins unrecorded is worth less than that.
         return self._unwritten is not None and self._clock.monotonic() >= self._cut_at + self.AWAY_AFTER_S
-
-    async def _next_write(self, at_most_s: float) -> None:
-        sleep = asyncio.ensure_future(self._clock.sleep(at_most_s))
-        written = asyncio.ensure_future(self._written.wait())
-        try:
-            await asyncio.wait([sleep, written], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleep.cancel()
-            written.cancel()
 
     def _note_written(self) -> None:
         self._written.set()
@@ -361,14 +352,18 @@ class StoreRecorder(Tally):
         and one transaction. A store that takes longer than that for each still leaves room for others.
         """
         due_s = self._cut_at + self._every_s - self._clock.monotonic()
-        sleep = asyncio.ensure_future(self._clock.sleep(max(due_s, self._every_s / 4)))
-        wake = asyncio.ensure_future(self._wake.wait())
+        await self._first_of(self._wake, max(due_s, self._every_s / 4))
+        self._wake.clear()
+
+    async def _first_of(self, event: asyncio.Event, at_most_s: float) -> None:
+        """Wait for an event, or until the time has passed."""
+        sleep = asyncio.ensure_future(self._clock.sleep(at_most_s))
+        happened = asyncio.ensure_future(event.wait())
         try:
-            await asyncio.wait([sleep, wake], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([sleep, happened], return_when=asyncio.FIRST_COMPLETED)
         finally:
             sleep.cancel()
-            wake.cancel()
-        self._wake.clear()
+            happened.cancel()
 
     async def _flush(self) -> None:
         if self._unwritten is None:

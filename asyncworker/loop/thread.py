@@ -172,10 +172,9 @@ def _copy_outcome(task: asyncio.Task[T], waiter: concurrent.futures.Future[T]) -
 
 _lock = threading.Lock()
 _loop_thread: LoopThread | None = None
-_io: DaemonExecutor | None = None
-_hooks: DaemonExecutor | None = None
+#: Thread pools beside the loop, by name; each is made when it is first used.
+_executors: dict[str, DaemonExecutor] = {}
 _io_threads = 8
-_waiting: DaemonExecutor | None = None
 #: Fewer than Celery has connections by default: those that wait leave some to others.
 WAITING_THREADS = 4
 
@@ -202,29 +201,24 @@ def on_loop_thread() -> bool:
 
 def io_executor() -> DaemonExecutor:
     """Return the threads for what is blocking inside Celery: result writes and publishing."""
-    global _io
-    with _lock:
-        if _io is None:
-            _io = DaemonExecutor(_io_threads, "asyncworker-io")
-        return _io
+    return _executor("asyncworker-io", _io_threads)
 
 
 def hook_executor() -> DaemonExecutor:
     """Return the threads for the hooks of async tasks, which hold up nothing of Celery's own."""
-    global _hooks
-    with _lock:
-        if _hooks is None:
-            _hooks = DaemonExecutor(_io_threads, "asyncworker-hook")
-        return _hooks
+    return _executor("asyncworker-hook", _io_threads)
 
 
 def waiting_executor() -> DaemonExecutor:
     """Return the threads for what may wait inside Celery until a server is back. The end of the process ends them."""
-    global _waiting
+    return _executor("asyncworker-waiting", WAITING_THREADS)
+
+
+def _executor(name: str, threads: int) -> DaemonExecutor:
     with _lock:
-        if _waiting is None:
-            _waiting = DaemonExecutor(WAITING_THREADS, "asyncworker-waiting")
-        return _waiting
+        if name not in _executors:
+            _executors[name] = DaemonExecutor(threads, name)
+        return _executors[name]
 
 
 def set_io_threads(count: int) -> None:
@@ -235,8 +229,8 @@ def set_io_threads(count: int) -> None:
 
 def _forget_after_fork() -> None:
     # A forked child has the object but not the thread.
-    global _loop_thread, _io, _hooks, _waiting, _lock
-    _loop_thread, _io, _hooks, _waiting, _lock = None, None, None, None, threading.Lock()
+    global _loop_thread, _executors, _lock
+    _loop_thread, _executors, _lock = None, {}, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)
