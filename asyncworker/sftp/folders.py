@@ -13,7 +13,8 @@ import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
+
+from asyncworker.sftp.temporary_names import temporary_name
 
 __all__ = ["Destination", "Found", "OpenFolder"]
 
@@ -126,7 +127,7 @@ class Destination:
     def folds_case(self) -> bool:
         """Whether two names that differ only in case are one file here. Tries it once; blocks: for a thread."""
         if self._folds is None:
-            name = f".case-{token_hex(6)}"
+            name = os.fsdecode(temporary_name(b"case"))
             path = Path(self.path(name))
             try:
                 path.touch(mode=0o600, exist_ok=False)

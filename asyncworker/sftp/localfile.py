@@ -9,18 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from itertools import count
-from random import getrandbits
 
 from asyncworker.sftp.folders import OpenFolder
+from asyncworker.sftp.temporary_names import temporary_name
 
 __all__ = ["LocalFile"]
 
-#: Tells the files of this process apart, as the random part does those of others; that it cannot be guessed is not
-#: needed, as a name that is there already is refused, and asking the kernel for it would cost as much as a pwrite.
-_serial = count()
-#: So that name, random part and suffix fit into 255 bytes of UTF-8.
-_NAME_CHARS = 50
 _MODE = 0o666
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -43,7 +37,7 @@ class LocalFile:
         self.goal = goal
         name_at = goal.rfind("/") + 1
         name = goal[name_at:]
-        temporary = f".{name[:_NAME_CHARS]}.{getrandbits(32):08x}{next(_serial):x}.part"
+        temporary = os.fsdecode(temporary_name(os.fsencode(name)))
         self._folder = folder
         self._name = goal if folder is None else name
         self.path = goal[:name_at] + temporary if folder is None else temporary

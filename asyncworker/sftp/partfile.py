@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import stat
 import struct
@@ -20,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from asyncworker.sftp.folders import OpenFolder
+from asyncworker.sftp.temporary_names import part_name
 
 __all__ = ["PartFile"]
 
@@ -27,7 +27,6 @@ _MAGIC = b"awpart01"
 _MARK = struct.Struct(">8sQ16s")
 #: Bytes between two marks.
 _MARK_EVERY = 32 * 1024 * 1024
-_NAME_CHARS = 50
 
 
 class PartFile:
@@ -54,8 +53,7 @@ class PartFile:
         self.mtime = mtime
         self._folder = folder
         self._name = os.path.basename(goal)  # noqa: PTH119
-        digest = hashlib.sha256(os.fsencode(self._name)).hexdigest()[:8]
-        self._part = f".{self._name[:_NAME_CHARS]}.{digest}.{size:x}-{mtime & 0xFFFFFFFFFFFF:x}.part"
+        self._part = os.fsdecode(part_name(os.fsencode(self._name), b"", size, mtime))
         self._resume = resume
         self._fd = -1
         self._lock = threading.Lock()

@@ -10,14 +10,13 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from itertools import count
-from secrets import token_hex
 
 from asyncworker.errors import SFTPError, SFTPFileChanged
 from asyncworker.sftp import packets
 from asyncworker.sftp.localsource import Block, LocalSource
 from asyncworker.sftp.packets import OpenFlag, Status
 from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.temporary_names import temporary_name
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["Upload"]
@@ -27,9 +26,6 @@ _WINDOW_BYTES = 4 * 1024 * 1024
 #: Read in one piece: the beginning, which is all of most files, and what follows.
 _FIRST_BYTES = 64 * 1024
 _BLOCK_BYTES = 1024 * 1024
-_NAME_BYTES = 200
-
-_serial = count()
 
 
 class Upload:
@@ -326,4 +322,4 @@ class Upload:
 
 def _temporary(path: bytes) -> bytes:
     folder, slash, name = path.rpartition(b"/")
-    return b"%s%s.%s.%s%x.part" % (folder, slash, name[:_NAME_BYTES], token_hex(4).encode(), next(_serial))
+    return folder + slash + temporary_name(name)

@@ -8,6 +8,7 @@ from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, 
 from asyncworker.sftp.files import Files
 from asyncworker.sftp.packets import Attributes, FileSystem
 from asyncworker.sftp.stripedput import is_part_of
+from asyncworker.sftp.temporary_names import is_ours
 
 __all__ = ["Space", "bytes_to_come"]
 
@@ -72,7 +73,7 @@ class Space:
 def bytes_to_come(files: Iterable[tuple[str, int]], there: Mapping[str, Attributes]) -> int:
     """What a folder needs for files of those names and sizes, beyond those that they replace and parts of them."""
     needed = 0
-    parts = {name: like.size_bytes or 0 for name, like in there.items() if name.endswith(".part")}
+    parts = {name: like.size_bytes or 0 for name, like in there.items() if is_ours(name)}
     for name, size in files:
         replaced = there.get(name)
         needed += size - ((replaced.size_bytes or 0) if replaced is not None else 0)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
-from secrets import token_hex
 from typing import TypeVar
 
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileChanged, SFTPFileNotFound
@@ -28,6 +26,7 @@ from asyncworker.sftp.packets import OpenFlag
 from asyncworker.sftp.ranges import Ranges
 from asyncworker.sftp.remotefile import RemoteFile
 from asyncworker.sftp.stripes import run_stripes
+from asyncworker.sftp.temporary_names import Part, goal_digest, parse, part_name, temporary_name
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["StripedUpload", "is_part_of"]
@@ -46,7 +45,6 @@ _SAMPLES = 16
 _SAMPLE_BYTES = 32 * 1024
 #: How long somebody who is cancelled takes to leave nothing behind.
 _GOODBYE_S = 2.0
-_NAME_BYTES = 150
 #: We must be able to open the part again, whatever the file's permissions will be.
 _OURS = 0o600
 
@@ -146,10 +144,11 @@ class StripedUpload:
 
     async def _remove_older(self, part: bytes) -> None:
         folder, slash, name = part.rpartition(b"/")
-        whence = name.rsplit(b".", 2)[0] + b"."  # without size and time of change
+        mine = parse(remote_text(name))
+        assert isinstance(mine, Part)
         for other in self._there:
-            raw = remote_bytes(other)
-            if raw != name and raw.startswith(whence) and raw.endswith(b".part"):
+            raw, found = remote_bytes(other), parse(other)
+            if raw != name and isinstance(found, Part) and (found.goal, found.origin) == (mine.goal, mine.origin):
                 await self._remove(folder + slash + raw)
 
     # -- where to begin ------------------------------------------------------------------------------------------------
@@ -313,15 +312,14 @@ def _resumable(source: LocalSource, resume: bool) -> bool:
 
 def is_part_of(name: str, part: str) -> bool:
     """Whether a name on the server is that of a part of that file."""
-    return part.endswith(".part") and remote_bytes(part).startswith(b".%s." % remote_bytes(name)[:_NAME_BYTES])
+    found = parse(part)
+    return isinstance(found, Part) and found.goal == goal_digest(remote_bytes(name))
 
 
 def _part_name(remote: str, source: LocalSource, resume: bool) -> bytes:
     """Blocks: for a thread."""
     folder, slash, name = remote_bytes(remote).rpartition(b"/")
-    begin = b"%s%s.%s." % (folder, slash, name[:_NAME_BYTES])
     if not _resumable(source, resume):
-        return b"%s%s.part" % (begin, token_hex(8).encode())
-    whence = b"%s\0%o\0%s" % (os.fsencode(os.path.realpath(source.path)), source.mode, name)
-    digest = hashlib.sha256(whence).hexdigest()[:16].encode()
-    return b"%s%s.%x-%x.part" % (begin, digest, source.size, source.mtime_ns & 0xFFFFFFFFFFFFFFFF)
+        return folder + slash + temporary_name(name)
+    origin = b"%s\0%o" % (os.fsencode(os.path.realpath(source.path)), source.mode)
+    return folder + slash + part_name(name, origin, source.size, source.mtime_ns)

@@ -23,6 +23,7 @@ from asyncworker.sftp.progress import BulkReport, OnFile, OnProgress, Tracker
 from asyncworker.sftp.selection import SKIPS, Selection, Skip, is_there
 from asyncworker.sftp.space import Space, bytes_to_come
 from asyncworker.sftp.stripedput import StripedUpload
+from asyncworker.sftp.temporary_names import is_ours
 from asyncworker.sftp.transfer import Transfer
 from asyncworker.sftp.walking import Walk
 
@@ -213,7 +214,7 @@ class _Run:
                 raise
             self._bad.append(FileResult(remote, folder, error=error))
             return
-        if parts := [name for name in there if name.endswith(".part")]:
+        if parts := [name for name in there if is_ours(name)]:
             self._parts[remote] = parts
         wanted = [entry for entry in found if self._is_wanted(entry, there)]
         if self._space is not None:
