@@ -7,8 +7,8 @@
 
 Files: packets (bytes and values), protocol (the state machine), transports (SSH), session (the two together);
 transfer, sending, streams, remotefile, listing and request (what runs on a session); connections (who runs where);
-calls, namespace, files and pool (what a task calls), batch and walking (many of those); download and striped, upload,
-stripedput and space (whole folders, and their large files, in stripes).
+calls, metadata, namespace, trees, files and pool (what a task calls), batch and walking (many of those); download and
+striped, upload, stripedput and space (whole folders, and their large files, in stripes).
 """
 
 from asyncworker.sftp.batch import FileResult

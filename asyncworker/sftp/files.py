@@ -15,10 +15,10 @@ from asyncworker.sftp.batch import Batch, FileResult, Order, each
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.localsource import LocalSource
 from asyncworker.sftp.names import remote_bytes
-from asyncworker.sftp.namespace import Namespace
 from asyncworker.sftp.sending import Upload
 from asyncworker.sftp.streams import ReadStream, WriteStream
 from asyncworker.sftp.transfer import Download, Transfer
+from asyncworker.sftp.trees import Trees
 
 __all__ = ["Files", "Pair"]
 
@@ -31,7 +31,7 @@ _STREAM_BYTES = 2 * 1024 * 1024
 Pair = tuple[PathLike, PathLike]
 
 
-class Files(Namespace):
+class Files(Trees):
     """The part of a pool that moves bytes."""
 
     _executor: ThreadPoolExecutor | None = None

@@ -1,4 +1,4 @@
-"""What a pool does to names on the server: stat, statvfs, list, walk, rename, remove, mkdir."""
+"""What a pool does to names on the server: statvfs, list, walk, rename, remove, mkdir."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Callable
 
 from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPPermissionDenied
 from asyncworker.sftp import packets
-from asyncworker.sftp.calls import Calls, PathLike, pause
+from asyncworker.sftp.calls import PathLike, pause
 from asyncworker.sftp.listing import BadNames, Entry, Listing
+from asyncworker.sftp.metadata import Metadata
 from asyncworker.sftp.names import remote_bytes
-from asyncworker.sftp.packets import Attributes, FileSystem, Status
+from asyncworker.sftp.packets import FileSystem, Status
 from asyncworker.sftp.request import Command, Request
 from asyncworker.sftp.session import Session
 from asyncworker.sftp.walking import Walk
@@ -19,27 +20,12 @@ from asyncworker.sftp.walking import Walk
 __all__ = ["Namespace"]
 
 
-class Namespace(Calls):
+class Namespace(Metadata):
     """The part of a pool that moves no bytes of files.
 
     What only asks is tried a second time if its connection is lost. What changes something is not: whether the server
     has done it is not known then, and the error says so.
     """
-
-    async def stat(self, path: PathLike, *, follow_links: bool = True) -> Attributes:
-        """Return what the server says of a file.
-
-        Raises:
-            SFTPFileNotFound: There is none.
-            SFTPError: Any other refusal, or no connection.
-        """
-        raw = remote_bytes(path)
-
-        def ask(session: Session, request: Request[Attributes]) -> None:
-            send = session.protocol.stat if follow_links else session.protocol.lstat
-            send(raw, request.answered, request)
-
-        return await self._twice(lambda: Request(ask, "stat", os.fspath(path), self._connections.release))
 
     async def statvfs(self, path: PathLike) -> FileSystem:
         """Return what the server says of the file system that a path is on: how large it is, and how much is free.
@@ -151,7 +137,7 @@ class Namespace(Calls):
         except (SFTPFileNotFound, SFTPPermissionDenied, SFTPConnectionLost):
             raise
         except SFTPError:
-            if not replace or in_one_step or not await self._exists(new):
+            if not replace or in_one_step or not await self.exists(new, follow_links=False):
                 raise
             await self.stat(old, follow_links=False)  # nothing is removed in favour of nothing
             await self.remove(new)
@@ -204,30 +190,37 @@ class Namespace(Calls):
             SFTPFileNotFound: The folder above it is missing.
             SFTPError: The name is taken, any other refusal, or a lost connection.
         """
-        text, raw = os.fspath(path), remote_bytes(path)
+        text = os.fspath(path)
+        missing = [text]
+        while True:
+            last = len(missing) == 1
+            try:
+                await self._mkdir(missing[-1], mode if last else None, exist_ok or not last)
+            except SFTPFileNotFound:
+                above = missing[-1].rstrip("/").rpartition("/")[0]
+                if not parents or not above:
+                    raise
+                missing.append(above)
+                continue
+            missing.pop()
+            if last:
+                return
+            parents = False  # what is above has just been made
+
+    async def _mkdir(self, path: str, mode: int | None, exist_ok: bool) -> None:
+        raw = remote_bytes(path)
 
         def ask(session: Session, request: Command) -> None:
             session.protocol.mkdir(raw, mode, request.answered, request)
 
         try:
-            await self._run(self._command(ask, "make the folder", text))
+            await self._run(self._command(ask, "make the folder", path))
         except SFTPFileNotFound:
-            above = text.rstrip("/").rpartition("/")[0]
-            if not parents or not above:
-                raise
-            await self.mkdir(above, parents=True, exist_ok=True)
-            await self.mkdir(path, mode=mode, exist_ok=exist_ok)
+            raise
         except SFTPError:
             # Version 3 has no status for a name that is taken: servers say "failure".
-            if not exist_ok or not await self._is_folder(text):
+            if not exist_ok or not await self._is_folder(path):
                 raise
-
-    async def _exists(self, path: PathLike) -> bool:
-        try:
-            await self.stat(path, follow_links=False)
-        except SFTPFileNotFound:
-            return False
-        return True
 
     async def _is_folder(self, path: str) -> bool:
         try:

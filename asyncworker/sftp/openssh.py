@@ -95,6 +95,8 @@ class _Process(asyncio.SubprocessProtocol):
 class OpensshTransport:
     """One ``ssh`` process."""
 
+    server_version = ""  # ssh keeps it to itself
+
     def __init__(self, process: asyncio.SubprocessTransport, protocol: _Process) -> None:
         self._process = process
         self._protocol = protocol

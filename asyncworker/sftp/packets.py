@@ -50,6 +50,7 @@ class Kind:
     STAT = 17
     RENAME = 18
     READLINK = 19
+    SYMLINK = 20
     STATUS = 101
     HANDLE = 102
     DATA = 103
@@ -239,8 +240,10 @@ def string_bytes(*texts: bytes) -> bytes:
     return b"".join(_u32.pack(len(text)) + text for text in texts)
 
 
-def attributes_bytes(*, mode: int | None = None, mtime: int | None = None, size: int | None = None) -> bytes:
-    """ATTRS (section 5) with what is given; a time of change is sent as the time of access too: they come in pairs."""
+def attributes_bytes(
+    *, mode: int | None = None, mtime: int | None = None, atime: int | None = None, size: int | None = None
+) -> bytes:
+    """ATTRS (section 5) with what is given; the two times come in pairs, so that ``mtime`` alone is sent as both."""
     flags = 0
     body = b""
     if size is not None:
@@ -251,7 +254,7 @@ def attributes_bytes(*, mode: int | None = None, mtime: int | None = None, size:
         body += _u32.pack(mode)
     if mtime is not None:
         flags |= _HAS_TIMES
-        body += _two_u32.pack(mtime, mtime)
+        body += _two_u32.pack(mtime if atime is None else atime, mtime)
     return _u32.pack(flags) + body
 
 

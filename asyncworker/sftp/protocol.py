@@ -199,6 +199,14 @@ class SFTPProtocol:
         """READDIR; the answer is a tuple of Name, or Status EOF."""
         self._request_text(Kind.READDIR, handle, Kind.NAME, callback, owner)
 
+    def readlink(self, path: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
+        """READLINK; the answer is a tuple of one Name: where the link leads to."""
+        self._request_text(Kind.READLINK, path, Kind.NAME, callback, owner)
+
+    def realpath(self, path: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
+        """REALPATH; the answer is a tuple of one Name: the absolute path."""
+        self._request_text(Kind.REALPATH, path, Kind.NAME, callback, owner)
+
     @property
     def tells_space(self) -> bool:
         """Whether :meth:`statvfs` may be called."""
@@ -241,6 +249,16 @@ class SFTPProtocol:
     ) -> None:
         """FSETSTAT, of an open file."""
         self._request_text(Kind.FSETSTAT, handle, Kind.STATUS, callback, owner, attributes)
+
+    def set_path_attributes(
+        self, path: bytes, attributes: bytes, callback: Callable[[Answer], None], owner: Owner
+    ) -> None:
+        """SETSTAT, of what a path leads to."""
+        self._request_text(Kind.SETSTAT, path, Kind.STATUS, callback, owner, attributes)
+
+    def symlink(self, first: bytes, second: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
+        """SYMLINK. Section 6.12 has the link's path first; OpenSSH, and most servers after it, what it leads to."""
+        self._request_text(Kind.SYMLINK, first, Kind.STATUS, callback, owner, packets.string_bytes(second))
 
     def remove(self, path: bytes, callback: Callable[[Answer], None], owner: Owner) -> None:
         """REMOVE, of what is no folder."""

@@ -98,6 +98,11 @@ class Session:
         """Whether requests can be made."""
         return self.protocol.ended is None
 
+    @property
+    def server_version(self) -> str:
+        """The identification that the server's SSH sent; empty where the transport does not tell."""
+        return "" if self._transport is None else self._transport.server_version
+
     # -- what is written ---------------------------------------------------------------------------------------------
 
     def may_write(self, writer: Writer) -> bool:

@@ -46,7 +46,13 @@ class Receiver(Protocol):
 
 
 class Transport(Protocol):
-    """An open way to a server's SFTP subsystem. Used on the loop."""
+    """An open way to a server's SFTP subsystem. Used on the loop.
+
+    Attributes:
+        server_version: The identification that the server's SSH sent; empty where that is not known.
+    """
+
+    server_version: str
 
     def write(self, data: bytes) -> None:
         """Send bytes, now or as soon as the other side takes them."""
@@ -102,6 +108,7 @@ class AsyncsshTransport:
         self._connection = connection
         self._way = way
         self._channel = channel
+        self.server_version = str(connection.get_extra_info("server_version", ""))
 
     def write(self, data: bytes) -> None:
         """Send bytes; asyncssh keeps what the server's window does not take yet."""

@@ -100,6 +100,21 @@ class _Disk(paramiko.SFTPServerInterface):
     def rmdir(self, path: str) -> Any:
         return self._done(os.rmdir, path)
 
+    def chattr(self, path: str, attr: Any) -> Any:
+        def change() -> None:
+            if attr._flags & attr.FLAG_SIZE:  # paramiko's own way empties the file first
+                os.truncate(path, attr.st_size)
+                attr._flags &= ~attr.FLAG_SIZE
+            paramiko.SFTPServer.set_file_attr(path, attr)
+
+        return self._done(change)
+
+    def symlink(self, target_path: str, path: str) -> Any:
+        return self._done(os.symlink, target_path, path)
+
+    def readlink(self, path: str) -> Any:
+        return self._try(os.readlink, path)
+
     def _done(self, call: Any, *arguments: Any) -> Any:
         code = self._try(call, *arguments)
         return paramiko.SFTP_OK if code is None else code

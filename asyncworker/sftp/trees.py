@@ -1,0 +1,195 @@
+"""A whole tree of the server removed: files while the listing runs, then its folders from the deepest up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from asyncworker.errors import ItemErrors, SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
+from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.namespace import Namespace
+
+__all__ = ["Trees"]
+
+#: Removals under way at the same time.
+_AT_ONCE = 64
+#: Listings of one tree: a name that is removed may hide another one from a listing that is under way.
+_ROUNDS = 3
+#: Errors that are kept for ``on_error``, and those that are raised in a group; all are counted.
+_ERRORS_KEPT = 10_000
+_ERRORS_RAISED = 20
+
+OnError = Callable[[str, SFTPError], None]
+
+
+class Trees(Namespace):
+    """The part of a pool that changes whole trees."""
+
+    async def remove_tree(
+        self,
+        path: PathLike,
+        *,
+        missing_ok: bool = False,
+        on_removed: Callable[[str], None] | None = None,
+        on_error: OnError | None = None,
+    ) -> int:
+        """Remove a folder and all that is in it. A link is removed itself; nothing is ever removed through one.
+
+        What cannot be removed does not end the rest. Something else that fills the tree meanwhile is an error: the
+        tree is listed a few times at most.
+
+        Args:
+            path: A folder; a file or a link is removed itself.
+            missing_ok: A path that does not exist is well.
+            on_removed: Called with each path that was removed, in no order but that a folder comes after its contents.
+            on_error: Called at the end with each path that could not be removed, and why, ten thousand at most;
+                ``None``: they are raised.
+
+        Returns:
+            How many files, links and folders were removed.
+
+        Raises:
+            ValueError: The path is empty, or ends in ``.`` or ``..``.
+            SFTPFileNotFound: There is no such path, and ``missing_ok`` is not set.
+            ItemErrors: Something could not be removed, and there is no ``on_error``: a group of the first errors.
+            SFTPError: There is no connection.
+        """
+        root = os.fspath(path)
+        root = root.rstrip("/") or root[:1]  # with a slash at its end, a link would be the folder that it leads to
+        if root.rpartition("/")[2] in ("", ".", "..") and root != "/":
+            raise ValueError(f"refused to remove the tree {os.fspath(path)!a}: it must end in the name of a folder")
+        removal = _Removal(self, on_removed)
+        try:
+            attributes = await self.stat(root, follow_links=False)
+        except SFTPFileNotFound:
+            if missing_ok:
+                return 0
+            raise
+        if attributes.is_dir:
+            await removal.folder(root)
+        else:
+            await removal.one(root, self.remove)
+        removal.report(self.options.address, root, on_error)
+        return removal.count
+
+
+@dataclass
+class _Removal:
+    """One call of :meth:`Trees.remove_tree`."""
+
+    pool: Namespace
+    on_removed: Callable[[str], None] | None
+    count: int = 0
+    failed: int = 0
+    errors: dict[str, SFTPError] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)  # folders that something stays in
+    again: bool = False  # whether another round may remove what this one could not
+
+    async def folder(self, root: str) -> None:
+        """Remove what is in a folder, and the folder itself."""
+        for _ in range(_ROUNDS):
+            self._forget_errors()
+            before = self.count
+            by_depth = await self._contents(root)
+            for depth in sorted(by_depth, reverse=True):
+                await self._remove_folders(path for path in by_depth[depth] if path not in self.kept)
+            if not self.again or self.count == before:
+                return
+
+    async def one(self, path: str, remove: Callable[[str], Awaitable[None]]) -> bool:
+        """Remove one path, and remember why it could not be done; one that has gone is well."""
+        try:
+            await remove(path)
+        except SFTPFileNotFound:
+            return True
+        except (SFTPConnectError, SFTPConnectionLost):
+            raise
+        except SFTPError as error:
+            self._fail(path, error)
+            return False
+        self.count += 1
+        if self.on_removed is not None:
+            self.on_removed(path)
+        return True
+
+    def report(self, address: str, root: str, on_error: OnError | None) -> None:
+        """Hand the errors over, or raise them."""
+        if on_error is not None:
+            for path, error in self.errors.items():
+                on_error(path, error)
+        elif self.errors:
+            first = list(self.errors.values())[:_ERRORS_RAISED]
+            raise ItemErrors(f"{address}: {root}: {self.failed:,} paths could not be removed", first)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _contents(self, root: str) -> dict[int, list[str]]:
+        """Remove all but folders; returns those, by their depth."""
+        by_depth: dict[int, list[str]] = {root.count("/"): [root]}
+        running: set[asyncio.Task[bool]] = set()
+        entries = self.pool.walk(root, bad_names=self._bad_name, on_error=self._cannot_list)
+        try:
+            async for entry in entries:
+                if entry.is_dir:
+                    by_depth.setdefault(entry.path.count("/"), []).append(entry.path)
+                    continue
+                running.add(asyncio.create_task(self.one(entry.path, self.pool.remove)))
+                if len(running) >= _AT_ONCE:
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+            await asyncio.gather(*running)
+        finally:
+            await entries.aclose()
+            await _end(running)
+        return by_depth
+
+    async def _remove_folders(self, paths: Iterable[str]) -> None:
+        waiting = iter(paths)
+
+        async def puller() -> None:
+            for path in waiting:
+                if await self.one(path, self.pool.rmdir):
+                    if self.errors.pop(path, None) is not None:  # it could not be listed, and was empty
+                        self.failed -= 1
+                else:
+                    self.again = True
+
+        running = {asyncio.create_task(puller()) for _ in range(_AT_ONCE)}
+        try:
+            await asyncio.gather(*running)
+        finally:
+            await _end(running)
+
+    def _forget_errors(self) -> None:
+        self.failed = 0
+        self.errors.clear()
+        self.kept.clear()
+        self.again = False
+
+    def _fail(self, path: str, error: SFTPError) -> None:
+        if path in self.errors:  # why it could not be listed says more
+            return
+        self.failed += 1
+        if len(self.errors) < _ERRORS_KEPT:
+            self.errors[path] = error
+        above = path.rpartition("/")[0]
+        while above and above not in self.kept:
+            self.kept.add(above)
+            above = above.rpartition("/")[0]
+
+    def _bad_name(self, error: SFTPError) -> None:
+        self._fail(error.path or "", error)
+
+    def _cannot_list(self, folder: str, error: SFTPError) -> None:
+        self.again |= isinstance(error, SFTPConnectionLost)
+        self._fail(folder, error)
+
+
+async def _end(running: Iterable[asyncio.Task[Any]]) -> None:
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)

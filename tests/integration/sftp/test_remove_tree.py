@@ -1,0 +1,116 @@
+"""Whole trees removed from a server: all of what is meant, nothing of what links lead to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncworker.errors import ItemErrors, SFTPError, SFTPFileNotFound
+from tests.integration.sftp.conftest import Folders, pool_of
+from tests.servers.sftp import SFTPServer, TidyFiles, running_sftp_server
+from tests.servers.sshd import Sshd
+
+Server = Sshd | SFTPServer
+
+
+def make_tree(folders: Folders) -> Path:
+    """A tree of 3 + 9 + 81 paths, a link out of it to a folder that must stay, and an empty folder."""
+    root = folders.remote / "tree"
+    for a in range(3):
+        for b in range(3):
+            (root / f"{a}" / f"{b}").mkdir(parents=True)
+            for c in range(9):
+                (root / f"{a}" / f"{b}" / f"{c}.xml").touch()
+    (folders.remote / "outside").mkdir()
+    (folders.remote / "outside" / "precious").touch()
+    (root / "0" / "link").symlink_to(folders.remote / "outside")
+    (root / "1" / "dangling").symlink_to("nowhere")
+    (root / "empty").mkdir()
+    return root
+
+
+async def test_a_tree_goes_and_what_its_links_lead_to_stays(any_server: Server, folders: Folders) -> None:
+    root = make_tree(folders)
+    removed: list[str] = []
+    async with pool_of(any_server) as pool:
+        assert await pool.remove_tree(root, on_removed=removed.append) == 1 + 3 + 9 + 81 + 3
+        with pytest.raises(SFTPFileNotFound, match="tree"):
+            await pool.remove_tree(root)
+        assert await pool.remove_tree(root, missing_ok=True) == 0
+    assert len(set(removed)) == len(removed) == 97
+    assert removed[-1] == str(root)
+    assert removed.index(f"{root}/0/0") > max(removed.index(f"{root}/0/0/{c}.xml") for c in range(9))
+    assert [path.name for path in folders.remote.iterdir()] == ["outside"]
+    assert (folders.remote / "outside" / "precious").exists()
+
+
+@pytest.mark.parametrize("slashes", ["", "/", "//"])
+async def test_a_link_is_removed_itself(server: Server, folders: Folders, slashes: str) -> None:
+    make_tree(folders)
+    link = folders.remote / "link"
+    link.symlink_to("outside")
+    async with pool_of(server) as pool:
+        assert await pool.remove_tree(f"{link}{slashes}") == 1
+    assert not link.is_symlink()
+    assert (folders.remote / "outside" / "precious").exists()
+
+
+async def test_paths_that_could_mean_the_home_are_refused(sshd: Sshd, folders: Folders) -> None:
+    async with pool_of(sshd) as pool:
+        for path in ("", ".", "..", f"{folders.remote}/.", f"{folders.remote}/..", "./"):
+            with pytest.raises(ValueError, match="refused"):
+                await pool.remove_tree(path)
+    assert folders.remote.exists()
+
+
+class Stubborn(TidyFiles):
+    """Refuses to remove files that are named so, and to list folders that are."""
+
+    def remove(self, path: bytes) -> Any:
+        if path.endswith(b"stubborn"):
+            raise PermissionError(13, "Permission denied")
+        return super().remove(path)
+
+    def scandir(self, path: bytes) -> AsyncIterator[Any]:
+        if path.endswith(b"secret"):
+            raise PermissionError(13, "Permission denied")
+        return super().scandir(path)
+
+
+@pytest.fixture(scope="module")
+def stubborn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SFTPServer]:
+    with running_sftp_server(tmp_path_factory.mktemp("stubborn"), sftp_factory=Stubborn) as server:
+        yield server
+
+
+async def test_what_cannot_be_removed_is_reported_and_the_rest_goes(stubborn: SFTPServer, folders: Folders) -> None:
+    root = make_tree(folders)
+    (root / "0" / "0" / "stubborn").touch()
+    (root / "1" / "secret").mkdir()
+    (root / "1" / "secret" / "file").touch()
+    (root / "2" / "secret").mkdir()  # it is empty: that it cannot be listed does not matter
+    errors: list[tuple[str, SFTPError]] = []
+    async with pool_of(stubborn) as pool:
+        await pool.remove_tree(root, on_error=lambda path, error: errors.append((path, error)))
+        assert sorted(path for path, _ in errors) == [f"{root}/0/0/stubborn", f"{root}/1/secret"]
+        with pytest.raises(ItemErrors, match="2 paths could not be removed"):
+            await pool.remove_tree(root)
+    left = sorted(os.path.relpath(path, root) for path in root.rglob("*"))
+    assert left == ["0", "0/0", "0/0/stubborn", "1", "1/secret", "1/secret/file"]
+
+
+async def test_it_can_be_cancelled(server: Server, folders: Folders) -> None:
+    root = make_tree(folders)
+    async with pool_of(server) as pool:
+
+        def stop(_: str) -> None:
+            raise RuntimeError("enough")
+
+        with pytest.raises(RuntimeError, match="enough"):
+            await pool.remove_tree(root, on_removed=stop)
+        await pool.remove_tree(root)
+    assert not root.exists()
