@@ -39,6 +39,9 @@ class TidyFiles(asyncssh.SFTPServer):
 #: Makes, for one session, what answers bytes with bytes.
 RawServer = Callable[[], Callable[[bytes], bytes]]
 
+#: Makes a session of its own kind on a connection, or refuses it by ``False``.
+SessionFactory = Callable[[asyncssh.SSHServerConnection], "asyncssh.SSHServerSession[bytes] | bool"]
+
 
 class _RawSession(asyncssh.SSHServerSession[bytes]):
     """The ``sftp`` subsystem with nothing of SFTP in it."""
@@ -70,6 +73,7 @@ class SFTPServer:
     known_hosts: Path
     loop: asyncio.AbstractEventLoop
     connections: list[asyncssh.SSHServerConnection] = field(default_factory=list)
+    alive: set[Any] = field(default_factory=set)
     logins: int = 0
 
     def drop_connections(self) -> int:
@@ -91,7 +95,9 @@ def running_sftp_server(
     *,
     sftp_factory: Callable[[asyncssh.SSHServerChannel[bytes]], asyncssh.SFTPServer] | None = None,
     raw: RawServer | None = None,
+    session: SessionFactory | None = None,
     most_logins: int | None = None,
+    most_connections: Callable[[], int | None] = lambda: None,
 ) -> Iterator[SFTPServer]:
     """Start a server on a free port of 127.0.0.1.
 
@@ -99,11 +105,14 @@ def running_sftp_server(
         folder: For its keys; made if it is not there.
         sftp_factory: Makes the object that serves files; ``None``: the plain one.
         raw: Speaks in its place, and may send what it likes.
-        most_logins: Cut connections beyond that number.
+        session: Makes the whole session, in place of all these.
+        most_logins: Cut connections beyond that number, of all that were ever made.
+        most_connections: Returns how many connections may live at once; others are cut.
     """
     folder.mkdir(parents=True, exist_ok=True)
     host_key = asyncssh.generate_private_key("ssh-ed25519")
     client_key = asyncssh.generate_private_key("ssh-ed25519")
+    (folder / "client_key").touch(mode=0o600)  # the program ssh wants it so
     client_key.write_private_key(folder / "client_key")
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="sftp-server", daemon=True)
@@ -115,15 +124,21 @@ def running_sftp_server(
     class Login(asyncssh.SSHServer):
         def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
             full = most_logins is not None and len(server.connections) >= most_logins
-            if full or stopping.is_set():
+            most = most_connections()
+            if full or stopping.is_set() or (most is not None and len(server.alive) >= most):
                 conn.abort()
                 return
             server.connections.append(conn)
+            server.alive.add(conn)
             self.connection = conn
 
+        def connection_lost(self, exc: Exception | None) -> None:
+            server.alive.discard(getattr(self, "connection", None))
+
         def session_requested(self) -> Any:
-            assert raw is not None  # with an sftp_factory, nobody asks here
-            return self.connection.create_server_channel(encoding=None), _RawSession(raw())
+            assert raw is not None or session is not None  # with an sftp_factory, nobody asks here
+            made = _RawSession(raw()) if session is None else session(self.connection)
+            return made and (self.connection.create_server_channel(encoding=None), made)
 
         def auth_completed(self) -> None:
             server.logins += 1
@@ -141,7 +156,7 @@ def running_sftp_server(
             server_factory=Login,
             server_host_keys=[host_key],
             authorized_client_keys=asyncssh.import_authorized_keys(client_key.export_public_key().decode()),
-            sftp_factory=None if raw else sftp_factory or TidyFiles,
+            sftp_factory=None if raw or session else sftp_factory or TidyFiles,
         )
 
     async def stop() -> None:

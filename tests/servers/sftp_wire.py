@@ -46,7 +46,11 @@ def attrs(request_id: int, size: int | None = None, mode: int | None = None, mti
 
 
 def names(request_id: int, *entries: tuple[bytes, bytes]) -> bytes:
-    body = b"".join(string(name) + string(b"-rw-r--r-- " + name) + attributes for name, attributes in entries)
+    return long_names(request_id, *((name, b"-rw-r--r-- " + name, attributes) for name, attributes in entries))
+
+
+def long_names(request_id: int, *entries: tuple[bytes, bytes, bytes]) -> bytes:
+    body = b"".join(string(name) + string(long_name) + attributes for name, long_name, attributes in entries)
     return packet(104, struct.pack(">II", request_id, len(entries)) + body)
 
 
