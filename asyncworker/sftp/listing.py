@@ -80,13 +80,15 @@ class Listing:
         raw: The same as bytes.
         address: The server, for messages.
         connections: Where it takes its place, and gives it back.
+        local_names: Whether a name must be safe to write locally.
     """
 
-    def __init__(self, path: str, raw: bytes, address: str, connections: Connections) -> None:
+    def __init__(self, path: str, raw: bytes, address: str, connections: Connections, local_names: bool = True) -> None:
         self._path = path
         self._address = address
         self._raw = raw
         self._connections = connections
+        self._local_names = local_names
         self._batches: deque[tuple[Name, ...]] = deque()
         self._news = asyncio.Event()
         self._session: Session | None = None
@@ -154,7 +156,7 @@ class Listing:
         if name.filename in (b".", b".."):
             return None
         try:
-            checked = check_name(name.filename, host=self._address, folder=self._path)
+            checked = check_name(name.filename, host=self._address, folder=self._path, local=self._local_names)
         except SFTPNameError as error:
             if bad_names == "raise":
                 raise

@@ -16,7 +16,7 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _plain = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9_. -]{0,254}").fullmatch
 
 
-def check_name(name: bytes | str, *, host: str = "", folder: str = "") -> str:
+def check_name(name: bytes | str, *, host: str = "", folder: str = "", local: bool = True) -> str:
     """Return a listed name as text, if it is one plain component that is safe to write locally.
 
     Bytes that are not UTF-8 are kept as surrogate escapes, so that the name leads back to the same file.
@@ -25,15 +25,16 @@ def check_name(name: bytes | str, *, host: str = "", folder: str = "") -> str:
         name: One name of a listing.
         host: For the message.
         folder: The remote folder that lists it, for the message.
+        local: Whether it must be safe to write locally. Without, it must only be one name in a folder of a server.
 
     Raises:
-        SFTPNameError: Empty, ``.`` or ``..``, longer than 255 bytes, or with a slash, a backslash or a control
-            character in it.
+        SFTPNameError: Empty, ``.`` or ``..``, or with a slash or a NUL in it; with ``local`` also one that is longer
+            than 255 bytes, or has a backslash or a control character in it.
     """
     raw = name if isinstance(name, bytes) else remote_bytes(name)
     if _plain(raw):
         return raw.decode("ascii")
-    fault = _fault(raw)
+    fault = _fault(raw, local)
     if fault:
         shown = ascii(raw[:80])[1:]
         where = f"{host or 'the server'}: {folder}: " if host or folder else ""
@@ -70,13 +71,13 @@ def remote_text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _fault(raw: bytes) -> str:
+def _fault(raw: bytes, local: bool) -> str:
     if raw in (b"", b".", b".."):
         return "it is not the name of a file"
-    if len(raw) > _NAME_BYTES_MAX:
-        return f"{len(raw)} bytes; {_NAME_BYTES_MAX} are allowed"
-    if b"/" in raw or b"\\" in raw:
+    if b"/" in raw or (local and b"\\" in raw):
         return "a path separator in it"
-    if _CONTROL.search(raw):
+    if b"\0" in raw or (local and _CONTROL.search(raw)):
         return "a control character in it"
+    if local and len(raw) > _NAME_BYTES_MAX:
+        return f"{len(raw)} bytes; {_NAME_BYTES_MAX} are allowed"
     return ""

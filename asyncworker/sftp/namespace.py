@@ -45,12 +45,16 @@ class Namespace(Metadata):
 
         return await self._twice(lambda: Request(ask, "statvfs", os.fspath(path), self._connections.release))
 
-    async def list(self, path: PathLike, *, bad_names: BadNames = "raise") -> AsyncGenerator[Entry, None]:
+    async def list(
+        self, path: PathLike, *, bad_names: BadNames = "raise", local_names: bool = True
+    ) -> AsyncGenerator[Entry, None]:
         """Give out the entries of a folder while they arrive, without ``.`` and ``..``, in the server's order.
 
         Args:
             path: The folder.
             bad_names: What to do with a name that is not safe to write locally; ``skip`` logs it, a callable is called.
+            local_names: ``False`` gives those names out too, control characters and all, where nothing is to be written
+                locally under them; only what cannot be a name in a folder of the server is bad then.
 
         Raises:
             SFTPFileNotFound: No such folder.
@@ -60,7 +64,7 @@ class Namespace(Metadata):
         text, raw = os.fspath(path), remote_bytes(path)
         for attempt in (1, 2):
             begun = False
-            listing = Listing(text, raw, self.options.address, self._connections)
+            listing = Listing(text, raw, self.options.address, self._connections, local_names)
             self._connections.submit(listing)
             try:
                 async for entry in listing.entries(bad_names):
@@ -82,6 +86,7 @@ class Namespace(Metadata):
         max_depth: int | None = None,
         enter: Callable[[Entry], bool] = lambda _: True,
         bad_names: BadNames = "raise",
+        local_names: bool = True,
         on_error: Callable[[str, SFTPError], None] | None = None,
     ) -> AsyncGenerator[Entry, None]:
         """Give out all that is in a folder and below it, folders too, while it arrives. Links are not followed.
@@ -94,13 +99,17 @@ class Namespace(Metadata):
             max_depth: 0 stays in that folder; ``None``: no limit.
             enter: Whether to go into a folder.
             bad_names: As for :meth:`list`.
+            local_names: As for :meth:`list`.
             on_error: Gets a folder that cannot be listed, and why, and the walk goes on; ``None``: it ends.
 
         Raises:
             SFTPError: As for :meth:`list`.
         """
         walk = Walk(
-            lambda folder: self.list(folder, bad_names=bad_names), max_depth=max_depth, enter=enter, on_error=on_error
+            lambda folder: self.list(folder, bad_names=bad_names, local_names=local_names),
+            max_depth=max_depth,
+            enter=enter,
+            on_error=on_error,
         )
         entries = walk.entries(os.fspath(path))
         try:

@@ -130,7 +130,7 @@ class _Removal:
         """Remove all but folders; returns those, by their depth."""
         by_depth: dict[int, list[str]] = {root.count("/"): [root]}
         running: set[asyncio.Task[bool]] = set()
-        entries = self.pool.walk(root, bad_names=self._bad_name, on_error=self._cannot_list)
+        entries = self.pool.walk(root, bad_names=self._bad_name, local_names=False, on_error=self._cannot_list)
         try:
             async for entry in entries:
                 if entry.is_dir:

@@ -33,6 +33,16 @@ def make_tree(folders: Folders) -> Path:
     return root
 
 
+async def test_names_that_could_not_be_written_locally_are_removed(server: Server, folders: Folders) -> None:
+    root = folders.remote / "tree"
+    for name in ("back\\slash", "new\nline", "escape\x1b[2J", os.fsdecode(b"latin \xe9"), "-rf", "~", "*", " "):
+        (root / name).mkdir(parents=True)
+        (root / name / name).touch()
+    async with pool_of(server) as pool:
+        assert await pool.remove_tree(root) == 17
+    assert list(folders.remote.iterdir()) == []
+
+
 async def test_a_tree_goes_and_what_its_links_lead_to_stays(any_server: Server, folders: Folders) -> None:
     root = make_tree(folders)
     removed: list[str] = []

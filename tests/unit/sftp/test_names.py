@@ -37,6 +37,15 @@ def test_a_hostile_name_is_refused(name: bytes) -> None:
     assert str(caught.value).isprintable()  # it ends in a log, or on a terminal
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_for_the_server_alone_must_only_be_one_component(name: bytes) -> None:
+    if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+        with pytest.raises(SFTPNameError):
+            check_name(name, local=False)
+    else:
+        assert remote_bytes(check_name(name, local=False)) == name
+
+
 @pytest.mark.parametrize("name", [b"a.xml", b"...", b".hidden", b" ", b"-rf", b"x" * 255, "grün".encode(), b"\xff\xfe"])
 def test_an_unusual_name_is_kept(name: bytes) -> None:
     assert remote_bytes(check_name(name)) == name
