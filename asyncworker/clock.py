@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock", "first_of"]
 
 
 class Clock(Protocol):
@@ -40,3 +40,14 @@ class SystemClock:
 
 
 SYSTEM_CLOCK = SystemClock()
+
+
+async def first_of(event: asyncio.Event, at_most_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
+    """Wait for an event, or until the time has passed."""
+    sleep = asyncio.ensure_future(clock.sleep(at_most_s))
+    happened = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([sleep, happened], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        sleep.cancel()
+        happened.cancel()

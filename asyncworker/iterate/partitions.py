@@ -308,18 +308,24 @@ class _Holder:
             self._reason = RunTimeout(f"run {self._run.run_id} took longer than {options.total_timeout_s:g} s")
 
     async def _free_the_silent(self) -> None:
+        from asyncworker.store import silence_of
+
+        lease_s = self._run.lease_s
         for part in self._parts:
             if part.progress.state != "running" or part.number == self._own:
                 self._silences.pop(part.number, None)
                 continue
-            silence = self._silences.setdefault(part.number, Silence(WATCH_S, self._clock))
-            silent_s = silence.lasts_s((part.fence, part.progress.updated_at))
-            if silent_s >= self._run.lease_s and await self._partitions.release(part):
+            # Who holds the whole since the last holder died need not begin to count: this process has watched before.
+            if part.number not in self._silences:
+                known = silence_of(self._run.store, "run", part.progress.run_id, lease_s, self._clock)
+                self._silences[part.number] = known
+            silent_s = self._silences[part.number].lasts_s(part.progress.updated_at)
+            if silent_s >= lease_s and await self._partitions.release(part):
                 logger.warning(
                     "run %s: who runs partition %d has been silent for %g s; it is sent again",
                     self._run.run_id,
                     part.number,
-                    self._run.lease_s,
+                    lease_s,
                 )
                 await self._send_out([part.number])
 

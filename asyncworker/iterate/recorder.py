@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.clock import SYSTEM_CLOCK, Clock, first_of
 from asyncworker.counters import counter
 from asyncworker.errors import AsyncWorkerError, RunCancelled, StoreError
 from asyncworker.iterate.checkpoint import Stop, Tally
@@ -250,7 +250,7 @@ class StoreRecorder(Tally):
             self._suspects.wait_for_more()
             self._changed = True
             self._wake.set()
-            await self._first_of(self._written, self.AWAY_AFTER_S)
+            await first_of(self._written, self.AWAY_AFTER_S, self._clock)
 
     def _is_store_away(self) -> bool:
         # Items go on without it then: that none begins unrecorded is worth less than that.
@@ -352,18 +352,8 @@ class StoreRecorder(Tally):
         and one transaction. A store that takes longer than that for each still leaves room for others.
         """
         due_s = self._cut_at + self._every_s - self._clock.monotonic()
-        await self._first_of(self._wake, max(due_s, self._every_s / 4))
+        await first_of(self._wake, max(due_s, self._every_s / 4), self._clock)
         self._wake.clear()
-
-    async def _first_of(self, event: asyncio.Event, at_most_s: float) -> None:
-        """Wait for an event, or until the time has passed."""
-        sleep = asyncio.ensure_future(self._clock.sleep(at_most_s))
-        happened = asyncio.ensure_future(event.wait())
-        try:
-            await asyncio.wait([sleep, happened], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleep.cancel()
-            happened.cancel()
 
     async def _flush(self) -> None:
         if self._unwritten is None:

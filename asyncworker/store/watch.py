@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["look_at_holders", "silence_of"]
 
 
-async def look_at_holders(store: Store, every_s: float) -> None:
+async def look_at_holders(store: Store, every_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
     """Count how long each holder has been silent. A message that comes again need not wait for what is known then.
 
     Args:
         store: Where runs and leases are.
         every_s: How often this is called.
+        clock: Time.
 
     Raises:
         StoreError: The database cannot be used.
@@ -38,7 +39,7 @@ async def look_at_holders(store: Store, every_s: float) -> None:
         del store.silences[gone]
     for key, sign in signs.items():
         if key not in store.silences:
-            store.silences[key] = Silence(every_s)
+            store.silences[key] = Silence(every_s, clock)
         store.silences[key].lasts_s(sign)
 
 
@@ -48,7 +49,7 @@ def silence_of(store: Store, kind: str, key: str, lease_s: float, clock: Clock =
     Args:
         store: Where it leaves its signs.
         kind: ``run`` or ``lease``.
-        key: Id of the run, or key of the lease.
+        key: Id of the run or partition, or key of the lease.
         lease_s: How long a holder may be silent.
         clock: Time.
     """

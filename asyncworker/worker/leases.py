@@ -10,6 +10,7 @@ task for good.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import uuid
@@ -18,13 +19,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from asyncworker.clock import SYSTEM_CLOCK, Clock
-from asyncworker.errors import StoreError
+from asyncworker.clock import SYSTEM_CLOCK, Clock, first_of
+from asyncworker.errors import AsyncWorkerError, StoreError
 from asyncworker.loop import live_jobs
 from asyncworker.settings import Settings
 from asyncworker.store import opened_store, shared_store
 from asyncworker.worker.job import Job
-from asyncworker.worker.ownership import suspects
+from asyncworker.worker.ownership import on_suspicion, suspects
 
 if TYPE_CHECKING:
     from asyncworker.store import Lease, Leases
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 #: How long a finished lease turns deliveries away that wait for it, in multiples of ``lease_s``. Not for ever: the same
 #: task id may be sent anew.
 _ENDED_COUNTS = 2
+#: How often holders are looked at.
+WATCHES_A_LEASE = 10
 #: How long finished leases are kept for a holder that was frozen meanwhile, and how often older ones are deleted.
 _ENDED_RETENTION_S = 3600.0
 _SWEEP_EVERY_S = 60.0
@@ -75,19 +78,27 @@ class LeaseKeeper:
     async def watch(self) -> None:
         """Watch for silent holders for as long as the loop runs, once this process has opened the store.
 
-        A reason to open it is that another process is silent at the broker: what it held will be delivered again.
+        A reason to open it is that another process may have died, by what the broker knows: what it held is delivered
+        again after a lease, and by then its holder has to be known to be silent for as long.
         """
-        every_s = self._settings.lease_s / 10
-        while True:
-            await self._clock.sleep(every_s)
-            try:
-                store = await shared_store(self._settings) if suspects() else opened_store(self._settings)
-                if store is not None:
-                    from asyncworker.store import look_at_holders
+        suspected = asyncio.Event()
+        notice = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, suspected.set)
+        with on_suspicion(notice):
+            while True:
+                await self.look()
+                await first_of(suspected, self._settings.lease_s / WATCHES_A_LEASE, self._clock)
+                suspected.clear()
 
-                    await look_at_holders(store, every_s)
-            except StoreError as exc:
-                logger.debug("holders cannot be looked at: %s", exc)
+    async def look(self) -> None:
+        """Look once at the signs of life of all holders."""
+        try:
+            store = await shared_store(self._settings) if suspects() else opened_store(self._settings)
+            if store is not None:
+                from asyncworker.store import look_at_holders
+
+                await look_at_holders(store, self._settings.lease_s / WATCHES_A_LEASE, self._clock)
+        except AsyncWorkerError as exc:
+            logger.debug("holders cannot be looked at: %s", exc)
 
     async def renew(self) -> None:
         """Take the leases that are due, and renew those that are held."""

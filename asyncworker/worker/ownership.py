@@ -12,10 +12,11 @@ kombu's own.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kombu.utils.encoding import bytes_to_str
@@ -25,7 +26,7 @@ from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.store import Silence
 from asyncworker.worker.refusals import RefusedForNow
 
-__all__ = ["ACKNOWLEDGE", "OWNERS", "Owner", "OwnershipLost", "on_ownership_lost", "suspects"]
+__all__ = ["ACKNOWLEDGE", "OWNERS", "Owner", "OwnershipLost", "on_ownership_lost", "on_suspicion", "suspects"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +94,24 @@ class OwnershipLost(ConnectionError):
     """This process was silent for a lease, and its messages have returned to their queues: it connects anew."""
 
 
-#: Owners that were silent for a while when they were looked at last.
+#: Owners that may be dead: seen for the first time, with no heartbeat since, or silent for a while.
 _suspects: set[str] = set()
+_suspicion_listeners: list[Callable[[], object]] = []
 
 
 def suspects() -> bool:
     """Tell whether another process may have died, by what the broker knows. From any thread."""
     return bool(_suspects)
+
+
+@contextlib.contextmanager
+def on_suspicion(listener: Callable[[], object]) -> Iterator[None]:
+    """Have that called, on the main thread, when there is another process that may have died."""
+    _suspicion_listeners.append(listener)
+    try:
+        yield
+    finally:
+        _suspicion_listeners.remove(listener)
 
 
 _listeners: list[Callable[[Owner], None]] = []
@@ -194,6 +206,7 @@ class Owner:
         if self.lost:
             return
         self.lost = True
+        _suspects.difference_update(self._silences)  # those that its successor sees are its own
         logger.error(
             "this process was silent for %g s: its unacknowledged messages were returned to their queues; reconnecting",
             self.lease_s,
@@ -214,14 +227,26 @@ class Owner:
             del self._silences[gone]
             _suspects.discard(gone)
         self._returning &= signs.keys()
+        suspected = len(_suspects)
         for owner, sign in signs.items():
-            silence = self._silences.setdefault(owner, Silence(self.every_s, self._clock))
-            silent_s = silence.lasts_s(sign)
-            silent = silent_s >= self.lease_s
-            (_suspects.add if silent_s >= self.lease_s / 5 else _suspects.discard)(owner)
+            silent = self._silence_of(owner, sign) >= self.lease_s
             if owner in self._returning or (silent and self._release(channel, owner, sign)):
                 self._returning.add(owner)
                 self._return_messages(channel, owner)
+        if len(_suspects) > suspected:
+            for listener in list(_suspicion_listeners):
+                listener()
+
+    def _silence_of(self, owner: str, sign: bytes) -> float:
+        """Return for how many seconds an owner has left no heartbeat, and note whether it may be dead."""
+        new = owner not in self._silences
+        silent_s = self._silences.setdefault(owner, Silence(self.every_s, self._clock)).lasts_s(sign)
+        # One that is new here may have died before: whoever waits until it is silent for a while is late by that.
+        if new or silent_s >= self.lease_s / 5:
+            _suspects.add(owner)
+        elif not silent_s:
+            _suspects.discard(owner)
+        return silent_s
 
     def _release(self, channel: Any, owner: str, sign: bytes) -> bool:
         if sign == RELEASED:  # by one who did not live to return its messages

@@ -74,14 +74,21 @@ class OneTask:
         outcomes: Who has stored one.
     """
 
-    def __init__(self, world: World, work_s: float, deliveries: int) -> None:
+    def __init__(self, world: World, work_s: float, deliveries: int, *, watched: bool = False) -> None:
         self.world = world
+        self.watched = watched
         self.work_s = work_s
         self.settings = Settings(lease_s=LEASE_S, max_deliveries=20)
         self.outcomes: list[Holder] = []
         self.lost: list[Job] = []
         for number in range(deliveries):
-            world.add("abc"[number], lambda holder, number=number: self.deliver(holder, redelivered=number > 0))
+            world.add("abc"[number], lambda holder, number=number: self.start(holder, redelivered=number > 0))
+
+    async def start(self, holder: Holder, *, redelivered: bool) -> None:
+        if self.watched:
+            holder.world.spawn(holder.watch(LEASE_S))
+            await holder.sleep(LEASE_S / 2 if redelivered else 0)
+        await self.deliver(holder, redelivered=redelivered)
 
     async def deliver(self, holder: Holder, *, redelivered: bool) -> None:
         keeper = HolderLeases(holder, self.settings)
@@ -130,9 +137,11 @@ class OneTask:
         assert len(self.outcomes) <= 1 + sum(holder.dead for holder in self.world.holders.values())
 
 
-def one_task(work_s: float, deliveries: int = 2) -> Callable[[World], Awaitable[Callable[[], Awaitable[None]]]]:
+def one_task(
+    work_s: float, deliveries: int = 2, *, watched: bool = False
+) -> Callable[[World], Awaitable[Callable[[], Awaitable[None]]]]:
     async def scenario(world: World) -> Any:
-        return OneTask(world, work_s, deliveries).check
+        return OneTask(world, work_s, deliveries, watched=watched).check
 
     return scenario
 
@@ -143,3 +152,9 @@ async def test_a_task_that_is_delivered_twice_has_one_outcome(store: Store, ever
 
 async def test_of_three_deliveries_one_counts(store: Store, seed: int, schedules: int) -> None:
     await explore_at_random(store, one_task(7.0, 3), seed=seed, schedules=schedules)
+
+
+async def test_workers_that_watch_before_the_message_comes_do_not_take_it_from_who_lives(
+    store: Store, seed: int, schedules: int
+) -> None:
+    await explore_at_random(store, one_task(7.0, 3, watched=True), seed=seed, schedules=schedules)

@@ -28,14 +28,21 @@ class OneRun:
         revived: What was begun by a holder that had been overtaken.
     """
 
-    def __init__(self, world: World, deliveries: int) -> None:
+    def __init__(self, world: World, deliveries: int, *, watched: bool = False) -> None:
         self.world = world
+        self.watched = watched
         self.told: list[tuple[Holder, RunOutcome]] = []
         self.ran: Counter[tuple[str, int, int]] = Counter()
         self.revived: list[str] = []
         self.attempts: Counter[str] = Counter()
         for number in range(deliveries):
-            world.add("abc"[number], lambda holder, number=number: self.deliver(holder, redelivered=number > 0))
+            world.add("abc"[number], lambda holder, number=number: self.start(holder, redelivered=number > 0))
+
+    async def start(self, holder: Holder, *, redelivered: bool) -> None:
+        if self.watched:
+            holder.world.spawn(holder.watch(LEASE_S))
+            await holder.sleep(LEASE_S / 2 if redelivered else 0)
+        await self.deliver(holder, redelivered=redelivered)
 
     async def deliver(self, holder: Holder, *, redelivered: bool) -> None:
         self.attempts[holder.name] += 1
@@ -95,9 +102,11 @@ class OneRun:
         assert [n for n in range(ITEMS) if n in finished] == [n for n in range(ITEMS) if n != 3]
 
 
-def one_run(deliveries: int = 2) -> Callable[[World], Awaitable[Callable[[], Awaitable[None]]]]:
+def one_run(
+    deliveries: int = 2, *, watched: bool = False
+) -> Callable[[World], Awaitable[Callable[[], Awaitable[None]]]]:
     async def scenario(world: World) -> Any:
-        return OneRun(world, deliveries).check
+        return OneRun(world, deliveries, watched=watched).check
 
     return scenario
 
@@ -108,3 +117,9 @@ async def test_a_fan_out_that_is_delivered_twice_runs_once(store: Store, every: 
 
 async def test_of_three_deliveries_of_a_fan_out_one_runs(store: Store, seed: int, schedules: int) -> None:
     await explore_at_random(store, one_run(3), seed=seed, schedules=schedules)
+
+
+async def test_workers_that_watch_before_the_message_comes_do_not_take_it_from_who_lives(
+    store: Store, seed: int, schedules: int
+) -> None:
+    await explore_at_random(store, one_run(3, watched=True), seed=seed, schedules=schedules)

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from asyncworker.store import Batch, RunHold, Store
+from asyncworker.store import Batch, RunHold, Store, look_at_holders
 
 __all__ = ["Action", "Holder", "Step", "World"]
 
@@ -101,6 +101,12 @@ class Holder:
         if self.frozen or self.dead or not self.sleepers:
             return None
         return min(at for at, _ in self.sleepers)
+
+    async def watch(self, lease_s: float) -> None:
+        """Count how long others are silent, from now on and before anything is delivered here, as a worker does."""
+        while True:
+            await look_at_holders(self.store, lease_s / 3, self)
+            await self.sleep(lease_s / 3)
 
     def wake(self) -> None:
         for at, future in self.sleepers:

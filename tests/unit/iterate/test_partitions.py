@@ -22,7 +22,8 @@ from asyncworker.iterate import (
 )
 from asyncworker.iterate.ranges import check_known_length, part_of, ranges_of
 from asyncworker.iterate.recorder import StoreRecorder
-from asyncworker.store import Partitions, RunRequest, Store
+from asyncworker.store import Partitions, RunRequest, Store, look_at_holders
+from tests.unit.iterate.clocks import ManualClock
 from tests.unit.iterate.cluster import Cluster
 
 
@@ -212,6 +213,24 @@ async def test_a_silent_holder_of_a_partition_loses_it(store: Store) -> None:
     assert cluster.ran == Counter(range(300))
     (part,) = [part for part in await Partitions(store).look("run") if part.number == 2]
     assert part.fence > lost.fence
+
+
+async def test_a_partition_whose_holder_was_seen_to_be_silent_is_freed_at_once(store: Store) -> None:
+    """A worker that takes the whole over has watched all holders since it started: it does not begin to count anew."""
+    cluster = Cluster(store)
+    cluster.lease_s = 3600
+    run = cluster.run_of()
+    requests = [run.part(number)[2] for number in range(4)]
+    hold = await store.begin_run(RunRequest(run_id="run", task="task", fingerprint=run.fingerprint, total=300))
+    await Partitions(store).plan(hold, requests, again=False)
+    await store.begin_run(requests[2])  # and neither the whole nor this is heard of again
+    clock = ManualClock()
+    for _ in range(12):
+        await look_at_holders(store, cluster.lease_s / 10, clock)
+        clock.seconds += cluster.lease_s / 10
+    outcome = await cluster.execute(redelivered=True)
+    assert outcome.progress.done == 300
+    assert cluster.ran == Counter(range(300))
 
 
 async def test_a_holder_of_the_whole_that_dies_is_followed_by_another(store: Store) -> None:
