@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in typing, whose import alone would take as long as all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from celery import Celery
 
     from asyncworker.default_app import install
@@ -87,6 +87,8 @@ _ROOMS = frozenset(
 
 
 def __getattr__(name: str) -> Any:
+    import importlib
+
     if name == "app":
         return _app()
     if name in _HOMES:

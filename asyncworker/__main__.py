@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+from asyncworker.exit_signals import end_at_once, ending_at_once
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; a Ctrl-C while it is still being imported ends it as one later would."""
-    try:
+    """Run the command line."""
+    with ending_at_once():
         from asyncworker.cli import main as command
-
+    try:
         command(prog_name="asyncworker")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    finally:
+        end_at_once()  # all is done: nothing of the interpreter's own clean-up may become a traceback
 
 
 if __name__ == "__main__":

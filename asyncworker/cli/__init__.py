@@ -9,11 +9,14 @@ from typing import Any
 import click
 
 from asyncworker.cli.processes import signals_as_exit
+from asyncworker.cli.unread import stop_output
 from asyncworker.errors import AsyncWorkerError
+from asyncworker.exit_signals import ending_at_once
 
 __all__ = ["main"]
 
 INTERRUPTED = 128 + signal.SIGINT  # as a shell reports a program that Ctrl-C ended
+NO_READER = 128 + signal.SIGPIPE  # and one whose output nobody reads any more, as in `| head`
 
 #: What ``--help`` says of each command; the first line of its own text.
 COMMANDS = {
@@ -38,7 +41,8 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        with ending_at_once():
+            command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -51,9 +55,9 @@ class _Group(click.Group):
                 return super().invoke(ctx)
         except AsyncWorkerError as exc:
             raise click.ClickException(str(exc)) from exc
-        except BrokenPipeError:
-            raise  # who read our output has enough: click ends without a word
         except OSError as exc:
+            if isinstance(exc, BrokenPipeError) and stop_output():
+                ctx.exit(NO_READER)
             if exc.strerror is None:
                 raise
             where = f"{exc.filename}: " if exc.filename is not None else ""

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from asyncworker.default_app import check_broker_url
 from asyncworker.errors import AsyncWorkerError, SettingsError
+from asyncworker.exit_signals import ending_at_once
 from asyncworker.redaction import redacted
 
 __all__ = ["app_command", "app_option", "check_result_url", "load_app", "talking_to_broker"]
@@ -47,7 +48,8 @@ def load_app(name: str) -> Any:
         SettingsError: There is none of that name.
     """
     try:
-        return find_app(name)
+        with ending_at_once():
+            return find_app(name)
     except (ImportError, AttributeError) as exc:
         raise SettingsError(f"no Celery app {name!r}: {exc}") from exc
 

@@ -13,12 +13,15 @@ __all__ = ["Child", "signals_as_exit"]
 
 @contextlib.contextmanager
 def signals_as_exit() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the main thread as Ctrl-C does, so that ``with`` blocks end what they started."""
+    """Let SIGTERM and SIGHUP unwind the main thread as Ctrl-C does, so that ``with`` blocks end what they started.
+
+    What is ignored, as SIGHUP is below ``nohup``, stays ignored.
+    """
 
     def unwind(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    wanted = (signal.SIGTERM, signal.SIGHUP)
+    wanted = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, unwind) for number in wanted}
     try:
         yield
