@@ -10,8 +10,11 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
+from asyncworker.sftp import packets
 from asyncworker.sftp.connections import Connections
+from asyncworker.sftp.names import remote_text
 from asyncworker.sftp.options import Options
+from asyncworker.sftp.placing import ProcedureJob, put_back
 from asyncworker.sftp.request import Command
 from asyncworker.sftp.session import Session
 
@@ -96,6 +99,27 @@ class Calls:
                 if isinstance(error, SFTPConnectionLost | SFTPConnectError) and tries_left:
                     continue
                 logger.warning("a temporary file may be left on the server: %s", error)
+            return
+
+    def _restore_remote(self, aside: bytes, goal: bytes) -> None:
+        """Bring back what was moved aside when the connection was lost. Nobody waits; a failure is logged."""
+        task = asyncio.get_running_loop().create_task(self._put_back(aside, goal))
+        self._cleaning.add(task)
+        task.add_done_callback(self._cleaning.discard)
+
+    async def _put_back(self, aside: bytes, goal: bytes) -> None:
+        for tries_left in reversed(range(_CLEANING_TRIES)):
+            await pause()
+            job = ProcedureJob(lambda protocol: put_back(protocol, aside, goal), self._connections.release)
+            try:
+                outcome = await self._run(job)
+                if outcome.status.code != packets.OK:
+                    raise outcome.error("put back", self.options.address, remote_text(goal))
+            except SFTPError as error:
+                if isinstance(error, SFTPConnectionLost | SFTPConnectError) and tries_left:
+                    continue
+                kept = remote_text(aside)
+                logger.warning("a file on the server may have been left under another name, %s: %s", kept, error)
             return
 
     async def _stop_cleaning(self) -> None:

@@ -75,8 +75,10 @@ class Files(Trees):
         """Upload one file.
 
         It is written to a temporary file beside ``remote`` and renamed when it is whole; in one step where the server
-        offers ``posix-rename@openssh.com``, elsewhere a file that is there is removed first. On an error or a
-        cancellation nothing of it stays. A file whose connection is lost is tried once more on another.
+        offers ``posix-rename@openssh.com``; elsewhere a file that is there is moved aside, and removed once the new one
+        is in its place. On an error or a cancellation nothing of it stays, and what was there is there again; where
+        the server refuses even that, the error names where it is. A file whose connection is lost is tried once more
+        on another.
 
         Args:
             local: The file. It must not change while it is read.
@@ -266,6 +268,7 @@ class Files(Trees):
             executor=self._threads,
             on_released=self._connections.release,
             on_left=self._forget_remote,
+            on_aside=self._restore_remote,
         )
 
     def _threads(self) -> ThreadPoolExecutor:

@@ -6,13 +6,15 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 
-from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPPermissionDenied
+from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound
 from asyncworker.sftp import packets
 from asyncworker.sftp.calls import PathLike, pause
 from asyncworker.sftp.listing import BadNames, Entry, Listing
 from asyncworker.sftp.metadata import Metadata
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.packets import FileSystem, Status
+from asyncworker.sftp.placing import Placing, ProcedureJob, Steps, log_kept
+from asyncworker.sftp.protocol import SFTPProtocol
 from asyncworker.sftp.request import Command, Request
 from asyncworker.sftp.session import Session
 from asyncworker.sftp.walking import Walk
@@ -125,32 +127,41 @@ class Namespace(Metadata):
             old: Its path.
             new: Its new path.
             replace: Whether a file of that name is replaced: in one step where the server offers
-                ``posix-rename@openssh.com``; elsewhere it is removed first, and is missing for a moment.
+                ``posix-rename@openssh.com``; elsewhere it is moved aside first, and is missing for a moment. It is
+                moved back if the server refuses the new one; if that fails too, the error names where it is.
 
         Raises:
             SFTPFileNotFound: No such file, or no such folder to move it to.
             SFTPError: The name is taken, any other refusal, or a lost connection.
         """
         first, second = remote_bytes(old), remote_bytes(new)
-        in_one_step = False
+        what = f"{os.fspath(old)} to {os.fspath(new)}"
+        if replace:
+            await self._replace(first, second, what)
+            return
 
         def ask(session: Session, request: Command) -> None:
-            nonlocal in_one_step
-            in_one_step = replace and session.protocol.renames_over
-            send = session.protocol.rename if in_one_step else session.protocol.rename_plain
-            send(first, second, request.answered, request)
+            session.protocol.rename_plain(first, second, request.answered, request)
 
-        what = f"{os.fspath(old)} to {os.fspath(new)}"
-        try:
-            await self._run(self._command(ask, "rename", what))
-        except (SFTPFileNotFound, SFTPPermissionDenied, SFTPConnectionLost):
-            raise
-        except SFTPError:
-            if not replace or in_one_step or not await self.exists(new, follow_links=False):
-                raise
-            await self.stat(old, follow_links=False)  # nothing is removed in favour of nothing
-            await self.remove(new)
-            await self._run(self._command(ask, "rename", what))
+        await self._run(self._command(ask, "rename", what))
+
+    async def _replace(self, first: bytes, second: bytes, what: str) -> None:
+        placing: Placing | None = None
+
+        def make(protocol: SFTPProtocol) -> Steps:
+            nonlocal placing
+            placing = Placing(protocol, first, second)
+            return placing.steps()
+
+        def lost() -> None:
+            if placing is not None and placing.aside is not None:
+                self._restore_remote(placing.aside, second)
+
+        outcome = await self._run(ProcedureJob(make, self._connections.release, lost))
+        if outcome.status.code != packets.OK:
+            raise outcome.error("rename", self.options.address, what)
+        if outcome.kept is not None:
+            log_kept(self.options.address, second, outcome.kept)
 
     async def remove(self, path: PathLike, *, missing_ok: bool = False) -> None:
         """Remove a file or a link.

@@ -228,6 +228,10 @@ class SFTPProtocol:
         """Whether :meth:`rename` replaces a file that is there."""
         return self._extensions.get(_POSIX_RENAME_EXTENSION) == b"1"
 
+    def forget_renames_over(self) -> None:
+        """Take that the server offers a rename that replaces, and does not know it."""
+        self._extensions.pop(_POSIX_RENAME_EXTENSION, None)
+
     @property
     def flushes(self) -> bool:
         """Whether :meth:`fsync` may be called."""

@@ -7,6 +7,7 @@ come. No CLOSE is sent along with WRITEs: some servers take the requests for one
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -14,12 +15,16 @@ from functools import partial
 from asyncworker.errors import SFTPError, SFTPFileChanged
 from asyncworker.sftp import packets
 from asyncworker.sftp.localsource import Block, LocalSource
+from asyncworker.sftp.names import remote_text
 from asyncworker.sftp.packets import OpenFlag, Status
+from asyncworker.sftp.placing import Outcome, Placing, Procedure, log_kept
 from asyncworker.sftp.session import Session, refusal
 from asyncworker.sftp.temporary_names import temporary_name
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["Upload"]
+
+logger = logging.getLogger(__name__)
 
 #: Of one file, sent and not answered yet, at most.
 _WINDOW_BYTES = 4 * 1024 * 1024
@@ -42,12 +47,15 @@ class Upload:
         executor: Gives the executor for reading.
         on_released: Called once, when the place on that session is free again.
         on_left: Called with the path of a temporary file that could not be removed, its connection being lost.
+        on_aside: Called with two paths, if the connection is lost while the file that is replaced is under the first
+            of them and not under the second, its own.
     """
 
     __slots__ = (
         "_block", "_closing", "_executor", "_fsync", "_handle", "_last", "_loop", "_mode", "_mtime", "_next",
-        "_on_left", "_on_released", "_opening", "_path", "_reading", "_renaming", "_sent", "_session", "_set_mtime",
-        "_source", "_source_of", "_temporary", "_there", "_unanswered", "_waiting", "future", "local", "remote",
+        "_on_aside", "_on_left", "_on_released", "_opening", "_path", "_reading", "_renaming", "_sent", "_session",
+        "_set_mtime", "_source", "_source_of", "_temporary", "_there", "_unanswered", "_waiting", "future", "local",
+        "remote",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +71,7 @@ class Upload:
         executor: Callable[[], Executor],
         on_released: Callable[[Session], None],
         on_left: Callable[[bytes], None],
+        on_aside: Callable[[bytes, bytes], None],
     ) -> None:
         self.local = local
         self.remote = remote
@@ -78,6 +87,7 @@ class Upload:
         self._executor = executor
         self._on_released = on_released
         self._on_left = on_left
+        self._on_aside = on_aside
         self._session: Session | None = None
         self._source: LocalSource | None = None
         self._handle: bytes | None = None
@@ -201,33 +211,40 @@ class Upload:
             self.fail(refusal(answer, "write", self._live().address, self.remote))
         else:
             self._renaming = True
-            self._live().protocol.rename(self._temporary, self._path, partial(self._renamed, False), self)
+            protocol = self._live().protocol
+            protocol.rename(self._temporary, self._path, partial(self._renamed, protocol.renames_over), self)
 
-    def _renamed(self, removed: bool, answer: Status) -> None:
-        self._renaming = False
-        protocol = self._live().protocol
-        if answer.code == packets.OK:
-            self._there = False
-            if not self.future.done():
-                self.future.set_result(Transfer(self.remote, self.local, self._sent, self._mtime))
-            self._release()
+    def _renamed(self, in_one_step: bool, answer: Status) -> None:
+        if answer.code == packets.OK:  # nearly always: the rest of the procedure is not even made
+            self._placed(None)
         elif self.future.done():
+            self._renaming = False
             self._drop()
-        elif protocol.renames_over or removed:
-            self.fail(refusal(answer, "write", self._live().address, self.remote))
-        else:  # a rename of version 3 replaces nothing
-            self._renaming = True
-            protocol.remove(self._path, self._removed_old, self)
-
-    def _removed_old(self, answer: Status) -> None:
-        self._renaming = False
-        if self.future.done():
-            self._drop()
-        elif answer.code != packets.OK:
-            self.fail(refusal(answer, "replace", self._live().address, self.remote))
         else:
-            self._renaming = True
-            self._live().protocol.rename(self._temporary, self._path, partial(self._renamed, True), self)
+            placing = Placing(self._live().protocol, self._temporary, self._path)
+            lost = partial(self._lost_while_placing, placing)
+            Procedure(placing.steps_after(answer, in_one_step), self._end_placing, lost).start()
+
+    def _end_placing(self, outcome: Outcome) -> None:
+        if outcome.status.code == packets.OK:
+            self._placed(outcome.kept)
+            return
+        self._renaming = False
+        self.fail(outcome.error("write", self._live().address, self.remote))
+
+    def _lost_while_placing(self, placing: Placing, error: Exception) -> None:
+        self._renaming = False
+        if placing.aside is not None:
+            self._on_aside(placing.aside, self._path)
+        self.fail(error)
+
+    def _placed(self, kept: bytes | None) -> None:
+        self._renaming = self._there = False
+        if kept is not None:
+            log_kept(self._live().address, self._path, kept)
+        if not self.future.done():
+            self.future.set_result(Transfer(self.remote, self.local, self._sent, self._mtime))
+        self._release()
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -294,11 +311,17 @@ class Upload:
             self._closing = True
             session.protocol.close(self._handle, self._closed, self)
         elif self._there:
-            self._there = False
             self._renaming = True
-            session.protocol.remove(self._temporary, lambda _: self._release(), self)
+            session.protocol.remove(self._temporary, self._removed, self)
         elif not self._reading:
             self._release()
+
+    def _removed(self, answer: Status) -> None:
+        if answer.code not in (packets.OK, packets.NO_SUCH_FILE):
+            refused = refusal(answer, "remove", self._live().address, remote_text(self._temporary))
+            logger.warning("a temporary file is left on the server: %s", refused)
+        self._renaming = self._there = False
+        self._release()
 
     def _close_source(self) -> None:
         if self._source is not None:

@@ -4,6 +4,8 @@
 
     .STEM.awt1-MACHINE-PID-START-CREATED-SERIAL.CHECK.part     temporary: of one try of one process
     .STEM.awp1-GOAL-ORIGIN-SIZE-MTIME.CHECK.part               a part: a later run continues it
+    .STEM.awp1-GOAL-ORIGIN-SIZE-MTIME-MACHINE-PID-START-SERIAL.CHECK.part       a part that one process writes
+    .STEM.awo1-GOAL-MACHINE-PID-START-SERIAL.CHECK.part        aside: the file that another one is about to replace
 
 All fields are lower-case hexadecimal. CHECK is a CRC-32 of what stands between the dots before it, so a name that only
 looks similar is not ours; STEM is the beginning of the file's own name, for a reader, and not checked: some servers
@@ -25,13 +27,26 @@ from itertools import count
 from pathlib import Path
 from zlib import crc32
 
-__all__ = ["Part", "Temporary", "goal_digest", "is_ours", "owner_has_ended", "parse", "part_name", "temporary_name"]
+__all__ = [
+    "Aside",
+    "Part",
+    "Temporary",
+    "aside_name",
+    "claimed_part_name",
+    "goal_digest",
+    "is_ours",
+    "owner_has_ended",
+    "parse",
+    "part_name",
+    "temporary_name",
+]
 
 _SUFFIX = ".part"
 #: So that a whole name stays below 143 bytes, the limit of encrypted home folders.
 _STEM_BYTES = 60
+_STEM_BYTES_CLAIMED = 30
 _DIGEST_CHARS = 12
-_TAIL = re.compile(r"\.(aw[tp]1-[0-9a-f]+(?:-[0-9a-f]+){3,4})\.([0-9a-f]{8})\.part")
+_TAIL = re.compile(r"\.(aw[top]1-[0-9a-f]+(?:-[0-9a-f]+){3,7})\.([0-9a-f]{8})\.part")
 _serial = count()
 
 
@@ -43,13 +58,13 @@ class Temporary:
         machine: Boot, pid namespace and host name of its process, hashed.
         pid: Its process.
         start: When that process started, in its system's own unit: with ``pid``, no other process of a machine.
-        created: When the name was made, seconds since 1970 by that machine's clock.
+        created: When the name was made, seconds since 1970 by that machine's clock; ``None`` where that is not said.
     """
 
     machine: int
     pid: int
     start: int
-    created: int
+    created: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +76,27 @@ class Part:
         origin: Digest of where the bytes come from.
         size: Bytes of the whole file.
         mtime: When the file at its origin was last changed, in the writer's unit.
+        owner: The process that writes it, or did so; ``None`` for a name without one.
     """
 
     goal: str
     origin: str
     size: int
     mtime: int
+    owner: Temporary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """The fields of the name of a file that was moved aside, to be replaced.
+
+    Attributes:
+        goal: Digest of its own name, as :func:`goal_digest` makes it.
+        owner: The process that moved it.
+    """
+
+    goal: str
+    owner: Temporary
 
 
 def temporary_name(name: bytes) -> bytes:
@@ -85,16 +115,23 @@ def part_name(name: bytes, origin: bytes, size: int, mtime: int) -> bytes:
         size: Bytes of the whole file.
         mtime: When it was last changed, in any unit; its low 64 bits count.
     """
-    body = b"awp1-%s-%s-%x-%x" % (
-        goal_digest(name).encode(),
-        hashlib.sha256(origin).hexdigest()[:_DIGEST_CHARS].encode(),
-        size,
-        mtime & 0xFFFFFFFFFFFFFFFF,
-    )
+    body = _part_body(name, origin, size, mtime)
     return b".%s.%s.%08x%s" % (_stem(name), body, crc32(body), _SUFFIX.encode())
 
 
-def parse(name: str) -> Temporary | Part | None:
+def claimed_part_name(name: bytes, origin: bytes, size: int, mtime: int) -> bytes:
+    """Return the name of a part for this process alone; no other file has it. Arguments as for :func:`part_name`."""
+    body = b"%s-%s%x" % (_part_body(name, origin, size, mtime), _process.owner, next(_serial))
+    return b".%s.%s.%08x%s" % (_stem(name, _STEM_BYTES_CLAIMED), body, crc32(body), _SUFFIX.encode())
+
+
+def aside_name(name: bytes) -> bytes:
+    """Return a name that no other file has, for the file called ``name`` while another one takes its place."""
+    body = b"awo1-%s-%s%x" % (goal_digest(name).encode(), _process.owner, next(_serial))
+    return b".%s.%s.%08x%s" % (_stem(name), body, crc32(body), _SUFFIX.encode())
+
+
+def parse(name: str) -> Temporary | Part | Aside | None:
     """Return the fields of a name of ours; ``None`` for any other name."""
     if not name.endswith(_SUFFIX):  # nearly all that is asked for
         return None
@@ -106,10 +143,13 @@ def parse(name: str) -> Temporary | Part | None:
     if int(check, 16) != crc32(body.encode()):
         return None
     kind, *fields = body.split("-")
-    if kind == "awp1" and len(fields) == 4:
-        return Part(fields[0], fields[1], int(fields[2], 16), int(fields[3], 16))
+    if kind == "awp1" and len(fields) in (4, 8):
+        owner = _owner(fields[4:7]) if len(fields) == 8 else None
+        return Part(fields[0], fields[1], int(fields[2], 16), int(fields[3], 16), owner)
+    if kind == "awo1" and len(fields) == 5:
+        return Aside(fields[0], _owner(fields[1:4]))
     if kind == "awt1" and len(fields) == 5:
-        return Temporary(*(int(field, 16) for field in fields[:4]))
+        return _owner(fields[:4])
     return None
 
 
@@ -141,10 +181,23 @@ def owner_has_ended(name: Temporary) -> bool:
 # -- inside ------------------------------------------------------------------------------------------------------------
 
 
-def _stem(name: bytes) -> bytes:
-    if len(name) <= _STEM_BYTES:
+def _stem(name: bytes, most: int = _STEM_BYTES) -> bytes:
+    if len(name) <= most:
         return name
-    return name[:_STEM_BYTES].decode("utf-8", "ignore").encode()  # some servers refuse half a character
+    return name[:most].decode("utf-8", "ignore").encode()  # some servers refuse half a character
+
+
+def _part_body(name: bytes, origin: bytes, size: int, mtime: int) -> bytes:
+    return b"awp1-%s-%s-%x-%x" % (
+        goal_digest(name).encode(),
+        hashlib.sha256(origin).hexdigest()[:_DIGEST_CHARS].encode(),
+        size,
+        mtime & 0xFFFFFFFFFFFFFFFF,
+    )
+
+
+def _owner(fields: list[str]) -> Temporary:
+    return Temporary(*(int(field, 16) for field in fields))
 
 
 class _Process:
@@ -158,7 +211,8 @@ class _Process:
         pid = os.getpid()
         start = _start_of(pid)
         self.machine = _machine()
-        self.prefix = b"awt1-%08x-%x-%x-" % (self.machine, pid, time.time_ns() if start is None else start)
+        self.owner = b"%08x-%x-%x-" % (self.machine, pid, time.time_ns() if start is None else start)
+        self.prefix = b"awt1-" + self.owner
 
 
 def _machine() -> int:

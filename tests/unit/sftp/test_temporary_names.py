@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncworker.sftp.temporary_names import (
+    Aside,
     Part,
     Temporary,
+    aside_name,
+    claimed_part_name,
     goal_digest,
     is_ours,
     owner_has_ended,
@@ -29,7 +34,13 @@ def test_every_name_leads_to_recognizable_ones(name: bytes) -> None:
     temporary, part = temporary_name(name), part_name(name, b"/from/here", 123, -7)
     assert isinstance(parse(os.fsdecode(temporary)), Temporary)
     assert parse(os.fsdecode(part)) == parse(os.fsdecode(part_name(name, b"/from/here", 123, -7)))
-    for made in (temporary, part):
+    claimed, aside = claimed_part_name(name, b"/from/here", 123, -7), aside_name(name)
+    mine = parse(os.fsdecode(claimed))
+    assert isinstance(mine, Part) and mine.owner is not None
+    assert replace(mine, owner=None) == parse(os.fsdecode(part))
+    assert not owner_has_ended(mine.owner)
+    assert parse(os.fsdecode(aside)) == Aside(goal_digest(name), mine.owner)
+    for made in (temporary, part, claimed, aside):
         assert is_ours(os.fsdecode(made))
         assert len(made) <= 143
         assert b"/" not in made
@@ -58,9 +69,9 @@ def test_other_names_are_not_ours(name: str) -> None:
     assert not is_ours(name)
 
 
-@pytest.mark.parametrize("name", [temporary_name(b"a.bin"), part_name(b"a.bin", b"", 5, 6)])
-def test_one_changed_character_and_it_is_a_users_file(name: bytes) -> None:
-    text = name.decode()
+@pytest.mark.parametrize("make", [temporary_name, aside_name, lambda name: part_name(name, b"", 5, 6)])
+def test_one_changed_character_and_it_is_a_users_file(make: Callable[[bytes], bytes]) -> None:
+    text = make(b"a.bin").decode()
     begin = text.index(".aw")
     for place in range(begin, len(text)):
         other = "0" if text[place] != "0" else "1"

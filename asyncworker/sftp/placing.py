@@ -1,0 +1,284 @@
+"""Put a whole file in place of another one, so that at every step one of the two is there, or can be brought back.
+
+Where the server offers ``posix-rename@openssh.com``, that is one request. A rename of version 3 replaces nothing
+(draft-ietf-secsh-filexfer-02, section 6.5): there the old file is moved aside, the new one renamed, and the old one
+removed last; if the new one cannot be renamed, the old one is moved back. A server that answers "permission denied"
+has nothing touched.
+
+Each procedure is a generator: it yields a request and gets its answer. :class:`Procedure` runs one on a session with
+callbacks, :class:`ProcedureJob` as a job of the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import stat
+from collections.abc import Callable, Generator
+from functools import partial
+
+from msgspec import Struct
+
+from asyncworker.errors import SFTPConnectionLost, SFTPError
+from asyncworker.sftp import packets
+from asyncworker.sftp.names import remote_text
+from asyncworker.sftp.packets import Attributes, Status
+from asyncworker.sftp.protocol import Answer, Owner, SFTPProtocol
+from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.temporary_names import aside_name
+
+__all__ = ["Outcome", "Placing", "Procedure", "ProcedureJob", "Steps", "log_kept", "put_back"]
+
+logger = logging.getLogger(__name__)
+
+#: Sends one request with this callback and this owner.
+Send = Callable[[Callable[[Answer], None], Owner], None]
+Steps = Generator[Send, Answer, "Outcome"]
+
+#: How often to give way to another writer of the same file.
+_ROUNDS = 8
+#: Refusals of a rename that moving the old file aside would not change.
+_FINAL = (packets.NO_SUCH_FILE, packets.PERMISSION_DENIED, packets.UNSUPPORTED)
+
+
+class Outcome(Struct, frozen=True):
+    """How a procedure ended.
+
+    Attributes:
+        status: OK: the file is in place; else the refusal.
+        kept: Path of the file that was there before, where it could be neither moved back nor removed.
+    """
+
+    status: Status
+    kept: bytes | None = None
+
+    def error(self, action: str, address: str, path: str) -> SFTPError:
+        """Make the error of a refusal; it names what was kept."""
+        error = refusal(self.status, action, address, path)
+        if self.kept is None:
+            return error
+        message = f"{error}; the file that was there is kept as {remote_text(self.kept)}"
+        return type(error)(message, host=address, path=path)
+
+
+class Placing:
+    """The procedure that gives ``whole`` the name ``goal``.
+
+    Args:
+        protocol: Of the session on which it runs.
+        whole: Path of the new file.
+        goal: Path that it gets; a file or a link there is replaced, a folder is not.
+
+    Attributes:
+        aside: Where the old file is, or may be, while it is neither in its place nor removed.
+    """
+
+    def __init__(self, protocol: SFTPProtocol, whole: bytes, goal: bytes) -> None:
+        self.aside: bytes | None = None
+        self._protocol = protocol
+        self._whole = whole
+        self._goal = goal
+        self._kept: bytes | None = None
+
+    def steps(self) -> Steps:
+        """All of it."""
+        in_one_step = self._protocol.renames_over
+        refused = yield partial(self._protocol.rename, self._whole, self._goal)
+        return (yield from self.steps_after(refused, in_one_step))
+
+    def steps_after(self, answer: Status, in_one_step: bool) -> Steps:
+        """Return what follows the first rename.
+
+        Args:
+            answer: To :meth:`SFTPProtocol.rename`.
+            in_one_step: Whether that was a rename which replaces.
+        """
+        if in_one_step and answer.code == packets.UNSUPPORTED:  # offered, and not there
+            self._protocol.forget_renames_over()
+            answer = yield self._rename(self._whole, self._goal)
+        elif in_one_step:
+            return Outcome(answer)
+        for _ in range(_ROUNDS):
+            if answer.code == packets.OK or answer.code in _FINAL:
+                break
+            there = yield partial(self._protocol.lstat, self._goal)
+            if isinstance(there, Status):
+                if there.code != packets.NO_SUCH_FILE:
+                    break
+                again = yield self._rename(self._whole, self._goal)  # another writer may have moved it aside
+                if again.code == answer.code:
+                    still = yield partial(self._protocol.lstat, self._goal)
+                    if isinstance(still, Status):  # it is not for a file that is there that the server refuses
+                        break
+                answer = again
+                continue
+            if (yield from self._is_folder(there)):
+                break
+            ended = yield from self._swap()
+            if isinstance(ended, Outcome):
+                return ended
+            answer = ended
+        return Outcome(answer, self._kept)
+
+    def _swap(self) -> Generator[Send, Answer, Outcome | Status]:
+        """Move the old file aside and the new one in its place; returns a Status for another round."""
+        folder, slash, name = self._goal.rpartition(b"/")
+        self.aside = aside = folder + slash + aside_name(name)
+        moved = yield self._rename(self._goal, aside)
+        if moved.code != packets.OK:
+            self.aside = None
+            if moved.code == packets.NO_SUCH_FILE:  # another writer has moved it aside
+                answer: Status = yield self._rename(self._whole, self._goal)
+                return answer
+            return Outcome(moved, self._kept)
+        answer = yield self._rename(self._whole, self._goal)
+        if answer.code == packets.OK:
+            yield from self._remove(aside)
+            return Outcome(answer, self._kept)
+        back = yield self._rename(aside, self._goal)
+        if back.code == packets.OK:
+            self.aside = None
+            return Outcome(answer, self._kept)
+        there = yield partial(self._protocol.lstat, self._goal)
+        if isinstance(there, Status):
+            if back.code == packets.NO_SUCH_FILE:  # another run has put it back, or has replaced it
+                self.aside = None
+            return Outcome(answer, self.aside or self._kept)
+        # Another writer has put a whole file there, which replaces the one that was moved aside.
+        yield from self._remove(aside)
+        return answer
+
+    def _remove(self, aside: bytes) -> Generator[Send, Answer, None]:
+        removed = yield partial(self._protocol.remove, aside)
+        self.aside = None
+        if removed.code not in (packets.OK, packets.NO_SUCH_FILE):
+            self._kept = aside
+
+    def _is_folder(self, there: Attributes) -> Generator[Send, Answer, bool]:
+        if there.mode is not None and stat.S_IFMT(there.mode):
+            return there.is_dir
+        opened = yield partial(self._protocol.opendir, self._goal)  # a rename would move a folder aside as well
+        if isinstance(opened, Status):
+            return False
+        yield partial(self._protocol.close, opened)
+        return True
+
+    def _rename(self, old: bytes, new: bytes) -> Send:
+        return partial(self._protocol.rename_plain, old, new)
+
+
+def log_kept(address: str, goal: bytes, kept: bytes) -> None:
+    """Log that a file was replaced, and that the server would not remove the one before it."""
+    logger.warning(
+        "%s: %s was replaced; the file that was there cannot be removed, and is kept as %s",
+        address, remote_text(goal), remote_text(kept),
+    )  # fmt: skip
+
+
+def put_back(protocol: SFTPProtocol, aside: bytes, goal: bytes) -> Steps:
+    """Return the steps that bring a file back after the connection was lost while it was moved aside.
+
+    If there is a file under its name again, what is aside was replaced by that and is removed.
+    """
+    answer = Status(packets.NO_SUCH_FILE)
+    for _ in range(_ROUNDS):
+        there = yield partial(protocol.lstat, goal)
+        if not isinstance(there, Status):
+            answer = yield partial(protocol.remove, aside)
+            break
+        if there.code != packets.NO_SUCH_FILE:
+            return Outcome(there, aside)
+        answer = yield partial(protocol.rename_plain, aside, goal)
+        if answer.code in (packets.OK, *_FINAL):
+            break
+    if answer.code in (packets.OK, packets.NO_SUCH_FILE):
+        return Outcome(Status(packets.OK))
+    return Outcome(answer, aside)
+
+
+class Procedure:
+    """Runs steps on one session, one request after the other; owner of all of them.
+
+    Args:
+        steps: What is to be done.
+        on_end: Called with the outcome.
+        on_lost: Called instead if an answer will never come.
+    """
+
+    __slots__ = ("_on_end", "_on_lost", "_steps")
+
+    def __init__(self, steps: Steps, on_end: Callable[[Outcome], None], on_lost: Callable[[Exception], None]) -> None:
+        self._steps = steps
+        self._on_end = on_end
+        self._on_lost = on_lost
+
+    def start(self) -> None:
+        """Send the first request."""
+        self._next(None)
+
+    def _next(self, answer: Answer) -> None:
+        try:
+            send = self._steps.send(answer)
+        except StopIteration as end:
+            self._on_end(end.value)
+            return
+        try:
+            send(self._next, self)
+        except SFTPConnectionLost as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Take that no answer will come."""
+        self._steps.close()
+        self._on_lost(error)
+
+
+class ProcedureJob:
+    """A procedure as a job of the pool. Once it has begun, it runs to its end, whether anybody waits or not.
+
+    Args:
+        make: Makes the steps for the protocol of the session.
+        on_released: Called once, when the slot on the session is free again.
+        on_lost: Called if it has begun, and an answer will never come.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[SFTPProtocol], Steps],
+        on_released: Callable[[Session], None],
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._make = make
+        self._on_released = on_released
+        self._on_lost = on_lost
+        self._session: Session | None = None
+
+    def start(self, session: Session) -> None:
+        """Begin."""
+        self._session = session
+        Procedure(self._make(session.protocol), self._ended, self._lost).start()
+
+    def fail(self, error: Exception) -> None:
+        """Take that it will not come to its end."""
+        if not self.future.done():
+            self.future.set_exception(error)
+        self._release()
+
+    def abandon(self) -> None:
+        """Nobody waits any more."""
+        self.future.cancel()
+
+    def _lost(self, error: Exception) -> None:
+        self._on_lost()
+        self.fail(error)
+
+    def _ended(self, outcome: Outcome) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
+        self._release()
+
+    def _release(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._on_released(session)
