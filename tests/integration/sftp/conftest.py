@@ -14,6 +14,7 @@ import pytest
 from asyncworker.sftp import SFTPPool
 from tests.servers.proxy import Proxy
 from tests.servers.sftp import SFTPServer, running_sftp_server
+from tests.servers.sftp_hostile import Hostile, running_hostile_server
 from tests.servers.sftp_paramiko import running_paramiko_server
 from tests.servers.sshd import Sshd, running_sshd
 
@@ -102,6 +103,14 @@ def pool_of(server: Sshd | SFTPServer, **options: Any) -> SFTPPool:
     if isinstance(server, ThroughSsh):
         login |= {"transport": "openssh", "ssh_config": "/dev/null"}
     return SFTPPool(server.host, **(login | options))
+
+
+@contextlib.asynccontextmanager
+async def pool_on(hostile: Hostile, folder: Path, **options: Any) -> AsyncIterator[SFTPPool]:
+    """A pool on a scripted server that runs as long as the pool; ``folder`` takes the server's keys."""
+    with running_hostile_server(folder, hostile) as server:
+        async with pool_of(server, **options) as pool:
+            yield pool
 
 
 def behind(proxy: Proxy, server: Sshd | SFTPServer) -> dict[str, Any]:
