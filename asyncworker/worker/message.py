@@ -21,9 +21,9 @@ _decode = msgspec.json.decode
 K = TypeVar("K")
 V = TypeVar("V")
 
-#: What many messages have the same of. The id of a task that nobody sent is in three places of one message.
-_SHARED_HEADERS = ("lang", "task", "origin", "argsrepr", "kwargsrepr", "id", "root_id")
-_SHARED_PROPERTIES = ("correlation_id", "reply_to", "body_encoding")
+#: What many messages have the same of.
+_SHARED_HEADERS = ("lang", "task", "origin", "argsrepr", "kwargsrepr")
+_SHARED_PROPERTIES = ("reply_to", "body_encoding")
 
 #: Strings that came before.
 _strings: dict[str, str] = {}
@@ -38,20 +38,28 @@ def share_parts(payload: dict[str, Any]) -> None:
     """Have a message take its parts from earlier ones where they are equal: ten thousand may be in flight at once."""
     properties, headers = payload["properties"], payload.get("headers")
     _share(payload, ("content-type", "content-encoding"))
-    _share(headers, _SHARED_HEADERS)
-    _share_usual(headers)
     _share(properties, _SHARED_PROPERTIES)
     _share_delivery_info(properties)
+    if headers:
+        _share(headers, _SHARED_HEADERS)
+        _share_usual(headers)
+        _share_id(headers, properties)
 
 
-def _share(part: dict[str, Any] | None, names: tuple[str, ...]) -> None:
-    if not part:
-        return
+def _share(part: dict[str, Any], names: tuple[str, ...]) -> None:
     for name in names:
         value = part.get(name)
-        if type(value) is not str or len(value) > _LONGEST_STRING:
-            continue
-        part[name] = _earlier(_strings, value, value)
+        if type(value) is str and len(value) <= _LONGEST_STRING:
+            part[name] = _strings.get(value) or _earlier(_strings, value, value)
+
+
+def _share_id(headers: dict[str, Any], properties: dict[str, Any]) -> None:
+    """The id of a task that no other one sent is in three places of its message."""
+    task_id = headers.get("id")
+    if headers.get("root_id") == task_id:
+        headers["root_id"] = task_id
+    if properties.get("correlation_id") == task_id:
+        properties["correlation_id"] = task_id
 
 
 #: What the body of most tasks says of its canvas, and their headers of limits and stamps; Celery only reads it.
@@ -59,9 +67,7 @@ _NOTHING_LINKED = {"callbacks": None, "errbacks": None, "chain": None, "chord": 
 _USUAL_HEADERS: dict[str, Any] = {"timelimit": [None, None], "stamps": {}}
 
 
-def _share_usual(headers: dict[str, Any] | None) -> None:
-    if not headers:
-        return
+def _share_usual(headers: dict[str, Any]) -> None:
     for name, usual in _USUAL_HEADERS.items():
         if headers.get(name) == usual:
             headers[name] = usual
@@ -137,8 +143,9 @@ class Message(_StockMessage):  # type: ignore[misc]
             self._make_unreadable(payload, channel, exc)
         if not is_text(self.delivery_tag):
             self.delivery_tag = uuid.uuid4().hex
-        if not self.delivery_info.keys() >= _WHERE:  # kombu's own transport stores both with the message
-            self.delivery_info = {"exchange": "", "routing_key": "", **self.delivery_info}
+        info = self.delivery_info
+        if "exchange" not in info or "routing_key" not in info:  # kombu's own transport stores both with the message
+            self.delivery_info = {"exchange": "", "routing_key": "", **info}
 
     def _make_unreadable(self, payload: Any, channel: Any, exc: Exception) -> None:
         where: dict[str, str] = {}
@@ -193,12 +200,13 @@ def is_text(value: Any) -> bool:
 
 
 def _check_envelope(message: Any) -> None:
-    for name in ("headers", "properties", "delivery_info"):
-        if not isinstance(getattr(message, name), dict):
-            raise TypeError(f"{name} is {type(getattr(message, name)).__name__}, expected an object")
-    for name in ("exchange", "routing_key"):
-        if not isinstance(message.delivery_info.get(name, ""), str):
-            raise TypeError(f"{name} of delivery_info is not text")
+    info = message.delivery_info
+    if not (type(message.headers) is type(message.properties) is type(info) is dict):
+        for name in ("headers", "properties", "delivery_info"):
+            if not isinstance(getattr(message, name), dict):
+                raise TypeError(f"{name} is {type(getattr(message, name)).__name__}, expected an object")
+    if not (isinstance(info.get("exchange", ""), str) and isinstance(info.get("routing_key", ""), str)):
+        raise TypeError("exchange or routing_key of delivery_info is not text")
 
 
 def _dumped(payload: Any) -> bytes:

@@ -35,7 +35,7 @@ from asyncworker.worker.django_connections import use_django
 from asyncworker.worker.garbage import settle_garbage_collection
 from asyncworker.worker.given_back import GivenBack, log_without_traceback
 from asyncworker.worker.health import BEAT_S, health_file
-from asyncworker.worker.job import Job, Reports, decoded, request_of
+from asyncworker.worker.job import Job, decoded, headers_settled, request_of
 from asyncworker.worker.leases import LeaseKeeper, needs_lease
 from asyncworker.worker.outbox import Outbox, OutboxThread
 from asyncworker.worker.ownership import Owner, on_ownership_lost
@@ -187,12 +187,13 @@ class AsyncPool(BasePool):
         if target is trace_task_ret:
             # The tracer of an embedded worker, which would take whatever app is current on the thread it runs on.
             target = functools.partial(trace_task_ret, app=self.app)
-        calls = (accept_callback, callback, error_callback, timeout_callback)
-        request = request_of(Reports(*(call or _ignore for call in calls)))
+        request = request_of((accept_callback, callback, error_callback, timeout_callback))
         if not getattr(task, "holds_own_lease", False):
             # Limits for tasks in general. A fan-out is as long as its items are many: its own one is `total_timeout_s`.
             soft_timeout = soft_timeout or self.options.get("soft_timeout")
             timeout = timeout or self.options.get("timeout")
+        if name in self._async_names:
+            headers_settled(args[2])
         job = Job(target, decoded(tuple(args), request), request, soft_timeout_s=soft_timeout, timeout_s=timeout)
         job.late = name in self._late_names
         job.leases = self._leases if job.late else None

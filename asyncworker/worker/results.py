@@ -10,9 +10,11 @@ import contextlib
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as encode_string
+from types import NoneType
 from typing import Any
 
 import redis.asyncio as redis
@@ -51,6 +53,17 @@ end
 return found
 """
 
+#: What a lean document is for most results: as the encoder writes it, at a sixth of its cost.
+_PLAIN_DOCUMENT = (
+    '{"status": "SUCCESS", "result": %s, "traceback": null, "children": [], "date_done": "%s", "task_id": %s}'
+)
+_PLAIN: dict[type, Callable[[Any], str]] = {
+    NoneType: lambda _: "null",
+    bool: lambda value: "true" if value else "false",
+    int: int.__repr__,
+    str: encode_string,
+}
+
 #: So many, or so much, are stored by one call.
 MOST = 500
 MOST_BYTES = 4 << 20
@@ -83,7 +96,9 @@ class ResultWriter:
         conf = backend.app.conf
         self._extended = bool(conf.find_value_for_key("extended", "result"))
         self._as_json = backend.serializer == "json"
-        self._timezone = backend.app.timezone
+        zone = backend.app.timezone
+        #: One of the standard library's own tells its offset in a fraction of the time.
+        self._timezone = UTC if str(zone) == "UTC" else zone
         #: Why Redis does not take results in batches; then Celery's backend has to.
         self.refused = ""
 
@@ -116,11 +131,16 @@ class ResultWriter:
 
     def _encoded(self, task_id: str, result: Any, request: Any) -> str | bytes:
         backend = self._backend
+        lean = not self._extended and request is not None
+        plain = _PLAIN.get(type(result)) if lean and self._as_json else None
+        if plain is not None and not (request._children or request.group or request.parent_id):
+            date_done = datetime.now(self._timezone).isoformat()
+            return _PLAIN_DOCUMENT % (plain(result), date_done, encode_string(task_id))
         result = backend.encode_result(result, states.SUCCESS)
-        if self._extended or request is None:
-            meta = backend._get_result_meta(result=result, state=states.SUCCESS, traceback=None, request=request)
-        else:
+        if lean:
             meta = self._lean_meta(result, request)
+        else:
+            meta = backend._get_result_meta(result=result, state=states.SUCCESS, traceback=None, request=request)
         meta["task_id"] = task_id
         if self._as_json:
             # What the encoder knows by itself comes out the same without kombu's additions.

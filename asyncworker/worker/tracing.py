@@ -223,6 +223,7 @@ def _enter_trace(request_stack: Any) -> bool:
             if getattr(request, "_asyncworker_entered", False):
                 return False
             request._asyncworker_entered = True
+            request.headers = request.headers or None
             _share_fields(request)
             return True
     return False
@@ -300,9 +301,10 @@ def _wait_in_bridge(body: Awaitable[Any]) -> Any:
         raise _outcome_of(exc, job) from exc.__cause__
     job.coroutine = outer
     earned.reset(own)
-    _send_left(job)
-    _before_outcome(job)
-    _check_lease(job)
+    if job.unsent or job.before_outcome is not None or job.leases is not None:
+        _send_left(job)
+        _before_outcome(job)
+        _check_lease(job)
     return _unless_abandoned(value, job)
 
 

@@ -60,12 +60,18 @@ def keep(writer: ResultWriter, task_id: str, result: Any, request: Any) -> None:
     asyncio.run(main())
 
 
-def test_the_document_is_the_stock_one(app: Celery[Any], store: redis.Redis) -> None:
+PLAIN = (1, -7, 2**70, True, False, None, "text", 'a "quoted" line\n\té \U0001f600')
+OTHERS = (2.5, [1, {"a": 2.5}], b"bytes", {"when": datetime(2024, 1, 2, tzinfo=UTC)})
+
+
+@pytest.mark.parametrize("of_a_group", [True, False])
+def test_the_document_is_the_stock_one(app: Celery[Any], store: redis.Redis, of_a_group: bool) -> None:
     """The same keys in the same order, the same values but for the time, the same expiry."""
     writer = writer_of(app)
     request = Request()
-    request.group, request.parent_id = "the-group", "the-parent"  # type: ignore[assignment]
-    for result in (1, "text", None, [1, {"a": 2.5}], b"bytes", {"when": datetime(2024, 1, 2, tzinfo=UTC)}):
+    if of_a_group:
+        request.group, request.parent_id = "the-group", "the-parent"  # type: ignore[assignment]
+    for result in (*PLAIN, *OTHERS):
         keep(writer, "ours", result, request)
         app.backend.mark_as_done("stock", result, request)
         ours, stock = (json.loads(store.get(f"celery-task-meta-{name}") or b"") for name in ("ours", "stock"))

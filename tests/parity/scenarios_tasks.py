@@ -105,10 +105,21 @@ def _(do: Driver) -> None:
 
 @scenario("the request, extended results")
 def _(do: Driver) -> None:
-    keys = ("args", "kwargs", "retries", "is_eager", "root_id", "parent_id", "group", "timelimit", "argsrepr")
+    keys = (
+        "args",
+        "kwargs",
+        "retries",
+        "is_eager",
+        "root_id",
+        "parent_id",
+        "group",
+        "timelimit",
+        "argsrepr",
+        "headers",
+    )
     more = ("called_directly", "correlation_id", "hostname", "origin", "ignore_result", "priority", "delivery_info")
     do.send("request_of", *keys, id="a", headers={"mine": "x"}, time_limit=60, soft_time_limit=50)
-    do.send("request_of", *more[:3], id="b", priority=3)
+    do.send("request_of", *more[:3], "headers", id="b", priority=3)
     do.send("request_of", "mine", id="c", headers={"mine": "x"})
     do.wait("a", "b", "c")
 
