@@ -12,7 +12,7 @@ from asyncworker.sftp.calls import PathLike, pause
 from asyncworker.sftp.listing import BadNames, Entry, Listing
 from asyncworker.sftp.metadata import Metadata
 from asyncworker.sftp.names import remote_bytes
-from asyncworker.sftp.packets import FileSystem, Status
+from asyncworker.sftp.packets import FileSystem
 from asyncworker.sftp.placing import Placing, ProcedureJob, Steps, log_kept
 from asyncworker.sftp.protocol import SFTPProtocol
 from asyncworker.sftp.request import Command, Request
@@ -42,8 +42,13 @@ class Namespace(Metadata):
             if session.protocol.tells_space:
                 session.protocol.statvfs(raw, request.answered, request)
             else:
-                not_offered = Status(packets.UNSUPPORTED, "statvfs@openssh.com is not offered")
-                asyncio.get_running_loop().call_soon(request.answered, not_offered)
+                where = self.options.address
+                error = SFTPError(
+                    f"{where}: the server does not say how much room there is: it does not offer statvfs@openssh.com",
+                    host=where,
+                    path=os.fspath(path),
+                )
+                asyncio.get_running_loop().call_soon(request.fail, error)
 
         return await self._twice(lambda: Request(ask, "statvfs", os.fspath(path), self._connections.release))
 

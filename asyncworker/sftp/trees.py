@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from asyncworker.errors import ItemErrors, SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.namespace import Namespace
+from asyncworker.sftp.pulling import run_each
 
 __all__ = ["Trees"]
 
-#: Removals under way at the same time.
-_AT_ONCE = 64
 #: Listings of one tree: a name that is removed may hide another one from a listing that is under way.
 _ROUNDS = 3
 #: Errors that are kept for ``on_error``, and those that are raised in a group; all are counted.
@@ -95,7 +92,7 @@ class _Removal:
             before = self.count
             by_depth = await self._contents(root)
             for depth in sorted(by_depth, reverse=True):
-                await self._remove_folders(path for path in by_depth[depth] if path not in self.kept)
+                await run_each((path for path in by_depth[depth] if path not in self.kept), self._remove_folder)
             if not self.again or self.count == before:
                 return
 
@@ -129,40 +126,26 @@ class _Removal:
     async def _contents(self, root: str) -> dict[int, list[str]]:
         """Remove all but folders; returns those, by their depth."""
         by_depth: dict[int, list[str]] = {root.count("/"): [root]}
-        running: set[asyncio.Task[bool]] = set()
-        entries = self.pool.walk(root, bad_names=self._bad_name, local_names=False, on_error=self._cannot_list)
-        try:
-            async for entry in entries:
-                if entry.is_dir:
-                    by_depth.setdefault(entry.path.count("/"), []).append(entry.path)
-                    continue
-                running.add(asyncio.create_task(self.one(entry.path, self.pool.remove)))
-                if len(running) >= _AT_ONCE:
-                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()
-            await asyncio.gather(*running)
-        finally:
-            await entries.aclose()
-            await _end(running)
+
+        async def files() -> AsyncGenerator[str, None]:
+            entries = self.pool.walk(root, bad_names=self._bad_name, local_names=False, on_error=self._cannot_list)
+            try:
+                async for entry in entries:
+                    if entry.is_dir:
+                        by_depth.setdefault(entry.path.count("/"), []).append(entry.path)
+                    else:
+                        yield entry.path
+            finally:
+                await entries.aclose()
+
+        await run_each(files(), lambda path: self.one(path, self.pool.remove))
         return by_depth
 
-    async def _remove_folders(self, paths: Iterable[str]) -> None:
-        waiting = iter(paths)
-
-        async def puller() -> None:
-            for path in waiting:
-                if await self.one(path, self.pool.rmdir):
-                    if self.errors.pop(path, None) is not None:  # it could not be listed, and was empty
-                        self.failed -= 1
-                else:
-                    self.again = True
-
-        running = {asyncio.create_task(puller()) for _ in range(_AT_ONCE)}
-        try:
-            await asyncio.gather(*running)
-        finally:
-            await _end(running)
+    async def _remove_folder(self, path: str) -> None:
+        if not await self.one(path, self.pool.rmdir):
+            self.again = True
+        elif self.errors.pop(path, None) is not None:  # it could not be listed, and was empty
+            self.failed -= 1
 
     def _forget_errors(self) -> None:
         self.failed = 0
@@ -187,9 +170,3 @@ class _Removal:
     def _cannot_list(self, folder: str, error: SFTPError) -> None:
         self.again |= isinstance(error, SFTPConnectionLost)
         self._fail(folder, error)
-
-
-async def _end(running: Iterable[asyncio.Task[Any]]) -> None:
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)

@@ -89,9 +89,9 @@ def test_put_and_ls(url: str, login: list[str], source: Path, tmp_path: Path) ->
     entries = {entry["path"]: entry["size_bytes"] for entry in map(json.loads, listed.stdout.splitlines())}
     assert entries[f"{tmp_path}/out/a.xml"] == 5
     assert len(entries) == 6
-    plain = asyncworker("sftp", "ls", f"{url}{tmp_path}/out/a.xml", *login)
+    plain = asyncworker("sftp", "ls", "-l", f"{url}{tmp_path}/out/a.xml", *login)
     assert plain.stdout.split()[-1] == f"{tmp_path}/out/a.xml"
-    assert plain.stdout.startswith("-0")
+    assert plain.stdout.startswith("-rw")
 
 
 def test_through_the_program_ssh(url: str, login: list[str], source: Path, tmp_path: Path) -> None:

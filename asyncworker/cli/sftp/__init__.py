@@ -1,18 +1,33 @@
-"""``asyncworker sftp``: bulk transfers and listings in a shell; one module a command."""
+"""``asyncworker sftp``: bulk transfers and listings in a shell; commands that belong together share a module."""
 
 from __future__ import annotations
 
 import click
 
-from asyncworker.cli.sftp import ls, transfer
+from asyncworker.cli.sftp import describing, ls, making, moving, removing, transfer
 
 __all__ = ["sftp"]
 
 
 @click.group()
 def sftp() -> None:
-    """Fetch, send and list files over SFTP. URLs are sftp://user@host:port/path, with /~/path below the home folder."""
+    """Fetch, send, list, move and remove files over SFTP.
+
+    URLs are sftp://user@host:port/path, with /~/path below the home folder.
+    """
 
 
-for _command in (transfer.get, transfer.put, ls.list_):
+for _command in (
+    transfer.get,
+    transfer.put,
+    ls.list_,
+    describing.stat,
+    describing.df,
+    making.mkdir,
+    making.ln,
+    making.chmod,
+    moving.mv,
+    removing.rm,
+    removing.rmdir,
+):
     sftp.add_command(_command)
