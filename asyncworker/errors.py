@@ -421,4 +421,12 @@ class SFTPFileChanged(SFTPError):
 
 
 class SFTPNameError(SFTPError):
-    """A file name that is not safe to write locally."""
+    """A file name that is not safe to write locally.
+
+    Attributes:
+        name: The name, where a listing had it; bytes that are not UTF-8 are surrogate escapes in it.
+        is_dir: Whether it is that of a folder.
+    """
+
+    name: str | None = None
+    is_dir: bool = False

@@ -7,7 +7,7 @@ import random
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -16,12 +16,15 @@ from asyncworker.sftp.calls import Awaited
 from asyncworker.sftp.connections import Connections
 from asyncworker.sftp.transfer import Transfer
 
-__all__ = ["Batch", "FileResult", "Order", "Patience", "each"]
+__all__ = ["Batch", "FileResult", "Order", "Outcome", "Patience", "each"]
 
 T = TypeVar("T")
 
 #: Waits before a file whose connection was lost, or could not be made, is tried again.
 _PAUSES_S = (0.2, 1.0, 3.0)
+
+
+Outcome = Literal["moved", "failed", "skipped", "deleted", "would_move", "would_delete"]
 
 
 class FileResult(Struct, frozen=True):
@@ -30,19 +33,43 @@ class FileResult(Struct, frozen=True):
     Attributes:
         remote: Its path on the server.
         local: Its path here.
-        transfer: What arrived; ``None`` if it failed.
+        transfer: What arrived; ``None`` if nothing did.
         error: Why it failed; ``None`` if it did not.
+        reason: Why it was left out, in a few words; ``None`` if it was not.
+        deletes: Whether it was to be deleted, not moved.
+        planned: Whether it is only said what would be done, in a dry run.
+        known_bytes: Its size as far as it was known before.
     """
 
     remote: str
     local: str
     transfer: Transfer | None = None
     error: Exception | None = None
+    reason: str | None = None
+    deletes: bool = False
+    planned: bool = False
+    known_bytes: int | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether it arrived."""
+        """Whether nothing went wrong."""
         return self.error is None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What happened to it, in a word; ``would_move`` and ``would_delete`` in a dry run."""
+        if self.error is not None:
+            return "failed"
+        if self.reason is not None:
+            return "skipped"
+        if self.planned:
+            return "would_delete" if self.deletes else "would_move"
+        return "deleted" if self.deletes else "moved"
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Its size, where it is known."""
+        return self.known_bytes if self.transfer is None else self.transfer.size_bytes
 
 
 class Order(Struct, frozen=True):

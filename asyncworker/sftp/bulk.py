@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,17 +18,18 @@ from asyncworker.sftp.batch import Batch, FileResult, Order, Patience
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.listing import BadNames, Entry
 from asyncworker.sftp.pool import SFTPPool, pool
-from asyncworker.sftp.progress import Tracker
+from asyncworker.sftp.progress import Stopped, Tracker
 from asyncworker.sftp.transfer import Transfer
+from asyncworker.sftp.transfer_options import TransferOptions
 from asyncworker.sftp.urls import is_url, parse_url
 
-__all__ = ["LARGE_BYTES", "Large", "listed", "located", "one_of", "the_pool", "transfer_all"]
+__all__ = ["LARGE_BYTES", "Large", "Orders", "listed", "located", "the_pool", "tracker_of", "transfer_all"]
 
 #: Larger files go into the lane of the large ones.
 LARGE_BYTES = 1024 * 1024
 #: Large files at once: a bound on memory, as each has a window of megabytes.
 _LARGE_AT_ONCE = 8
-#: Tries of a file whose connection is lost, or cannot be made.
+#: Tries of a listing whose connection is lost, or cannot be made.
 _TRIES = 4
 _TELL_EVERY_S = 0.2
 
@@ -52,14 +53,14 @@ class Large(Struct, frozen=True):
 Orders = AsyncGenerator[Order | Large | FileResult, None]
 
 
-async def transfer_all(pool: SFTPPool, orders: Orders, tracker: Tracker, at_once: int | None) -> None:
-    """Move what is ordered, and tell the tracker of each; returns when all have ended.
+async def transfer_all(pool: SFTPPool, orders: Orders, tracker: Tracker, at_once: int | None, retries: int) -> None:
+    """Move what is ordered, and tell the tracker of each; returns when all have ended, or too many have failed.
 
     Raises:
         Exception: What the orders raised.
     """
     large: asyncio.Queue[Large | None] = asyncio.Queue()
-    patience = Patience(_TRIES)
+    patience = Patience(retries + 1)
 
     async def small() -> AsyncIterator[Order | FileResult]:
         try:
@@ -100,7 +101,8 @@ async def transfer_all(pool: SFTPPool, orders: Orders, tracker: Tracker, at_once
             for _ in range(_LARGE_AT_ONCE):
                 group.create_task(lane())
     except BaseExceptionGroup as several:
-        raise several.exceptions[0] from None
+        if not isinstance(several.exceptions[0], Stopped):
+            raise several.exceptions[0] from None
     finally:
         telling.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -170,34 +172,30 @@ async def the_pool(where: str | SFTPPool, options: dict[str, Any]) -> AsyncItera
         yield made
 
 
+def tracker_of(wishes: TransferOptions) -> Tracker:
+    """Return a tracker that calls the caller's functions."""
+    return Tracker(wishes.on_progress, wishes.on_file, wishes.on_skipped, wishes.max_failures)
+
+
 def located(
-    where: str | SFTPPool, path: PathLike | None, options: dict[str, Any]
-) -> tuple[str | SFTPPool, str, dict[str, Any]]:
-    """Return host or pool, remote path and options of what a caller wrote: a URL with the path in it, or both apart.
+    where: str | SFTPPool, path: PathLike | Iterable[PathLike] | None, options: dict[str, Any]
+) -> tuple[str | SFTPPool, list[str], dict[str, Any]]:
+    """Return host or pool, remote paths and options of what a caller wrote: a URL with the path in it, or both apart.
 
     Raises:
         SettingsError: No path, or two; or a URL that is none.
     """
+    paths = [path] if isinstance(path, str | os.PathLike) else list(path or ())
     if not is_url(where):
-        if path is None:
+        if not paths:
             raise SettingsError("a remote path is needed: as an argument of its own, or in sftp://user@host:port/path")
-        return where, os.fspath(path), options
+        return where, [os.fspath(one) for one in paths], options
     assert isinstance(where, str)
     location = parse_url(where)
-    if path is None:
+    if not paths:
         if not location.path:
             raise SettingsError(f"a remote path is needed in the URL of {location.host}: sftp://user@host:port/path")
-        return location.host, location.path, location.login(options)
+        return location.host, [location.path], location.login(options)
     if location.path not in ("", "/"):
-        raise SettingsError(f"two remote paths: {os.fspath(path)!a}, and {location.path!a} in the URL")
-    return location.host, os.fspath(path), location.login(options)
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Check an argument that is one of a few words.
-
-    Raises:
-        SettingsError: It is not.
-    """
-    if value not in allowed:
-        raise SettingsError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+        raise SettingsError(f"two remote paths: {os.fspath(paths[0])!a}, and {location.path!a} in the URL")
+    return location.host, [os.fspath(one) for one in paths], location.login(options)

@@ -5,30 +5,40 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
-from asyncworker.errors import SFTPError, SFTPFileNotFound, SFTPNameError
+from asyncworker.errors import (
+    SettingsError,
+    SFTPConnectError,
+    SFTPConnectionLost,
+    SFTPError,
+    SFTPFileNotFound,
+    SFTPNameError,
+)
 from asyncworker.sftp.batch import FileResult, Order
-from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, listed, located, one_of, the_pool, transfer_all
+from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, listed, located, the_pool, tracker_of, transfer_all
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.folders import Destination, Found, folded
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.localfile import LocalFile
-from asyncworker.sftp.names import check_name, remote_bytes
+from asyncworker.sftp.named_paths import NamedPaths
+from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.partfile import PartFile
 from asyncworker.sftp.pool import SFTPPool
-from asyncworker.sftp.progress import BulkReport, OnFile, OnProgress, Tracker
-from asyncworker.sftp.selection import SKIPS, Selection, Skip, is_there, split_glob
+from asyncworker.sftp.progress import BulkReport, Tracker
+from asyncworker.sftp.selection import THERE, Selection, is_there
+from asyncworker.sftp.sources import RemoteSource, remote_sources, unmet
 from asyncworker.sftp.striped import Striped
 from asyncworker.sftp.transfer import Download, Transfer
+from asyncworker.sftp.transfer_options import DownloadKeywords, DownloadOptions
 from asyncworker.sftp.walking import Walk
 
-__all__ = ["download"]
+__all__ = ["download", "run_download"]
 
 #: From this size on, a file is fetched over several connections, and a part of it is kept for a later run.
 _STRIPED_BYTES = 8 * 1024 * 1024
@@ -38,41 +48,13 @@ _SCANS_KEPT = 64
 _FEW_PLACES = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _How:
-    """The caller's wishes that concern each file."""
-
-    skip: Skip
-    links: Literal["skip", "follow"]
-    case: Literal["auto", "refuse", "allow"]
-    resume: bool
-    fsync: bool
-    dry_run: bool
-
-
 async def download(
     where: str | SFTPPool,
-    remote: PathLike,
+    remote: PathLike | Iterable[PathLike],
     local: PathLike | None = None,
-    *,
-    include: Iterable[str] | str = (),
-    exclude: Iterable[str] | str = (),
-    recursive: bool = True,
-    max_depth: int | None = None,
-    min_size_bytes: int = 0,
-    max_size_bytes: int | None = None,
-    skip: Skip = "same",
-    links: Literal["skip", "follow"] = "skip",
-    case_collisions: Literal["auto", "refuse", "allow"] = "auto",
-    resume: bool = True,
-    fsync: bool = False,
-    at_once: int | None = None,
-    dry_run: bool = False,
-    on_progress: OnProgress | None = None,
-    on_file: OnFile | None = None,
-    **options: Any,
+    **options: Unpack[DownloadKeywords],
 ) -> BulkReport:
-    """Download a folder, the files that meet a pattern, or one file.
+    """Download a folder, the files that meet a pattern, one file, or several of these.
 
     ::
 
@@ -90,46 +72,40 @@ async def download(
         where: A host, a URL or a pool. A host is reached through the process's own pool in a worker, else through one
             that is closed at the end.
         remote: A folder, whose contents go into ``local``; a pattern such as ``/in/*.xml``; or a file. It is left out
-            where the URL has a path.
+            where the URL has a path. Of several, each goes under its own name; the contents of a folder do where it is
+            written with a slash at its end.
         local: A folder, made if it is missing; for one file its path, or a folder that is there.
-        include: Patterns, one of which a file must meet; without a slash they are met at any depth.
-        exclude: Patterns that a file must not meet, nor a folder on the way to it.
-        recursive: Whether to go into folders.
-        max_depth: How deep: 0 stays in the first folder.
-        min_size_bytes: Leave smaller files out.
-        max_size_bytes: Leave larger files out.
-        skip: Leave out a file that is there already: ``same`` size and time of change, same ``size``, as new or
-            ``newer``, or ``never``.
-        links: ``follow`` fetches the file that a link leads to; links to folders are never gone into.
-        case_collisions: ``refuse`` a name that differs from an earlier one only in case; ``auto`` does where the local
-            file system takes them for one.
-        resume: Whether to keep and use parts of large files.
-        fsync: Flush each file to the disk before it appears, and the folders at the end.
-        at_once: Small files at once; ``None``: as many as the connections take.
-        dry_run: Fetch nothing; ``on_file`` gets what would be fetched.
-        on_progress: Called five times a second, and at the end; awaited if it is async.
-        on_file: Called with the result of each file.
-        options: Of the pool that is made for a host, as for :class:`SFTPPool`.
+        options: As for :class:`DownloadOptions`; and, for a host, as for :class:`SFTPPool`.
 
     Raises:
-        SFTPError: The server cannot be reached, or ``remote`` is not there.
+        SFTPError: The server cannot be reached, or ``remote``, if it is one, is not there.
         SettingsError: An argument that is not allowed.
         OSError: ``local`` cannot be made.
     """
-    one_of("skip", skip, SKIPS)
-    one_of("links", links, ("skip", "follow"))
-    one_of("case_collisions", case_collisions, ("auto", "refuse", "allow"))
-    selection = Selection(include, exclude, min_size_bytes, max_size_bytes)
-    how = _How(skip=skip, links=links, case=case_collisions, resume=resume, fsync=fsync, dry_run=dry_run)
-    tracker = Tracker(on_progress, on_file)
+    wishes, of_pool = DownloadOptions.split(options)
     path, goal = (None, remote) if local is None else (remote, local)
-    where, path, options = located(where, path, options)
-    async with the_pool(where, options) as pool:
-        run = _Run(pool, selection, how, tracker, 0 if not recursive else max_depth)
+    if not isinstance(goal, str | os.PathLike):
+        raise SettingsError(f"the local folder is {goal!r}: a path is needed")
+    return await run_download(where, path, goal, wishes, of_pool, tracker_of(wishes))
+
+
+async def run_download(
+    where: str | SFTPPool,
+    remote: PathLike | Iterable[PathLike] | None,
+    local: PathLike,
+    wishes: DownloadOptions,
+    of_pool: dict[str, Any],
+    tracker: Tracker,
+) -> BulkReport:
+    """Do what :func:`download` does, and count on a tracker that the caller can see."""
+    selection = wishes.selection
+    where, remotes, of_pool = located(where, remote, of_pool)
+    async with the_pool(where, of_pool) as pool:
+        run = _Run(pool, selection, wishes, tracker)
         try:
-            await run.prepare(path, os.fspath(goal))
-            await transfer_all(pool, run.orders(), tracker, at_once)
-            if fsync and not dry_run:
+            await run.prepare(remotes, os.fspath(local))
+            await transfer_all(pool, run.orders(), tracker, wishes.at_once, wishes.retries)
+            if wishes.fsync and not wishes.dry_run:
                 await asyncio.to_thread(run.flush_folders)
         finally:
             run.close()
@@ -139,17 +115,13 @@ async def download(
 class _Run:
     """One download."""
 
-    def __init__(
-        self, pool: SFTPPool, selection: Selection, how: _How, tracker: Tracker, max_depth: int | None
-    ) -> None:
+    def __init__(self, pool: SFTPPool, selection: Selection, how: DownloadOptions, tracker: Tracker) -> None:
         self._pool = pool
         self._selection = selection
-        self._pattern: Selection | None = None
         self._how = how
         self._tracker = tracker
-        self._max_depth = max_depth
-        self._root = ""
-        self._single: Entry | None = None
+        self._sources: list[RemoteSource] = []
+        self._name: str | None = None  # of the one file that is meant, here
         self._destination: Destination | None = None
         self._prefix = ""  # of what is below the local folder
         self._scans: OrderedDict[str, dict[str, Found]] = OrderedDict()
@@ -157,104 +129,143 @@ class _Run:
         self._bad: list[FileResult] = []
         self._touched: set[str] = set()
 
-    async def prepare(self, remote: str, local: str) -> None:
+    async def prepare(self, remotes: list[str], local: str) -> None:
         """Find out what is meant, and make the destination."""
         if not self._how.dry_run:  # connecting takes a dozen round trips: not one after the other
             self._pool._connections.want(self._pool.options.connections)
-        try:
-            attributes = await self._pool.stat(remote)
-        except SFTPFileNotFound:
-            split = split_glob(remote)
-            if split is None:
-                raise
-            remote, pattern = split
-            self._pattern = Selection(pattern)
-            if "/" not in pattern[1:] and "**" not in pattern:
-                self._max_depth = 0
-            attributes = await self._pool.stat(remote)
-        if attributes.is_dir:
-            self._root = remote.rstrip("/") or ("/" if remote.startswith("/") else "")
-            into = local
-        else:
-            name = check_name(remote_bytes(remote.rpartition("/")[2]), host=self._pool.options.address)
-            if await asyncio.to_thread(os.path.isdir, local) or local.endswith("/"):
-                into = local
-            else:
-                into, name = os.path.split(local)
+        self._sources = await remote_sources(self._pool, remotes, self._how, self._bad)
+        into = local
+        if len(remotes) == 1 and (entry := self._sources[0].entry) is not None:
+            self._name = entry.name
+            if not (local.endswith("/") or await asyncio.to_thread(os.path.isdir, local)):
+                into, self._name = os.path.split(local)
                 into = into or "."
-            self._single = Entry(name, remote, attributes)
         self._prefix = os.path.join(into, "")  # noqa: PTH118  (with the slash at its end)
         if not self._how.dry_run:
             await asyncio.to_thread(partial(Path(into).mkdir, parents=True, exist_ok=True))
         if not self._how.dry_run or await asyncio.to_thread(os.path.isdir, into):
             self._destination = await asyncio.to_thread(Destination, into)
-            folds = self._how.case == "auto" and not self._how.dry_run
-            if self._how.case == "refuse" or (folds and await asyncio.to_thread(self._destination.folds_case)):
+            folds = self._how.case_collisions == "auto" and not self._how.dry_run
+            if self._how.case_collisions == "refuse" or (
+                folds and await asyncio.to_thread(self._destination.folds_case)
+            ):
                 self._names = {}
 
     async def orders(self) -> Orders:
         """What is to be done, as it is found."""
-        if self._single is not None:
-            order = await self._order("", self._single)
-            if order is not None:
-                yield order
-            return
-        few = self._pool._connections.capacity < _FEW_PLACES
-        walk = Walk(
-            lambda folder: listed(self._pool, folder, self._bad_name),
-            max_depth=self._max_depth,
-            enter=self._enters,
-            on_error=self._cannot_list,
-            folders_at_once=1 if few else 8,
-            ahead=None if few else 20_000,
-        )
-        start = len(self._root) + (not self._root.endswith("/")) if self._root else 0
-        entries = walk.entries(self._root)
-        try:
-            async for entry in entries:
-                while self._bad:
-                    yield self._bad.pop()
-                order = await self._order(entry.path[start:], entry)
-                if order is not None:
-                    yield order
-            while self._bad:
-                yield self._bad.pop()
-        finally:
-            await entries.aclose()
+        for source in self._sources:
+            async with aclosing(self._found(source)) as found:
+                async for path, entry in found:
+                    while self._bad:
+                        yield self._bad.pop()
+                    order = await self._order(path, entry, source)
+                    if order is not None:
+                        yield order
+        while self._bad:
+            yield self._bad.pop()
+        address = self._pool.options.address
+        for message in unmet(self._sources, self._selection, self._how, self._tracker):
+            yield FileResult("", self._prefix, error=SFTPFileNotFound(f"{address}: {message}", host=address))
 
     # -- what is wanted ----------------------------------------------------------------------------------------------
 
-    def _enters(self, entry: Entry) -> bool:
-        return self._selection.enters(self._relative(entry))
+    async def _found(self, source: RemoteSource) -> AsyncGenerator[tuple[str, Entry], None]:
+        """What is in a source, by its path below the local folder."""
+        if source.entry is not None:
+            yield source.entry.name, source.entry
+            return
+        base = source.base.rstrip("/")
+        if base and not self._selection.enters(base):
+            return
+        if base and (failed := self._make_folder(base, self._prefix + base, source)) is not None:
+            self._bad.append(failed)
+        if self._how.paths is not None:
+            async for found in self._listed(source):
+                yield found
+            return
+        async with aclosing(self._walk(source, source.root)) as entries:
+            async for entry in entries:
+                yield source.relative(entry.path), entry
 
-    def _relative(self, entry: Entry) -> str:
-        start = len(self._root) + (not self._root.endswith("/")) if self._root else 0
-        return entry.path[start:]
+    async def _listed(self, source: RemoteSource) -> AsyncGenerator[tuple[str, Entry], None]:
+        """What the caller has named, and what is below the folders among it."""
+        assert self._how.paths is not None
+        named = NamedPaths(self._how.paths, self._selection)
+        for chunk in named.chunks():
+            asked = [self._stat(source.path_of(path)) for path in chunk]
+            for path, found in zip(chunk, await asyncio.gather(*asked), strict=True):
+                remote = source.path_of(path)
+                if isinstance(found, SFTPError):
+                    self._bad.append(FileResult(remote, self._prefix + source.base + path, error=found))
+                    continue
+                entry = Entry(path.rpartition("/")[2], remote, found)
+                yield source.base + path, entry
+                if found.is_dir and self._how.recursive and self._selection.enters(source.base + path):
+                    async with aclosing(self._walk(source, remote)) as entries:
+                        async for below in entries:
+                            yield source.relative(below.path), below
+        self._bad.extend(FileResult("", self._prefix + path, error=error) for path, error in named.refused)
+        for path in named.filtered:
+            self._tracker.filter(source.path_of(path), self._prefix + path, "filters", None)
 
-    def _bad_name(self, error: SFTPNameError) -> None:
-        self._bad.append(FileResult(error.path or "", "", error=error))
+    async def _stat(self, remote: str) -> Attributes | SFTPError:
+        try:
+            return await self._pool.stat(remote, follow_links=False)
+        except (SFTPConnectError, SFTPConnectionLost):
+            raise
+        except SFTPError as error:
+            return error
 
-    def _cannot_list(self, folder: str, error: SFTPError) -> None:
-        if folder == self._root:
+    def _walk(self, source: RemoteSource, root: str) -> AsyncGenerator[Entry, None]:
+        few = self._pool._connections.capacity < _FEW_PLACES
+        walk = Walk(
+            lambda folder: listed(self._pool, folder, partial(self._bad_name, source)),
+            max_depth=source.max_depth,
+            enter=lambda entry: self._selection.enters(source.relative(entry.path)),
+            on_error=partial(self._cannot_list, source),
+            folders_at_once=1 if few else 8,
+            ahead=None if few else 20_000,
+        )
+        return walk.entries(root)
+
+    def _bad_name(self, source: RemoteSource, error: SFTPNameError) -> None:
+        """Take a name that is refused for an error only where what has it is wanted."""
+        folder, name = error.path or "", error.name or ""
+        path = source.relative(f"{folder.rstrip('/')}/{name}" if folder else name)
+        if error.is_dir:
+            depth = path[len(source.base) :].count("/")
+            wanted = (source.max_depth is None or depth < source.max_depth) and self._selection.enters(path)
+        elif source.pattern is not None and not source.pattern.wants(path, None):
+            return
+        else:
+            wanted = self._selection.wants(path, None)
+        if wanted:
+            self._bad.append(FileResult(folder, "", error=error))
+        elif not error.is_dir:
+            self._tracker.filter(f"{folder}/{name}", self._prefix + path, "filters", None)
+
+    def _cannot_list(self, source: RemoteSource, folder: str, error: SFTPError) -> None:
+        if folder == source.root and len(self._sources) == 1:
             raise error
         self._bad.append(FileResult(folder, "", error=error))
 
-    async def _order(self, relative: str, entry: Entry) -> Order | Large | FileResult | None:
-        single = relative == ""
-        relative = relative or entry.name
+    async def _order(self, path: str, entry: Entry, source: RemoteSource) -> Order | Large | FileResult | None:
+        relative = self._name if self._name is not None else path
         folder, _, name = relative.rpartition("/")
         goal = self._prefix + relative
         attributes: Attributes | None = entry.attributes
         try:
             if not entry.is_file:
+                if entry.is_dir:
+                    return self._make_folder(relative, goal, source)
+                if self._is_unwanted(path, entry, None, goal, source):
+                    return None
                 attributes = await self._attributes(entry)
             if attributes is None:
-                self._tracker.skipped += not entry.is_dir
-                return self._make_folder(relative, goal) if entry.is_dir else None
+                self._tracker.skip(entry.path, goal, "a link" if entry.is_link else "no file", entry.size_bytes)
+                return None
             size = attributes.size_bytes
-            if not single and not (
-                self._selection.wants(relative, size) and (self._pattern is None or self._pattern.wants(relative, size))
-            ):
+            if self._is_unwanted(path, entry, attributes, goal, source):
                 return None
             if self._names is not None:
                 self._refuse_collision(folder, name, entry)
@@ -266,18 +277,29 @@ class _Run:
                     and found.is_file
                     and is_there(self._how.skip, size, attributes.mtime, found.size_bytes, found.mtime)
                 ):
-                    self._tracker.skipped += 1
+                    self._tracker.skip(entry.path, goal, THERE[self._how.skip], size)
                     return None
         except (SFTPError, OSError) as error:
             return FileResult(entry.path, goal, error=error)
         self._tracker.find(size or 0)
         if self._how.dry_run:
-            self._tracker.would(FileResult(entry.path, goal))
-            return None
+            return FileResult(entry.path, goal, planned=True, known_bytes=size)
         self._touched.add(folder)
         if size is None or size > LARGE_BYTES:
             return self._large(entry.path, goal, folder, attributes)
         return Order(entry.path, goal, partial(self._download, entry.path, goal, folder, attributes))
+
+    def _is_unwanted(
+        self, path: str, entry: Entry, attributes: Attributes | None, goal: str, source: RemoteSource
+    ) -> bool:
+        """Whether a file is left out, as far as that can be said of it without attributes."""
+        if source.pattern is not None and not source.pattern.wants(path, None):
+            return True
+        size, mtime = (attributes.size_bytes, attributes.mtime) if attributes is not None else (None, None)
+        reason = self._selection.reason_against(path, size, mtime)
+        if reason is not None:
+            self._tracker.filter(entry.path, goal, reason, size)
+        return reason is not None
 
     async def _attributes(self, entry: Entry) -> Attributes | None:
         """Of a file that may be fetched; ``None`` for all else."""
@@ -290,11 +312,11 @@ class _Run:
             return attributes
         return None
 
-    def _make_folder(self, relative: str, goal: str) -> FileResult | None:
+    def _make_folder(self, relative: str, goal: str, source: RemoteSource) -> FileResult | None:
         """A folder that has nothing in it is wanted too, unless only some files are."""
-        if self._destination is None or self._how.dry_run or self._pattern is not None:
+        if self._destination is None or self._how.dry_run or source.pattern is not None:
             return None
-        if self._selection.only_some or not self._selection.enters(relative) or self._max_depth == 0:
+        if self._selection.only_some or not self._selection.enters(relative) or source.max_depth == 0:
             return None
         try:
             self._destination.folder(relative)

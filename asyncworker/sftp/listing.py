@@ -13,7 +13,7 @@ from msgspec import Struct
 from asyncworker.errors import SFTPNameError
 from asyncworker.sftp import packets
 from asyncworker.sftp.connections import Connections
-from asyncworker.sftp.names import check_name
+from asyncworker.sftp.names import check_name, remote_text
 from asyncworker.sftp.packets import Attributes, Name, Status
 from asyncworker.sftp.session import Session, refusal
 
@@ -158,6 +158,7 @@ class Listing:
         try:
             checked = check_name(name.filename, host=self._address, folder=self._path, local=self._local_names)
         except SFTPNameError as error:
+            error.name, error.is_dir = remote_text(name.filename), name.attributes.is_dir
             if bad_names == "raise":
                 raise
             if bad_names == "skip":

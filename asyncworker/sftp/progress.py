@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import ItemErrors
 from asyncworker.sftp.batch import FileResult
 
-__all__ = ["BulkProgress", "BulkReport", "OnFile", "OnProgress", "Tracker"]
+__all__ = ["BulkProgress", "BulkReport", "OnFile", "OnProgress", "Stopped", "Tracker"]
 
 #: Errors that are kept whole; those beyond are counted.
 _ERRORS_KEPT = 1000
@@ -25,6 +25,7 @@ class BulkProgress:
         files_done: Those that have arrived.
         files_failed: Those that have not, and will not.
         files_skipped: Those that were left out: there already, links, special files.
+        files_filtered: Those that were not wanted: by filters, size or age.
         bytes_found: Bytes of the files found.
         bytes_done: Bytes that have arrived, those of files that are not whole yet included.
         listed: Whether all has been found.
@@ -35,6 +36,7 @@ class BulkProgress:
     files_done: int = 0
     files_failed: int = 0
     files_skipped: int = 0
+    files_filtered: int = 0
     bytes_found: int = 0
     bytes_done: int = 0
     listed: bool = False
@@ -57,14 +59,18 @@ class BulkReport(BulkProgress):
 
     Attributes:
         errors: The files and folders that failed, the first thousand of them; ``files_failed`` counts all.
+        warnings: What is worth knowing though nothing failed, in sentences.
+        stopped: Why it ended before all was moved; ``None``: it did not.
     """
 
     errors: tuple[FileResult, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
+    stopped: str | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed."""
-        return not self.files_failed
+        """Whether nothing failed, and it went on to the end."""
+        return not self.files_failed and self.stopped is None
 
     def raise_for_errors(self) -> None:
         """Raise what failed, if anything did.
@@ -81,18 +87,33 @@ OnProgress = Callable[[BulkProgress], Awaitable[None] | None]
 OnFile = Callable[[FileResult], None]
 
 
+class Stopped(Exception):
+    """The transfer ends before all is moved."""
+
+
 class Tracker:
     """Counts, and tells the caller's functions."""
 
-    def __init__(self, on_progress: OnProgress | None, on_file: OnFile | None, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        on_progress: OnProgress | None = None,
+        on_file: OnFile | None = None,
+        on_skipped: OnFile | None = None,
+        max_failures: int | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._on_progress = on_progress
         self._on_file = on_file
+        self._on_skipped = on_skipped
+        self._max_failures = max_failures
         self._clock = clock
         self._began_at = clock.monotonic()
         self._errors: list[FileResult] = []
-        self.found = self.done = self.failed = self.skipped = 0
+        self._warnings: list[str] = []
+        self.found = self.done = self.failed = self.skipped = self.filtered = 0
         self.bytes_found = self.bytes_done = 0
         self.listed = False
+        self.stopped: str | None = None
 
     def find(self, size_bytes: int) -> None:
         """Count a file that is to be moved."""
@@ -100,21 +121,40 @@ class Tracker:
         self.bytes_found += size_bytes
 
     def finish(self, result: FileResult, size_bytes: int | None = None) -> None:
-        """Count a result; ``size_bytes`` is what was not counted yet of it, ``None``: all."""
+        """Count a result; ``size_bytes`` is what was not counted yet of it, ``None``: all.
+
+        Raises:
+            Stopped: More have failed than may.
+        """
         if result.transfer is not None:
             self.done += 1
             self.bytes_done += result.transfer.size_bytes if size_bytes is None else size_bytes
-        else:
+        elif result.error is not None:
             self.failed += 1
             if len(self._errors) < _ERRORS_KEPT:
                 self._errors.append(result)
         if self._on_file is not None:
             self._on_file(result)
+        if self._max_failures is not None and self.failed > self._max_failures:
+            self.stopped = f"stopped after {self.failed:,} failures"
+            raise Stopped(self.stopped)
 
-    def would(self, result: FileResult) -> None:
-        """Tell of a file that would be moved, were this not a trial."""
-        if self._on_file is not None:
-            self._on_file(result)
+    def skip(self, remote: str, local: str, reason: str, size_bytes: int | None) -> None:
+        """Count a file that is not moved, though it is wanted."""
+        self.skipped += 1
+        if self._on_skipped is not None:
+            self._on_skipped(FileResult(remote, local, reason=reason, known_bytes=size_bytes))
+
+    def filter(self, remote: str, local: str, reason: str, size_bytes: int | None) -> None:
+        """Count a file that is not wanted."""
+        self.filtered += 1
+        if self._on_skipped is not None:
+            self._on_skipped(FileResult(remote, local, reason=reason, known_bytes=size_bytes))
+
+    def warn(self, sentence: str) -> None:
+        """Keep a sentence for the report; the same one once."""
+        if sentence not in self._warnings:
+            self._warnings.append(sentence)
 
     def now(self) -> BulkProgress:
         """Where it stands."""
@@ -123,6 +163,7 @@ class Tracker:
             self.done,
             self.failed,
             self.skipped,
+            self.filtered,
             self.bytes_found,
             self.bytes_done,
             self.listed,
@@ -133,7 +174,7 @@ class Tracker:
         """How it ended."""
         now = self.now()
         values = {name: getattr(now, name) for name in BulkProgress.__dataclass_fields__}
-        return replace(BulkReport(errors=tuple(self._errors)), **values)
+        return BulkReport(**values, errors=tuple(self._errors), warnings=tuple(self._warnings), stopped=self.stopped)
 
     async def tell(self) -> None:
         """Call the caller's function, and wait for it where it is async."""

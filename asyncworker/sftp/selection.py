@@ -1,69 +1,102 @@
-"""Which files of a tree are wanted: patterns, sizes, and what is there already."""
+"""Which files of a tree are wanted: filters, sizes, ages, and what is there already."""
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from wcmatch import glob
-
 from asyncworker.errors import SettingsError
+from asyncworker.sftp.filters import Filters, Patterns, Rule, rule
+from asyncworker.sftp.patterns import MAGIC
 
-__all__ = ["Selection", "Skip", "split_glob"]
+__all__ = ["SKIPS", "THERE", "Age", "Selection", "Skip", "is_there", "seconds_since_1970", "split_glob"]
 
 #: A file that is there already is left out: never; if size and time of change are the same; if the size is; if it is
 #: as new or newer.
 Skip = Literal["never", "same", "size", "newer"]
 SKIPS = ("never", "same", "size", "newer")
+#: What is said of such a file.
+THERE = {"same": "same size and time", "size": "same size", "newer": "as new or newer"}
 
-#: ``*`` stays within a name, ``**`` does not; a pattern without a slash is met by a name at any depth.
-_FLAGS = glob.GLOBSTAR | glob.MATCHBASE | glob.DOTGLOB | glob.FORCEUNIX | glob.BRACE
-_MAGIC = re.compile(r"[*?\[{]")
+#: A moment, or how long ago it was.
+Age = datetime | timedelta
 
 
 class Selection:
     """The user's choice. Paths are relative to the root of the tree, with slashes.
 
+    What the server does not say, a size or a time, leaves no file out.
+
     Args:
-        include: Patterns, one of which a file must meet; none: all do.
-        exclude: Patterns that a file must not meet, nor a folder on the way to it.
+        include: Patterns, one of which a file must meet; none: all do. ``sub/`` is a folder and all that is in it.
+        exclude: Patterns that a file must not meet, nor a folder on the way to it; they come before ``include``.
         min_size_bytes: Smaller files are left out.
         max_size_bytes: Larger files are left out; ``None``: none are.
+        filters: Rules, which come before the patterns: the first one that is met decides.
+        newer_than: Files that were changed before are left out.
+        older_than: Files that were changed then or later are left out.
 
     Raises:
-        SettingsError: A pattern that is none.
+        SettingsError: A pattern or an age that is none.
     """
 
     def __init__(
         self,
-        include: Iterable[str] | str = (),
-        exclude: Iterable[str] | str = (),
+        include: Patterns = (),
+        exclude: Patterns = (),
         min_size_bytes: int = 0,
         max_size_bytes: int | None = None,
+        *,
+        filters: Iterable[str | Rule] | str = (),
+        newer_than: Age | None = None,
+        older_than: Age | None = None,
     ) -> None:
-        self._include = _compiled(include)
-        self._exclude = _compiled(exclude)
+        self.filters = Filters(
+            [
+                *(one if isinstance(one, Rule) else rule(one) for one in _several("filters", filters)),
+                *(Rule(False, pattern) for pattern in _several("exclude", exclude)),
+                *(Rule(True, pattern, only=True) for pattern in _several("include", include)),
+            ]
+        )
         self._min = min_size_bytes
         self._max = max_size_bytes
+        now = time.time()
+        self._after = None if newer_than is None else seconds_since_1970("newer_than", newer_than, now)
+        self._before = None if older_than is None else seconds_since_1970("older_than", older_than, now)
+        self._any_time = self._after is None and self._before is None
+        self._plain = not self.filters and self._any_time and not self._min and self._max is None
 
     @property
     def only_some(self) -> bool:
-        """Whether a file has to meet a pattern or a size."""
-        return self._include is not None or self._min > 0
+        """Whether a file has to meet a pattern, a size or an age."""
+        return self.filters.only or self._min > 0 or not self._any_time
 
     def enters(self, folder: str) -> bool:
         """Whether to look into a folder."""
-        return self._exclude is None or not self._exclude.match(folder)
+        return self.filters.enters(folder)
 
-    def wants(self, file: str, size_bytes: int | None) -> bool:
-        """Whether a file is wanted."""
-        if self._include is not None and not self._include.match(file):
-            return False
-        if self._exclude is not None and self._exclude.match(file):
-            return False
-        size = size_bytes or 0
-        return size >= self._min and (self._max is None or size <= self._max)
+    def wants(self, file: str, size_bytes: int | None, mtime: int | None = None) -> bool:
+        """Whether a file is wanted; the folders on the way to it are."""
+        return self.reason_against(file, size_bytes, mtime) is None
+
+    def reason_against(self, file: str, size_bytes: int | None, mtime: int | None) -> str | None:
+        """Return why a file is left out, in a few words; ``None``: it is wanted."""
+        if self._plain:
+            return None
+        if self.filters and not self.filters.wants(file):
+            return "filters"
+        if size_bytes is not None:
+            if size_bytes < self._min:
+                return "too small"
+            if self._max is not None and size_bytes > self._max:
+                return "too large"
+        if self._any_time or mtime is None:
+            return None
+        if self._after is not None and mtime < self._after:
+            return "too old"
+        return "too new" if self._before is not None and mtime >= self._before else None
 
 
 def is_there(
@@ -80,36 +113,30 @@ def is_there(
 
 def split_glob(path: str) -> tuple[str, str] | None:
     """Split a path with a pattern in it into the folder before and the pattern; ``None``: there is no pattern."""
-    found = _MAGIC.search(path)
+    found = MAGIC.search(path)
     if found is None:
         return None
     folder, slash, _ = path[: found.start()].rpartition("/")
-    pattern = path[len(folder) + len(slash) :]
-    # Without a slash in it, it would be met at any depth; a shell's pattern is met in its folder only.
-    return folder or slash or ".", pattern if "/" in pattern else f"/{pattern}"
+    # Without the slash it would be met in any folder; a shell's pattern is met in its own only.
+    return folder or slash or ".", "/" + path[len(folder) + len(slash) :].lstrip("/")
 
 
-def _compiled(patterns: Iterable[str] | str) -> Any:
-    given = [patterns] if isinstance(patterns, str) else list(patterns)
-    if not given:
-        return None
-    try:
-        return _Matcher(given)
-    except (re.error, ValueError) as error:
-        raise SettingsError(f"{given!r} are no patterns: {error}") from None
+def seconds_since_1970(name: str, age: Age, now: float) -> float:
+    """Return a moment as the time of change of a file would be.
+
+    Raises:
+        SettingsError: A moment without a time zone, or neither a moment nor a length of time.
+    """
+    if isinstance(age, timedelta):
+        return now - age.total_seconds()
+    if not isinstance(age, datetime) or age.tzinfo is None:
+        raise SettingsError(f"{name} is {age!r}: a timedelta, or a datetime with a time zone, is needed")
+    return age.timestamp()
 
 
-class _Matcher:
-    """Patterns with a slash at their beginning begin at the root."""
-
-    def __init__(self, patterns: list[str]) -> None:
-        anchored = [pattern.lstrip("/") for pattern in patterns if pattern.startswith("/")]
-        floating = [pattern for pattern in patterns if not pattern.startswith("/")]
-        self._anchored = glob.compile(anchored, flags=_FLAGS & ~glob.MATCHBASE) if anchored else None
-        self._floating = glob.compile(floating, flags=_FLAGS) if floating else None
-
-    def match(self, path: str) -> bool:
-        """Whether one of them is met."""
-        if self._floating is not None and self._floating.match(path):
-            return True
-        return self._anchored is not None and bool(self._anchored.match(path))
+def _several(name: str, given: Iterable[Any] | str) -> list[Any]:
+    several = [given] if isinstance(given, str) else list(given)
+    for one in several:
+        if not isinstance(one, str | Rule):
+            raise SettingsError(f"{name}: {one!r} is no pattern: text is needed")
+    return several

@@ -14,7 +14,8 @@ from asyncworker.sftp.selection import Selection, is_there, split_glob
     [
         ("*.xml", ["a.xml", "b/c/a.xml", ".a.xml"], ["a.txt", "xml"]),
         ("/*.xml", ["a.xml"], ["b/a.xml"]),
-        ("b/*.xml", ["b/a.xml"], ["a.xml", "b/c/a.xml", "c/b/a.xml"]),
+        ("b/*.xml", ["b/a.xml", "c/b/a.xml"], ["a.xml", "b/c/a.xml"]),
+        ("/b/*.xml", ["b/a.xml"], ["c/b/a.xml"]),
         ("b/**", ["b/a", "b/c/d"], ["c/b"]),
         ("**/b/*", ["b/a", "c/b/a"], ["b", "c/b/d/a"]),
         ("a.{xml,txt}", ["a.xml", "d/a.txt"], ["a.md"]),

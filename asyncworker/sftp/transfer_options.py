@@ -1,0 +1,214 @@
+"""The caller's wishes for whole folders: one frozen value for each direction, and its keywords at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypedDict
+
+from asyncworker.errors import SettingsError
+from asyncworker.sftp.filters import Patterns, Rule
+from asyncworker.sftp.options import PathLike, TransportName
+from asyncworker.sftp.progress import OnFile, OnProgress
+from asyncworker.sftp.selection import SKIPS, Age, Selection, Skip
+
+__all__ = ["DownloadKeywords", "DownloadOptions", "TransferOptions", "UploadKeywords", "UploadOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOptions:
+    """What to move and how, in either direction. Paths are relative to the folder that is moved, with slashes.
+
+    Attributes:
+        include: Patterns, one of which a file must meet: ``*.xml``; ``sub/`` is a folder and all that is in it.
+        exclude: Patterns that a file must not meet, nor a folder on the way to it: ``*.tmp``, ``old/``.
+        filters: Rules in their order, ``"+ *.xml"`` or ``"- sub/"``, as rsync has them: the first one that is met
+            decides. They come before ``exclude``, which comes before ``include``.
+        paths: Only these paths; a folder among them stands for all that is in it.
+        recursive: Whether to go into folders.
+        max_depth: How deep: 0 stays in the first folder; ``None``: no limit.
+        min_size_bytes: Leave smaller files out.
+        max_size_bytes: Leave larger files out.
+        newer_than: Leave files out that were changed before that moment, a datetime or so long ago.
+        older_than: Leave files out that were changed then or later.
+        skip: Leave out a file that is there already: ``same`` size and time of change, same ``size``, as new or
+            ``newer``, or ``never``.
+        links: ``follow`` moves the file that a link leads to; links to folders are never gone into.
+        resume: Whether to keep and use parts of large files.
+        fsync: Flush each file to the disk before it appears; on a server, where it offers that.
+        allow_empty: Whether it is well that no file meets a pattern, in the path or in ``include``; else that is an
+            error in the report.
+        at_once: Small files at once; ``None``: as many as the connections take.
+        retries: Tries after the first of a file whose connection is lost or cannot be made.
+        max_failures: Stop once more files than that have failed; ``None``: never.
+        dry_run: Move nothing; ``on_file`` gets what would be moved.
+        on_progress: Called five times a second, and at the end; awaited if it is async.
+        on_file: Called with the result of each file that was to be moved.
+        on_skipped: Called with each file that is left out, and why.
+    """
+
+    include: Patterns = ()
+    exclude: Patterns = ()
+    filters: Iterable[str | Rule] | str = ()
+    paths: Iterable[str] | None = None
+    recursive: bool = True
+    max_depth: int | None = None
+    min_size_bytes: int = 0
+    max_size_bytes: int | None = None
+    newer_than: Age | None = None
+    older_than: Age | None = None
+    skip: Skip = "same"
+    links: Literal["skip", "follow"] = "skip"
+    resume: bool = True
+    fsync: bool = False
+    allow_empty: bool = False
+    at_once: int | None = None
+    retries: int = 3
+    max_failures: int | None = None
+    dry_run: bool = False
+    on_progress: OnProgress | None = None
+    on_file: OnFile | None = None
+    on_skipped: OnFile | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("skip", self.skip, SKIPS)
+        _one_of("links", self.links, ("skip", "follow"))
+        for name, least in (("max_depth", 0), ("max_size_bytes", 0), ("at_once", 1), ("max_failures", 0)):
+            _at_least(name, getattr(self, name), least, none=True)
+        for name in ("min_size_bytes", "retries"):
+            _at_least(name, getattr(self, name), 0, none=False)
+
+    @classmethod
+    def split(cls, given: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """Return the options of the transfer, and those of the pool.
+
+        Raises:
+            SettingsError: A value that is not allowed.
+        """
+        mine = cls.__dataclass_fields__
+        options = cls(**{name: value for name, value in given.items() if name in mine})
+        return options, {name: value for name, value in given.items() if name not in mine}
+
+    @property
+    def depth(self) -> int | None:
+        """How deep to go, whether that was said by ``max_depth`` or ``recursive``."""
+        return self.max_depth if self.recursive else 0
+
+    @property
+    def selection(self) -> Selection:
+        """The choice of files.
+
+        Raises:
+            SettingsError: A pattern or an age that is none.
+        """
+        return Selection(
+            self.include,
+            self.exclude,
+            self.min_size_bytes,
+            self.max_size_bytes,
+            filters=self.filters,
+            newer_than=self.newer_than,
+            older_than=self.older_than,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadOptions(TransferOptions):
+    """What to download and how.
+
+    Attributes:
+        case_collisions: ``refuse`` a name that differs from an earlier one only in case; ``auto`` does where the local
+            file system takes them for one.
+    """
+
+    case_collisions: Literal["auto", "refuse", "allow"] = "auto"
+
+    def __post_init__(self) -> None:
+        TransferOptions.__post_init__(self)
+        _one_of("case_collisions", self.case_collisions, ("auto", "refuse", "allow"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadOptions(TransferOptions):
+    """What to upload and how.
+
+    Attributes:
+        check_space: End with an error as soon as it is known that the server's disk cannot hold it all, where the
+            server tells: before anything is sent if it is one file, or one folder without others in it.
+    """
+
+    check_space: bool = True
+
+
+class _PoolKeywords(TypedDict, total=False):
+    """As for :class:`~asyncworker.sftp.SFTPPool`."""
+
+    port: int | None
+    username: str | None
+    password: str | None
+    client_keys: Iterable[PathLike] | PathLike | None
+    passphrase: str | None
+    known_hosts: PathLike | None
+    ssh_config: PathLike | None
+    connections: int
+    in_flight: int
+    connect_timeout_s: float
+    keepalive_s: float
+    idle_close_s: float
+    host_key: str | None
+    jump: str | None
+    compress: bool
+    transport: TransportName
+    password_env: str | None
+    passphrase_env: str | None
+
+
+class TransferKeywords(_PoolKeywords, total=False):
+    """As for :class:`TransferOptions`, and those of a pool."""
+
+    include: Patterns
+    exclude: Patterns
+    filters: Iterable[str | Rule] | str
+    paths: Iterable[str] | None
+    recursive: bool
+    max_depth: int | None
+    min_size_bytes: int
+    max_size_bytes: int | None
+    newer_than: Age | None
+    older_than: Age | None
+    skip: Skip
+    links: Literal["skip", "follow"]
+    resume: bool
+    fsync: bool
+    allow_empty: bool
+    at_once: int | None
+    retries: int
+    max_failures: int | None
+    dry_run: bool
+    on_progress: OnProgress | None
+    on_file: OnFile | None
+    on_skipped: OnFile | None
+
+
+class DownloadKeywords(TransferKeywords, total=False):
+    """As for :class:`DownloadOptions`, and those of a pool."""
+
+    case_collisions: Literal["auto", "refuse", "allow"]
+
+
+class UploadKeywords(TransferKeywords, total=False):
+    """As for :class:`UploadOptions`, and those of a pool."""
+
+    check_space: bool
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingsError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def _at_least(name: str, value: object, least: int, *, none: bool) -> None:
+    if value is None and none:
+        return
+    if not isinstance(value, int) or value < least:
+        raise SettingsError(f"{name} is {value!r}: a whole number of {least} or more is needed")
