@@ -1,14 +1,19 @@
 """A large local file that is not whole yet, kept so that a later run can go on with it.
 
-Its name holds the size and the time of change of the file that it becomes, so that it is never taken for another one's.
-Behind the place of the last byte stands a mark: how far the beginning is whole. The mark is trusted only if this
-machine has not been started anew since: after a power cut it may be on the disk while the bytes before it are not. All
-calls block: for a thread.
+Its name holds where the file comes from, its size and its time of change, so that it is never taken for another one's.
+Behind the place of the last byte stands a mark: how far the beginning is whole. The mark is trusted only in the file
+that it was written to, not in a copy, and only if this machine has not been started anew since: after a power cut it
+may be on the disk while the bytes before it are not.
+
+Whoever writes holds a lock on the file, and has seen after locking it that it still has that name: the one before may
+have finished, and what was the part be the whole file by now. A name that something else has (a link, a folder, a file
+of another user) is left alone: the file is then fetched under a temporary name. All calls block: for a thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -19,14 +24,21 @@ from functools import cache
 from pathlib import Path
 
 from asyncworker.sftp.folders import OpenFolder
-from asyncworker.sftp.temporary_names import part_name
+from asyncworker.sftp.temporary_names import part_name, temporary_name
 
 __all__ = ["PartFile"]
 
-_MAGIC = b"awpart01"
-_MARK = struct.Struct(">8sQ16s")
+_MAGIC = b"awpart02"
+_MARK = struct.Struct(">8sQ16sQQ")
 #: Bytes between two marks.
 _MARK_EVERY = 32 * 1024 * 1024
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+#: We must be able to open it again, whatever the file's permissions will be.
+_OURS = 0o600
+#: How often others may get in between.
+_TRIES = 16
+#: Of file systems that lock nothing.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
 class PartFile:
@@ -39,6 +51,7 @@ class PartFile:
         mtime: The time of change that it is to have.
         mode: Permissions; the umask applies, set-user-id and the like never do.
         resume: Whether to go on where an earlier one stopped, and to keep this one if it is not finished.
+        origin: Server and path that the file comes from.
 
     Raises:
         OSError: Here and in every method, with ``goal`` as its file name.
@@ -46,20 +59,28 @@ class PartFile:
     """
 
     def __init__(
-        self, goal: str, folder: OpenFolder, size: int, mtime: int, mode: int | None = None, *, resume: bool = True
+        self,
+        goal: str,
+        folder: OpenFolder,
+        size: int,
+        mtime: int,
+        mode: int | None = None,
+        *,
+        resume: bool = True,
+        origin: bytes = b"",
     ) -> None:
         self.goal = goal
         self.size = size
         self.mtime = mtime
         self._folder = folder
         self._name = os.path.basename(goal)  # noqa: PTH119
-        self._part = os.fsdecode(part_name(os.fsencode(self._name), b"", size, mtime))
+        self._part = os.fsdecode(part_name(os.fsencode(self._name), origin, size, mtime))
         self._resume = resume
         self._fd = -1
         self._lock = threading.Lock()
         try:
-            self._open(0o666 if mode is None else mode & 0o777)
-            self.whole = self._read_mark() if resume else 0
+            self._mode = self._open(0o666 if mode is None else mode & 0o777)
+            self.whole = self._read_mark() if self._resume else 0
             if not self.whole:
                 os.ftruncate(self._fd, 0)
         except BlockingIOError as error:
@@ -91,12 +112,15 @@ class PartFile:
             raise self._named(error) from None
 
     def commit(self, sync: bool) -> None:
-        """Cut off the mark, set the time, flush if asked to, and rename over the goal."""
+        """Cut off the mark, set time and permissions, flush if asked to, and rename over the goal."""
         try:
             os.ftruncate(self._fd, self.size)
+            os.fchmod(self._fd, self._mode)
             os.utime(self._fd, (self.mtime, self.mtime))
             if sync:
                 os.fsync(self._fd)
+            if not self._has_its_name():
+                raise OSError(errno.ESTALE, "something else has taken the name of its part")
             os.replace(self._part, self._name, src_dir_fd=self._folder.fd, dst_dir_fd=self._folder.fd)
         except OSError as error:
             self.discard()
@@ -118,48 +142,94 @@ class PartFile:
     def discard(self) -> None:
         """Remove it. Never raises."""
         with contextlib.suppress(OSError):
-            os.unlink(self._part, dir_fd=self._folder.fd)
+            if self._fd >= 0 and self._has_its_name():
+                os.unlink(self._part, dir_fd=self._folder.fd)
         self._close()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _open(self, mode: int) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        try:
-            self._fd = os.open(self._part, flags, mode, dir_fd=self._folder.fd)
-            found = os.fstat(self._fd)
-            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == os.geteuid():
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+    def _open(self, mode: int) -> int:
+        """Open and lock it; returns the permissions that the file is to have, as the umask leaves them."""
+        for _ in range(_TRIES):
+            made = self._create(mode)
+            if made is None and not self._open_existing():
+                continue
+            if self._lock_it() and self._has_its_name():
+                return self._masked(mode) if made is None else made
             self._close()
-        except PermissionError:
-            self._close()
-            if not self._exists():  # the folder may not be written to
-                raise
-        # Not of our making, or made read-only: a new one takes its place.
-        os.unlink(self._part, dir_fd=self._folder.fd)
-        self._fd = os.open(self._part, flags | os.O_EXCL, mode, dir_fd=self._folder.fd)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise BlockingIOError(errno.EAGAIN, "its part changes hands all the time")
 
-    def _exists(self) -> bool:
+    def _create(self, mode: int) -> int | None:
+        """Make it, unless something has its name; returns the permissions that the umask leaves."""
         try:
-            os.stat(self._part, dir_fd=self._folder.fd, follow_symlinks=False)
-        except FileNotFoundError:
+            self._fd = os.open(self._part, _FLAGS | os.O_CREAT | os.O_EXCL, mode | _OURS, dir_fd=self._folder.fd)
+        except FileExistsError:
+            return None
+        return stat.S_IMODE(os.fstat(self._fd).st_mode) & 0o777 & ~(_OURS & ~mode)
+
+    def _open_existing(self) -> bool:
+        try:
+            self._fd = os.open(self._part, _FLAGS, dir_fd=self._folder.fd)
+        except FileNotFoundError:  # whoever had it is through with it
+            return False
+        except OSError:  # a link, a folder, or not ours
+            self._use_another_name()
+            return False
+        found = os.fstat(self._fd)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1 and found.st_uid == os.geteuid():
+            return True
+        self._close()
+        self._use_another_name()
+        return False
+
+    def _use_another_name(self) -> None:
+        self._part = os.fsdecode(temporary_name(os.fsencode(self._name)))
+        self._resume = False
+
+    def _lock_it(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            if not self._resume:  # nobody else has that name
+                return True
+            self._use_another_name()
             return False
         return True
 
+    def _has_its_name(self) -> bool:
+        mine = os.fstat(self._fd)
+        try:
+            named = os.stat(self._part, dir_fd=self._folder.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (mine.st_dev, mine.st_ino) == (named.st_dev, named.st_ino)
+
+    def _masked(self, mode: int) -> int:
+        """The permissions that a new file gets here: nothing but making one shows them to a process with threads."""
+        name = os.fsdecode(temporary_name(os.fsencode(self._name)))
+        fd = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL, mode, dir_fd=self._folder.fd)
+        try:
+            os.unlink(name, dir_fd=self._folder.fd)
+            return stat.S_IMODE(os.fstat(fd).st_mode) & 0o777
+        finally:
+            os.close(fd)
+
     def _read_mark(self) -> int:
-        if os.fstat(self._fd).st_size != self.size + _MARK.size:
+        found = os.fstat(self._fd)
+        if found.st_size != self.size + _MARK.size:
             return 0
-        magic, whole, boot = _MARK.unpack(os.pread(self._fd, _MARK.size, self.size))
+        magic, whole, boot, device, inode = _MARK.unpack(os.pread(self._fd, _MARK.size, self.size))
         if magic != _MAGIC or boot != _boot() or not 0 <= whole <= self.size:
             return 0
-        return int(whole)
+        return int(whole) if (device, inode) == (found.st_dev, found.st_ino) else 0
 
     def _mark(self) -> None:
         if _boot() == _UNKNOWN_BOOT:
             os.fsync(self._fd)
-        os.pwrite(self._fd, _MARK.pack(_MAGIC, self.whole, _boot()), self.size)
+        found = os.fstat(self._fd)
+        os.pwrite(self._fd, _MARK.pack(_MAGIC, self.whole, _boot(), found.st_dev, found.st_ino), self.size)
         self._marked = self.whole
 
     def _close(self) -> None:
