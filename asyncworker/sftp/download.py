@@ -371,7 +371,7 @@ class _Run:
                     mtime,
                     attributes.mode,
                     resume=self._how.resume,
-                    origin=b"%s\0%s" % (self._pool.options.address.encode(), remote_bytes(remote)),
+                    origin=self._origin(remote),
                 ),
                 sync=self._how.fsync,
                 on_bytes=counted,
@@ -389,6 +389,11 @@ class _Run:
             self._tracker.bytes_done += count
 
         return Large(remote, goal, run_striped, counts_itself=True)
+
+    def _origin(self, remote: str) -> bytes:
+        """Tell a file from others of its size and time. Without the port: that of a tunnel may be another each time."""
+        options = self._pool.options
+        return b"%s\0%s\0%s" % (options.host.encode(), (options.username or "").encode(), remote_bytes(remote))
 
     def _download(self, remote: str, goal: str, folder: str, attributes: Attributes) -> Download:
         return Download(

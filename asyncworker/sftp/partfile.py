@@ -51,7 +51,7 @@ class PartFile:
         mtime: The time of change that it is to have.
         mode: Permissions; the umask applies, set-user-id and the like never do.
         resume: Whether to go on where an earlier one stopped, and to keep this one if it is not finished.
-        origin: Server and path that the file comes from.
+        origin: Server, user and path that the file comes from.
 
     Raises:
         OSError: Here and in every method, with ``goal`` as its file name.
