@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost
 from asyncworker.sftp.calls import Awaited
-from asyncworker.sftp.connections import Connections
+from asyncworker.sftp.connections import CLEAN_UP_S, Connections
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["Batch", "FileResult", "Order", "Outcome", "Patience", "each"]
@@ -219,7 +219,8 @@ class Batch:
     async def _stop(self) -> None:
         for timer in self._resting:
             timer.cancel()
-        for job in list(self._running):
+        jobs = list(self._running)
+        for job in jobs:
             self._connections.withdraw(job)
             job.abandon()
         self._running.clear()
@@ -227,6 +228,7 @@ class Batch:
         if feeder is not None and not feeder.done():
             feeder.cancel()
             await asyncio.wait([feeder])
+        await self._connections.released(jobs, CLEAN_UP_S)
 
 
 async def each(source: AsyncIterable[T] | Iterable[T]) -> AsyncGenerator[T, None]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import OrderedDict
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Protocol
 
@@ -15,7 +17,7 @@ from asyncworker.sftp.options import Options
 from asyncworker.sftp.session import Session
 from asyncworker.sftp.transports import Connect, ConnectionDropped
 
-__all__ = ["Connections", "Job"]
+__all__ = ["CLEAN_UP_S", "Connections", "Job"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ _JOBS_BEFORE_NEXT = 32
 _TRIES = 3
 #: How long to stay with fewer connections after one could not be made.
 _RETREAT_S = 30.0
+#: How long those that were stopped may take to leave nothing behind: two round trips, and what is on its way before.
+CLEAN_UP_S = 10.0
 
 
 class Job(Protocol):
@@ -36,7 +40,10 @@ class Job(Protocol):
         """Begin; the place is the job's until it calls :meth:`Connections.release`."""
 
     def fail(self, error: Exception) -> None:
-        """Take that there will be no session."""
+        """Take that there will be no session, or that this one is not to be used any more."""
+
+    def abandon(self) -> None:
+        """Stop, clean up, and give the place back."""
 
 
 class Held(Protocol):
@@ -66,9 +73,12 @@ class Connections:
         self._logged_in = False  # whether the server has ever let us in
         self._least = 0  # that were wanted before that
         self._retreat_ends = 0.0
-        self._in_flight = 0
+        self._running: dict[Job, None] = {}
+        self._cleaners: set[Job] = set()  # of those that wait or run, what is started and ends while the pool closes
+        self._released = asyncio.Event()  # set at each end of a job
         self._used_at = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._stopped = False  # only what cleans up is started
         self._closed = False
 
     @property
@@ -84,46 +94,72 @@ class Connections:
     @property
     def in_flight(self) -> int:
         """How many places are taken."""
-        return self._in_flight
+        return len(self._running)
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs that have a place."""
+        return list(self._running)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the pool is closed, or is being closed."""
+        return self._stopped
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is started any more, what cleans up included."""
+        return self._closed
 
     @property
     def waiting(self) -> int:
         """How many jobs wait for a place."""
         return len(self._waiting)
 
-    def submit(self, job: Job) -> None:
-        """Start the job as soon as there is a place for it, in order of arrival."""
-        if self._closed:
+    def submit(self, job: Job, *, cleans_up: bool = False) -> None:
+        """Start the job as soon as there is a place for it, in order of arrival.
+
+        Args:
+            job: The job.
+            cleans_up: Whether it is started even while the pool is being closed.
+        """
+        if self._closed or (self._stopped and not cleans_up):
             where = self._options.address
             job.fail(SFTPError(f"{where}: the pool is closed", host=where))
             return
         self._waiting[job] = None
+        if cleans_up:
+            self._cleaners.add(job)
         self._pump()
 
     def want(self, count: int) -> None:
         """Have that many connections, if there may be so many, whatever the load: for work that is worth it."""
-        if not self._closed:
+        if not self._stopped:
             self._least = count
             self._grow(count)
 
     def withdraw(self, job: Job) -> None:
         """Forget a job that waits; one that has started is left alone."""
         self._waiting.pop(job, None)
+        self._cleaners.discard(job)
 
-    def release(self, session: Session) -> None:
-        """Give a place back."""
+    def release(self, session: Session, job: Job) -> None:
+        """Give a job's place back."""
+        self._running.pop(job, None)
+        self._cleaners.discard(job)
+        self._released.set()
         if self._waiting and session.alive:  # all places are taken: the first in line gets this one
-            job, _ = self._waiting.popitem(last=False)
-            job.start(session)
+            following, _ = self._waiting.popitem(last=False)
+            self._running[following] = None
+            following.start(session)
             self._grow()
             return
         session.in_flight -= 1
-        self._in_flight -= 1
         if self._waiting:
             self._pump()
-        elif not self._in_flight:
+        elif not self._running:
             self._used_at = self._clock.monotonic()
-            if self._idle_timer is None and not self._closed:
+            if self._idle_timer is None and not self._stopped:
                 loop = asyncio.get_running_loop()
                 self._idle_timer = loop.call_later(self._options.idle_close_s, self._close_if_idle)
 
@@ -135,13 +171,31 @@ class Connections:
         """Count it no more: it gives its place back."""
         self._held.discard(job)
 
-    async def close(self) -> None:
-        """Fail what waits and what runs, and close every connection."""
-        self._closed = True
+    async def released(self, jobs: Iterable[Job], timeout_s: float) -> None:
+        """Wait until these jobs have given their places back, but no longer than that."""
+        missing = list(jobs)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while missing := [job for job in missing if job in self._running]:
+                    self._released.clear()
+                    await self._released.wait()
+
+    def stop(self) -> None:
+        """Fail what waits and what runs, except for what cleans up; nothing else is started from now on."""
+        self._stopped = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        where = self._options.address
-        self._fail_waiting(SFTPError(f"{where}: the pool was closed", host=where))
+        for job in [*self._waiting, *self._running]:
+            if job not in self._cleaners:
+                self._waiting.pop(job, None)
+                _end(job, self._was_closed())
+
+    async def close(self) -> None:
+        """Fail all that waits or runs, and close every connection."""
+        self._stopped = self._closed = True
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._fail_waiting(self._was_closed())
         making = list(self._making)
         for task in making:
             task.cancel()
@@ -150,6 +204,10 @@ class Connections:
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _was_closed(self) -> SFTPError:
+        where = self._options.address
+        return SFTPError(f"{where}: the pool was closed", host=where)
 
     def _pump(self) -> None:
         while self._waiting:
@@ -161,9 +219,9 @@ class Connections:
                 break
             job, _ = self._waiting.popitem(last=False)
             session.in_flight += 1
-            self._in_flight += 1
+            self._running[job] = None
             job.start(session)
-        if self._waiting and len(self._held) >= self._in_flight:
+        if self._waiting and len(self._held) >= len(self._running):
             for held in list(self._held):
                 held.hurry()
         self._grow()
@@ -172,7 +230,7 @@ class Connections:
         have = len(self._sessions) + len(self._making)
         if have >= self._options.connections:  # as a rule
             return
-        load = self._in_flight + len(self._waiting)
+        load = len(self._running) + len(self._waiting)
         spread = min(_JOBS_BEFORE_NEXT, *(session.capacity for session in self._sessions), self._options.in_flight)
         if (load <= have * spread and have >= least) or self._closed:
             return
@@ -223,7 +281,7 @@ class Connections:
 
     def _close_if_idle(self) -> None:
         self._idle_timer = None
-        if self._closed or self._in_flight or self._waiting:
+        if self._stopped or self._running or self._waiting:
             return  # the last one that gives its place back begins anew
         left = self._used_at + self._options.idle_close_s - self._clock.monotonic()
         if left > 0:
@@ -260,6 +318,16 @@ class Connections:
         waiting, self._waiting = self._waiting, OrderedDict()
         for job in waiting:
             job.fail(error)
+
+
+def _end(job: Job, error: Exception) -> None:
+    """Give a job's caller that error; what the job has begun on the server it brings to an end."""
+    future: asyncio.Future[object] | None = getattr(job, "future", None)
+    if future is None:  # a listing
+        job.fail(error)
+    elif not future.done():
+        future.set_exception(error)
+    job.abandon()
 
 
 _load = attrgetter("in_flight")

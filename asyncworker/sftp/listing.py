@@ -144,6 +144,10 @@ class Listing:
             if self._session is not None and self._session.alive:
                 self._ask()
 
+    def abandon(self) -> None:
+        """Stop, because nobody waits any more."""
+        self.close()
+
     def close(self) -> None:
         """Read no further, and give the place back as soon as it can be."""
         self._finished = True
@@ -218,4 +222,4 @@ class Listing:
         session, self._session = self._session, None
         if session is not None:
             self._connections.let_go(self)
-            self._connections.release(session)
+            self._connections.release(session, self)

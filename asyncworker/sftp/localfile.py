@@ -47,6 +47,11 @@ class LocalFile:
             raise _named(error, goal) from None
 
     @property
+    def temporary_path(self) -> str:
+        """Where it is until it is whole."""
+        return self.path if self._folder is None else self.goal[: self.goal.rfind("/") + 1] + self.path
+
+    @property
     def _dir_fd(self) -> int | None:
         return None if self._folder is None else self._folder.fd
 

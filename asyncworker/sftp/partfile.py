@@ -91,6 +91,11 @@ class PartFile:
             raise self._named(error) from None
         self._marked = self.whole
 
+    @property
+    def temporary_path(self) -> str:
+        """Where it is until it is whole."""
+        return os.path.join(os.path.dirname(self.goal), self._part)  # noqa: PTH118, PTH120
+
     def write(self, blocks: Iterable[tuple[int, bytes]], whole: int) -> None:
         """Write blocks at their offsets.
 

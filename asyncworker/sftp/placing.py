@@ -24,7 +24,7 @@ from asyncworker.sftp import packets
 from asyncworker.sftp.names import remote_text
 from asyncworker.sftp.packets import Attributes, Status
 from asyncworker.sftp.protocol import Answer, Owner, SFTPProtocol
-from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.session import Released, Session, refusal
 from asyncworker.sftp.temporary_names import aside_name
 
 __all__ = ["Outcome", "Placing", "Procedure", "ProcedureJob", "Steps", "log_kept", "put_back"]
@@ -245,7 +245,7 @@ class ProcedureJob:
     def __init__(
         self,
         make: Callable[[SFTPProtocol], Steps],
-        on_released: Callable[[Session], None],
+        on_released: Released,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -281,4 +281,4 @@ class ProcedureJob:
     def _release(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            self._on_released(session)
+            self._on_released(session, self)

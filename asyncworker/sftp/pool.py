@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from functools import lru_cache
 from types import TracebackType
@@ -14,6 +15,7 @@ from asyncworker.sftp.files import Files
 from asyncworker.sftp.openssh import connect_openssh
 from asyncworker.sftp.options import DEFAULT_KNOWN_HOSTS, Options, TransportName
 from asyncworker.sftp.transports import Connect, connect_asyncssh
+from asyncworker.sftp.unfinished import Unfinished
 
 __all__ = ["SFTPPool", "pool"]
 
@@ -120,6 +122,8 @@ class SFTPPool(Files):
         self.options = options
         self._connections = Connections(options, connect or _CONNECTS[options.transport])
         self._cleaning = set()
+        self._left = {}
+        self._unfinished = Unfinished()
 
     def __repr__(self) -> str:
         return f"<SFTPPool {self.options.address}, {self._connections.count} connections>"
@@ -133,11 +137,16 @@ class SFTPPool(Files):
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection; calls that are under way fail."""
-        await self._stop_cleaning()
-        await self._connections.close()
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
+        """Close every connection; calls that are under way fail, and remove what they have made on the server.
+
+        That takes ten seconds at most; then a line in the log names the temporary files that may be left.
+        """
+        try:
+            await self._finish_cleaning()
+        finally:
+            await self._connections.close()
+            if self._executor is not None:
+                await asyncio.to_thread(self._executor.shutdown)
 
 
 #: Each item of a fan-out asks for its pool.

@@ -11,7 +11,7 @@ from typing import Any
 from asyncworker.errors import SFTPConnectionLost
 from asyncworker.sftp import packets
 from asyncworker.sftp.packets import Attributes, Status
-from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.session import Released, Session, refusal
 
 __all__ = ["RemoteFile"]
 
@@ -26,7 +26,7 @@ class RemoteFile:
         on_released: Called once, when the place on the session is free again.
     """
 
-    def __init__(self, path: str, raw: bytes, how: bytes, on_released: Callable[[Session], None]) -> None:
+    def __init__(self, path: str, raw: bytes, how: bytes, on_released: Released) -> None:
         self.future: asyncio.Future[RemoteFile] = asyncio.get_running_loop().create_future()
         self._path = path
         self._raw = raw
@@ -203,7 +203,7 @@ class RemoteFile:
         if session is not None:
             left, self._unanswered = self._unanswered, 0
             session.wrote(left)
-            self._on_released(session)
+            self._on_released(session, self)
 
 
 class _Answer:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from asyncworker.sftp import packets
 from asyncworker.sftp.packets import Status
-from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.session import Released, Session, refusal
 
 __all__ = ["Command", "Request"]
 
@@ -26,7 +26,7 @@ class Request(Generic[T]):
     """
 
     def __init__(
-        self, ask: Callable[[Session, Request[T]], None], action: str, path: str, on_released: Callable[[Session], None]
+        self, ask: Callable[[Session, Request[T]], None], action: str, path: str, on_released: Released
     ) -> None:
         self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._ask = ask
@@ -63,7 +63,7 @@ class Request(Generic[T]):
     def _release(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            self._on_released(session)
+            self._on_released(session, self)
 
 
 class Command(Request[None]):

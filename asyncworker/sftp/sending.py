@@ -18,7 +18,7 @@ from asyncworker.sftp.localsource import Block, LocalSource
 from asyncworker.sftp.names import remote_text
 from asyncworker.sftp.packets import OpenFlag, Status
 from asyncworker.sftp.placing import Outcome, Placing, Procedure, log_kept
-from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.session import Released, Session, refusal
 from asyncworker.sftp.temporary_names import temporary_name
 from asyncworker.sftp.transfer import Transfer
 
@@ -69,7 +69,7 @@ class Upload:
         mtime: bool,
         fsync: bool,
         executor: Callable[[], Executor],
-        on_released: Callable[[Session], None],
+        on_released: Released,
         on_left: Callable[[bytes], None],
         on_aside: Callable[[bytes, bytes], None],
     ) -> None:
@@ -100,6 +100,11 @@ class Upload:
         self._opening = self._closing = self._renaming = False
         self._there = False  # the temporary file may exist
         self._waiting = False  # for room among what the session has not answered
+
+    @property
+    def leftover(self) -> str | None:
+        """Path of its temporary file while that may be on the server."""
+        return remote_text(self._temporary) if self._there else None
 
     def start(self, session: Session) -> None:
         """Take a place on that session and begin."""
@@ -332,7 +337,7 @@ class Upload:
         if session is not None:
             left, self._unanswered = self._unanswered, 0
             session.wrote(left)
-            self._on_released(session)
+            self._on_released(session, self)
 
     def _live(self) -> Session:
         assert self._session is not None

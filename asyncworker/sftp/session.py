@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from asyncworker.errors import (
     SFTPConnectError,
@@ -21,7 +21,7 @@ from asyncworker.sftp.packets import Status
 from asyncworker.sftp.protocol import SFTPProtocol
 from asyncworker.sftp.transports import Connect, Transport
 
-__all__ = ["Session", "refusal"]
+__all__ = ["Released", "Session", "refusal"]
 
 #: Handles that a server may want for itself, and those that a lost CLOSE has left behind.
 _SPARE_HANDLES = 5
@@ -190,6 +190,10 @@ class Session:
                 self._transport.write(data)
             except OSError as error:  # the channel is closed already, and has not said so yet
                 self.lost(error)
+
+
+#: Takes back a job's place on a session: called once, with both.
+Released = Callable[[Session, Any], None]
 
 
 def refusal(status: Status, action: str, address: str, path: str | None) -> SFTPError:

@@ -10,7 +10,7 @@ from typing import Generic, Self, TypeVar
 
 from asyncworker.sftp import packets
 from asyncworker.sftp.packets import Attributes, OpenFlag, Status
-from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.session import Released, Session, refusal
 
 __all__ = ["RangeStream", "ReadStream", "WriteStream"]
 
@@ -26,7 +26,7 @@ _FLAGS = {
 class _Stream:
     """An open handle that keeps its place on a session until it is closed."""
 
-    def __init__(self, path: str, raw: bytes, mode: str, on_released: Callable[[Session], None]) -> None:
+    def __init__(self, path: str, raw: bytes, mode: str, on_released: Released) -> None:
         self.path = path
         self.future: asyncio.Future[Self] = asyncio.get_running_loop().create_future()
         self._raw = raw
@@ -130,7 +130,7 @@ class _Stream:
         session, self._session = self._session, None
         self._handle = None
         if session is not None:
-            self._on_released(session)
+            self._on_released(session, self)
 
     def _live(self) -> tuple[Session, bytes]:
         if self._error is not None:
@@ -167,7 +167,7 @@ class ReadStream(_Stream):
         on_released: Called once, when the place on the session is free again.
     """
 
-    def __init__(self, path: str, raw: bytes, window_bytes: int, on_released: Callable[[Session], None]) -> None:
+    def __init__(self, path: str, raw: bytes, window_bytes: int, on_released: Released) -> None:
         super().__init__(path, raw, "r", on_released)
         self._window = window_bytes
         self._blocks: deque[_Block] = deque()  # in the file's order
@@ -244,7 +244,7 @@ class ReadStream(_Stream):
 class RangeStream(_Stream):
     """A remote file of which any part may be asked for."""
 
-    def __init__(self, path: str, raw: bytes, on_released: Callable[[Session], None]) -> None:
+    def __init__(self, path: str, raw: bytes, on_released: Released) -> None:
         super().__init__(path, raw, "r", on_released)
 
     def read_range(self, offset: int, length: int) -> asyncio.Future[bytes]:
@@ -277,9 +277,7 @@ class WriteStream(_Stream):
         on_released: Called once, when the place on the session is free again.
     """
 
-    def __init__(
-        self, path: str, raw: bytes, mode: str, window_bytes: int, on_released: Callable[[Session], None]
-    ) -> None:
+    def __init__(self, path: str, raw: bytes, mode: str, window_bytes: int, on_released: Released) -> None:
         super().__init__(path, raw, mode, on_released)
         self._window = window_bytes
         self._offset = 0

@@ -83,6 +83,10 @@ class Striped:
             OSError: It cannot be written here.
         """
         part = await self._opened()
+        with self._pool._unfinished.holding(part.temporary_path):
+            return await self._fetched(part)
+
+    async def _fetched(self, part: PartFile) -> Transfer:
         try:
             self._next = part.whole
             self._on_bytes(part.whole)

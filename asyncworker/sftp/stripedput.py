@@ -94,7 +94,14 @@ class StripedUpload:
             OSError: It cannot be read here; names it.
         """
         source = await self._opened()
-        part = await self._on_thread(partial(_part_name, self._remote, source, self._resume))
+        try:
+            part = await self._on_thread(partial(_part_name, self._remote, source, self._resume))
+            with self._pool._unfinished.holding(remote_text(part)):
+                return await self._sent(source, part)
+        finally:
+            source.close()
+
+    async def _sent(self, source: LocalSource, part: bytes) -> Transfer:
         try:
             return await self._send(source, part)
         except ChangedWhileRead as changed:
@@ -108,13 +115,12 @@ class StripedUpload:
             raise
         except asyncio.CancelledError:
             if not _resumable(source, self._resume):
-                await self._remove_soon(part)
+                await self._remove(part)
             raise
         except (SFTPError, OSError):
-            await self._remove(part)
+            if not (self._pool._connections.stopped and _resumable(source, self._resume)):
+                await self._remove(part)
             raise
-        finally:
-            source.close()
 
     async def _send(self, source: LocalSource, part: bytes) -> Transfer:
         if _resumable(source, self._resume):
@@ -274,14 +280,7 @@ class StripedUpload:
 
     async def _remove(self, part: bytes) -> None:
         with contextlib.suppress(SFTPError):  # the first error says more
-            await self._pool.remove(remote_text(part), missing_ok=True)
-
-    async def _remove_soon(self, part: bytes) -> None:
-        try:
-            async with asyncio.timeout(_GOODBYE_S):
-                await self._pool.remove(remote_text(part), missing_ok=True)
-        except (SFTPError, TimeoutError):
-            self._pool._forget_remote(part)
+            await self._pool._remove_temporary(part)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from asyncworker.sftp.background import BackgroundWriter
 from asyncworker.sftp.localfile import LocalFile
 from asyncworker.sftp.packets import Attributes, Status
 from asyncworker.sftp.protocol import Answer
-from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.session import Released, Session, refusal
 
 __all__ = ["Download", "Transfer"]
 
@@ -81,7 +81,7 @@ class Download:
         open_file: Callable[[int | None], LocalFile] | None = None,
         sync: bool = False,
         executor: Callable[[], Executor],
-        on_released: Callable[[Session], None],
+        on_released: Released,
     ) -> None:
         self.remote = remote
         self.local = local
@@ -105,6 +105,11 @@ class Download:
         self._got = 0
         self._file: LocalFile | None = None
         self._writer: BackgroundWriter | None = None
+
+    @property
+    def leftover(self) -> str | None:
+        """Path of its temporary file here, while there is one."""
+        return None if self._file is None else self._file.temporary_path
 
     def start(self, session: Session) -> None:
         """Take a slot of that session and begin."""
@@ -299,7 +304,7 @@ class Download:
     def _release(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            self._on_released(session)
+            self._on_released(session, self)
 
     def _live(self) -> Session:
         assert self._session is not None
