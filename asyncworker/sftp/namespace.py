@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import AsyncGenerator, Callable
 
-from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
 from asyncworker.sftp import packets
 from asyncworker.sftp.calls import PathLike, pause
 from asyncworker.sftp.listing import BadNames, Entry, Listing
@@ -247,10 +248,30 @@ class Namespace(Metadata):
             if not exist_ok or not await self._is_folder(path):
                 raise
 
-    async def _is_folder(self, path: str) -> bool:
+    async def _is_folder(self, path: str) -> bool | None:
+        """Whether a path leads to a folder; ``None`` where the server refuses to say."""
         try:
-            return (await self.stat(path)).is_dir
-        except SFTPConnectionLost:
+            attributes = await self.stat(path)
+        except SFTPFileNotFound:
+            return False
+        except (SFTPConnectionLost, SFTPConnectError):
             raise
         except SFTPError:
+            return await self._opens_as_folder(path)
+        said = attributes.mode is not None and stat.S_IFMT(attributes.mode)
+        return attributes.is_dir if said else await self._opens_as_folder(path)
+
+    async def _opens_as_folder(self, path: str) -> bool | None:
+        entries = self.list(path, bad_names=lambda _: None)
+        try:
+            async for _ in entries:
+                break
+        except SFTPFileNotFound:
             return False
+        except (SFTPConnectionLost, SFTPConnectError):
+            raise
+        except SFTPError:
+            return None
+        finally:
+            await entries.aclose()
+        return True

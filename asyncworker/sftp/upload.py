@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Unpack
 
-from asyncworker.errors import SettingsError, SFTPError, SFTPFileNotFound, SFTPNoSpace
+from asyncworker.errors import (
+    SettingsError,
+    SFTPConnectError,
+    SFTPConnectionLost,
+    SFTPError,
+    SFTPFileNotFound,
+    SFTPNoSpace,
+)
 from asyncworker.sftp.batch import FileResult, Order
 from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, located, the_pool, tracker_of, transfer_all
 from asyncworker.sftp.calls import PathLike
@@ -31,6 +39,8 @@ from asyncworker.sftp.transfer_options import UploadKeywords, UploadOptions
 from asyncworker.sftp.walking import Walk
 
 __all__ = ["run_upload", "upload"]
+
+logger = logging.getLogger(__name__)
 
 #: From this size on, a file is sent over several connections.
 _STRIPED_BYTES = 8 * 1024 * 1024
@@ -114,7 +124,7 @@ class _Run:
             return await self._prepare_one(files[0], remote)
         self._remote = remote.rstrip("/") or "/"
         if not self._how.dry_run:
-            await self._pool.mkdir(self._remote, parents=True, exist_ok=True)
+            await self._make_folder(self._remote)
         await self._look_at_space(self._remote)
         return self._orders(files)
 
@@ -137,10 +147,26 @@ class _Run:
             await self._space.look()
             await self._space.need(folder, needed, 0)
 
+    async def _make_folder(self, remote: str) -> None:
+        """Make a folder, and those above it, if it is missing.
+
+        Where the server refuses to make it and to say whether it exists, as drop boxes do, go on: if it is missing,
+        each of its files fails.
+        """
+        try:
+            await self._pool.mkdir(remote, parents=True, exist_ok=True)
+        except (SFTPConnectionLost, SFTPConnectError):
+            raise
+        except SFTPError:
+            if await self._pool._is_folder(remote) is not None:
+                raise
+
     async def _attributes(self, remote: str) -> Attributes | None:
         try:
             return await self._pool.stat(remote)
-        except SFTPFileNotFound:
+        except (SFTPConnectionLost, SFTPConnectError):
+            raise
+        except SFTPError:  # not there, or the server refuses to say: then it is sent
             return None
 
     async def _one(self, file: Entry, remote: str, there: Attributes | None) -> Orders:
@@ -204,7 +230,7 @@ class _Run:
                 elif self._is_chosen(path, entry, remote, known):
                     folder = remote.rpartition("/")[0]
                     if folder not in made and not self._how.dry_run:
-                        await self._pool.mkdir(folder, parents=True, exist_ok=True)
+                        await self._make_folder(folder)
                         made.add(folder)
                     yield entry
         self._bad.extend(FileResult("", path, error=error) for path, error in named.refused)
@@ -229,7 +255,7 @@ class _Run:
             ]
             needed = not self._selection.only_some or any(not entry.is_dir for entry in wanted)
             if relative and there is None and needed and not self._how.dry_run:
-                await self._pool.mkdir(remote, parents=True, exist_ok=True)
+                await self._make_folder(remote)
         except (SFTPError, OSError) as error:
             if folder == source.path and len(self._folders) == 1:
                 raise
@@ -261,13 +287,18 @@ class _Run:
         return reason is None
 
     async def _there(self, remote: str) -> dict[str, Attributes] | None:
-        """What a folder of the server holds; ``None``: it is not there, or nobody needs to know."""
+        """What a folder of the server holds; ``None``: it is missing, cannot be listed, or nobody needs to know."""
         if self._how.skip == "never" and self._space is None:
             return None
         try:
             entries = self._pool.list(remote, bad_names="skip")
             return {entry.name: entry.attributes async for entry in entries}
         except SFTPFileNotFound:
+            return None
+        except (SFTPConnectionLost, SFTPConnectError):
+            raise
+        except SFTPError as error:
+            logger.warning("%s; sending all files of that folder, since what it holds is unknown", error)
             return None
 
     def _is_there(self, mine: Attributes, there: Attributes) -> bool:
