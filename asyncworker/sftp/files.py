@@ -16,6 +16,7 @@ from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.localsource import LocalSource
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.sending import Upload
+from asyncworker.sftp.streamput import Blocks, StreamUpload
 from asyncworker.sftp.streams import ReadStream, WriteStream
 from asyncworker.sftp.transfer import Download, Transfer
 from asyncworker.sftp.trees import Trees
@@ -102,6 +103,38 @@ class Files(Trees):
                 source, text, raw, partial(LocalSource, source), mode=mode, mtime=preserve_mtime, fsync=fsync
             )
         )
+
+    async def put_stream(
+        self,
+        blocks: Blocks,
+        remote: PathLike,
+        *,
+        mode: int | None = None,
+        mtime: int | None = None,
+        fsync: bool = False,
+        inplace: bool = False,
+    ) -> Transfer:
+        """Upload what a stream gives, of any size, as one file.
+
+        It is written to a temporary file beside ``remote`` and renamed once the stream has ended: ``remote`` is the old
+        file or the new one, never a part. If the stream raises, nothing of it stays. A connection that is lost is an
+        error: what the stream gave is not kept for a second try.
+
+        Args:
+            blocks: An iterable of bytes of any lengths, async or not; one that is not must not block.
+            remote: Where it is to appear; a file that is there is replaced. The folder must exist.
+            mode: Its permissions, which the server's umask may lessen; ``None``: the server's usual ones.
+            mtime: Its time of change, seconds since 1970; ``None``: the server's clock.
+            fsync: Have the server flush it to its disk before it is renamed, where it offers that.
+            inplace: Write it under its own name, as for :meth:`put`.
+
+        Raises:
+            SFTPFileNotFound: The folder is not there.
+            SFTPError: Any other refusal, or no connection.
+            Exception: What ``blocks`` raised.
+        """
+        upload = StreamUpload(self, os.fspath(remote), mode=mode, mtime=mtime, fsync=fsync, inplace=inplace)
+        return await upload.run(blocks)
 
     # -- many --------------------------------------------------------------------------------------------------------
 

@@ -6,13 +6,14 @@ import asyncio
 import os
 import stat
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
 from asyncworker.sftp import packets
 from asyncworker.sftp.calls import PathLike, pause
 from asyncworker.sftp.listing import BadNames, Entry, Listing
 from asyncworker.sftp.metadata import Metadata
-from asyncworker.sftp.names import remote_bytes
+from asyncworker.sftp.names import remote_bytes, remote_text
 from asyncworker.sftp.packets import FileSystem
 from asyncworker.sftp.placing import Placing, ProcedureJob, Steps, log_kept
 from asyncworker.sftp.protocol import SFTPProtocol
@@ -168,6 +169,23 @@ class Namespace(Metadata):
             raise outcome.error("rename", self.options.address, what)
         if outcome.kept is not None:
             log_kept(self.options.address, second, outcome.kept)
+
+    async def _place(self, part: bytes, remote: str, size: int) -> None:
+        """Give a file that is whole its name; a second time if the connection is lost.
+
+        Raises:
+            SFTPError: The server refuses, or both connections were lost.
+        """
+        rename = partial(self.rename, remote_text(part), remote, replace=True)
+        try:
+            await rename()
+        except SFTPConnectionLost:
+            await pause()
+            try:
+                await rename()
+            except SFTPFileNotFound:  # the server has done it the first time, perhaps
+                if (await self.stat(remote)).size_bytes != size:
+                    raise
 
     async def remove(self, path: PathLike, *, missing_ok: bool = False) -> None:
         """Remove a file or a link.

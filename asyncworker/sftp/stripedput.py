@@ -137,7 +137,7 @@ class StripedUpload:
         )
         await self._on_thread(partial(source.read_exactly, 0, 0))
         mtime_set = await _twice(partial(self._settle, source, part))
-        await self._rename(part, source.size)
+        await self._pool._place(part, self._remote, source.size)
         return Transfer(self._remote, source.path, source.size, source.mtime if mtime_set else None)
 
     async def _opened(self) -> LocalSource:
@@ -265,18 +265,6 @@ class StripedUpload:
         finally:
             file.begin_to_close()
         return mtime_set
-
-    async def _rename(self, part: bytes, size: int) -> None:
-        rename = partial(self._pool.rename, remote_text(part), self._remote, replace=True)
-        try:
-            await rename()
-        except SFTPConnectionLost:
-            await pause()
-            try:
-                await rename()
-            except SFTPFileNotFound:  # the server has done it the first time, perhaps
-                if (await self._pool.stat(self._remote)).size_bytes != size:
-                    raise
 
     async def _remove(self, part: bytes) -> None:
         with contextlib.suppress(SFTPError):  # the first error says more

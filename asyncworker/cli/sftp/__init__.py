@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from asyncworker.cli.sftp import describing, ls, making, moving, removing, transfer
+from asyncworker.cli.sftp import describing, ls, making, moving, removing, streaming, transfer
 
 __all__ = ["sftp"]
 
@@ -20,6 +20,7 @@ def sftp() -> None:
 for _command in (
     transfer.get,
     transfer.put,
+    streaming.cat,
     ls.list_,
     describing.stat,
     describing.df,

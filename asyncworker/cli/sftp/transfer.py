@@ -12,6 +12,7 @@ import click
 
 from asyncworker.cli.sftp.connection import connection_options, parsed, pool_options
 from asyncworker.cli.sftp.output import bar, lines, print_file, sentence, show, summary
+from asyncworker.cli.sftp.streaming import get_to_stdout, put_from_stdin, refuse_others
 from asyncworker.sftp import BulkProgress, BulkReport, FileResult, SFTPPool, download, upload
 
 __all__ = ["get", "put"]
@@ -57,8 +58,12 @@ def get(url: str, destination: str, **given: Any) -> None:
     """Fetch a folder, a file, or what meets a pattern: get sftp://host/in/*.xml ./in
 
     What is there already is left out, and a large file that was fetched in part goes on where it stopped. Exits with 1
-    if a file failed.
+    if a file failed. With - as the destination, files go to standard output.
     """
+    if destination == "-":
+        refuse_others("files on standard output", "quiet")
+        get_to_stdout((url,), given)
+        return
     host, path, login = parsed(url)
     _move(host, login, given, lambda pool, options: download(pool, path, destination, **options))
 
@@ -79,8 +84,12 @@ def put(source: str, url: str, check_space: bool, **given: Any) -> None:
     """Send a folder or a file: put ./out sftp://host/out
 
     What is there already is left out, and a large file that was sent in part goes on where it stopped. Exits with 1 if
-    a file failed.
+    a file failed. With - as the source, standard input becomes the file of that URL, which is there once it has ended.
     """
+    if source == "-":
+        refuse_others("standard input", "quiet", "fsync", "as_json")
+        put_from_stdin(url, given)
+        return
     host, path, login = parsed(url)
     _move(host, login, given, lambda pool, options: upload(pool, source, path, check_space=check_space, **options))
 

@@ -1,0 +1,156 @@
+"""A file of unknown size from a stream of bytes: whole under its name, or not there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterable, Iterable
+
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError
+from asyncworker.sftp import packets
+from asyncworker.sftp.batch import each
+from asyncworker.sftp.inplace import InPlace
+from asyncworker.sftp.names import remote_bytes, remote_text
+from asyncworker.sftp.namespace import Namespace
+from asyncworker.sftp.packets import OpenFlag
+from asyncworker.sftp.remotefile import RemoteFile
+from asyncworker.sftp.temporary_names import temporary_name
+from asyncworker.sftp.transfer import Transfer
+
+__all__ = ["Blocks", "StreamUpload"]
+
+#: Taken from the stream and not answered yet, at most.
+_WINDOW_BYTES = 4 * 1024 * 1024
+#: How long somebody who is cancelled takes to leave nothing behind.
+_GOODBYE_S = 2.0
+
+Blocks = AsyncIterable[bytes] | Iterable[bytes]
+
+
+class StreamUpload:
+    """One file. Made on the loop, run once.
+
+    Args:
+        pool: The connections.
+        remote: Path on the server.
+        mode: Its permissions, which the server's umask may lessen; ``None``: the server's usual ones.
+        mtime: Its time of change, seconds since 1970; ``None``: the server's clock.
+        fsync: Have the server flush it to its disk before it appears, where it offers that.
+        inplace: Write it under its own name.
+    """
+
+    def __init__(
+        self, pool: Namespace, remote: str, *, mode: int | None, mtime: int | None, fsync: bool, inplace: bool
+    ) -> None:
+        self._pool = pool
+        self._remote = remote
+        self._mode = mode
+        self._mtime = mtime
+        self._fsync = fsync
+        self._goal = remote_bytes(remote)
+        self._in_place = InPlace(remote) if inplace else None
+        folder, slash, name = self._goal.rpartition(b"/")
+        self._path = self._goal if inplace else folder + slash + temporary_name(name)
+
+    async def run(self, blocks: Blocks) -> Transfer:
+        """Send what the stream gives.
+
+        Raises:
+            SFTPError: A refusal by the server, or a lost connection: what the stream gave cannot be sent again.
+            Exception: What the stream raised.
+        """
+        try:
+            size = await self._write(blocks)
+            if self._in_place is None:
+                await self._pool._place(self._path, self._remote, size)
+        except (SFTPConnectionLost, SFTPConnectError) as error:
+            if self._is_to_go:
+                self._pool._forget_remote(self._path)
+            raise self._named(error) from None
+        except SFTPError as error:
+            if self._is_to_go:
+                with contextlib.suppress(SFTPError):  # the first error says more
+                    await self._pool.remove(remote_text(self._path), missing_ok=True)
+            raise self._named(error) from None
+        except BaseException:
+            if self._is_to_go:
+                await self._remove_soon()
+            raise
+        return Transfer(self._remote, "", size, self._mtime)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_to_go(self) -> bool:
+        """Whether what was written is removed after a failure."""
+        return self._in_place is None or self._in_place.made
+
+    def _named(self, error: SFTPError) -> SFTPError:
+        return error if self._in_place is None else self._in_place.error(error)
+
+    async def _write(self, blocks: Blocks) -> int:
+        file = await self._opened()
+        size = in_flight = 0
+        writing: deque[tuple[int, asyncio.Future[None]]] = deque()
+        source = each(blocks)
+        try:
+            async for block in source:
+                if not block:
+                    continue
+                writing.append((len(block), file.write(size, bytes(block))))
+                size += len(block)
+                in_flight += len(block)
+                while writing and (in_flight >= _WINDOW_BYTES or writing[0][1].done()):
+                    length, answer = writing.popleft()
+                    await answer
+                    in_flight -= length
+            for _, answer in writing:
+                await answer
+            if self._mtime is not None:
+                times = packets.attributes_bytes(mtime=self._mtime)
+                if not await file.set_attributes(times):  # some servers let nobody set it; the file is well without
+                    self._mtime = None
+            if self._fsync:
+                await file.flush()
+            await file.close()
+        finally:
+            await source.aclose()
+            for _, answer in writing:
+                answer.cancel()
+            file.begin_to_close()
+        return size
+
+    async def _opened(self) -> RemoteFile:
+        if self._in_place is None:
+            return await self._open(OpenFlag.EXCLUSIVE)
+        try:
+            file = await self._open(OpenFlag.EXCLUSIVE)
+        except SFTPError as error:
+            if not self._in_place.may_exist(error):
+                raise
+            return await self._open(OpenFlag.TRUNCATE)
+        self._in_place.made = True
+        return file
+
+    async def _open(self, flag: int) -> RemoteFile:
+        how = packets.open_tail(OpenFlag.WRITE | OpenFlag.CREATE | flag, self._mode)
+        job = RemoteFile(self._remote, self._path, how, self._pool._connections.release)
+        opening = asyncio.create_task(self._pool._run(job))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:  # what removes it must not come before what makes it
+            await asyncio.wait((opening,), timeout=_GOODBYE_S)
+            opening.cancel()
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                opening.result().begin_to_close()
+                if self._in_place is not None and flag == OpenFlag.EXCLUSIVE:
+                    self._in_place.made = True
+            raise
+
+    async def _remove_soon(self) -> None:
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
+                await self._pool.remove(remote_text(self._path), missing_ok=True)
+        except (SFTPError, TimeoutError):
+            self._pool._forget_remote(self._path)
