@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from asyncworker import sftp
 from asyncworker.cli import main
+from asyncworker.cli.sftp import sftp as sftp_command
 from asyncworker.settings import ENV_PREFIX, Settings
 from tests import settings_table
 
@@ -94,3 +95,17 @@ def test_what_it_says_of_sftp_are_names_and_options_that_exist() -> None:
     options = section.partition("Options of a pool")[2]
     for name in re.findall(r"`(\w+)(?:=[^`]*)?`", options.partition(": the program")[0]):
         assert name in inspect.signature(sftp.SFTPPool).parameters or hasattr(sftp, name), name
+
+
+def test_the_commands_of_sftp_and_their_options_exist() -> None:
+    table = README.partition("| In a shell | |\n")[2].partition("\n\n")[0]
+    shown = set()
+    for row in table.splitlines()[1:]:
+        named, about = row.replace("\\|", "/").strip("| ").split(" | ")
+        commands = [sftp_command.commands[name.split()[0]] for name in re.findall(r"`([a-z][^`]*)`", named)]
+        shown |= {command.name for command in commands}
+        known = {option for command in commands for parameter in command.params for option in parameter.opts}
+        for code in re.findall(r"`([^`]*)`", about):
+            if not code.startswith("xargs"):
+                assert set(re.findall(r"(?<![\w-])--?[a-zA-Z0-9][a-z-]*", code)) <= known, code
+    assert shown == set(sftp_command.commands)
