@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from wcmatch import fnmatch
-
-from asyncworker.errors import SettingsError, SFTPError, SFTPFileNotFound, SFTPNameError
+from asyncworker.errors import SFTPError, SFTPFileNotFound, SFTPNameError
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.namespace import Namespace
+from asyncworker.sftp.patterns import expression
 from asyncworker.sftp.selection import split_glob
 
 __all__ = ["expand"]
-
-#: ``*`` does not meet a name that begins with a dot, as in a shell.
-_FLAGS = fnmatch.BRACE | fnmatch.FORCEUNIX
 
 
 async def expand(pool: Namespace, path: str, on_error: Callable[[str, SFTPError], None]) -> list[Entry]:
@@ -41,7 +37,7 @@ async def expand(pool: Namespace, path: str, on_error: Callable[[str, SFTPError]
         if split is None:
             raise
     folder, rest = split
-    pattern = _Pattern([part for part in rest.split("/") if part], path)
+    pattern = _Pattern([part for part in rest.split("/") if part])
     start = len(folder.rstrip("/")) + 1
     bad_names: Callable[[SFTPNameError], None] = lambda error: on_error(error.path or folder, error)  # noqa: E731
     found = []
@@ -67,11 +63,10 @@ async def expand(pool: Namespace, path: str, on_error: Callable[[str, SFTPError]
 class _Pattern:
     """A pattern by its parts: the numbers of those that may come next are the state after each name of a path."""
 
-    def __init__(self, parts: list[str], whole: str) -> None:
-        try:
-            self._parts: list[Any] = [None if part == "**" else fnmatch.compile(part, flags=_FLAGS) for part in parts]
-        except Exception as error:
-            raise SettingsError(f"{whole!a} is no pattern: {error}") from None
+    def __init__(self, parts: list[str]) -> None:
+        self._parts = [None if part == "**" else re.compile(expression(f"/{part}")[1], re.DOTALL) for part in parts]
+        #: ``*`` does not meet a name that begins with a dot, as in a shell.
+        self._hidden = [part.startswith((".", "[.", "{.")) for part in parts]
 
     def meets(self, path: str) -> bool:
         """Whether a path meets all of it."""
@@ -95,7 +90,7 @@ class _Pattern:
             if part is None:
                 if not name.startswith("."):
                     yield number
-            elif part.match(name):
+            elif part.fullmatch(name) and (self._hidden[number] or not name.startswith(".")):
                 yield number + 1
 
     def _closed(self, state: Iterable[int]) -> set[int]:
