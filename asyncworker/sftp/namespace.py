@@ -170,8 +170,8 @@ class Namespace(Metadata):
         if outcome.kept is not None:
             log_kept(self.options.address, second, outcome.kept)
 
-    async def _place(self, part: bytes, remote: str, size: int) -> None:
-        """Give a file that is whole its name; a second time if the connection is lost.
+    async def _place(self, part: bytes, remote: str, size: int, mtime: int | None = None) -> None:
+        """Give a file of that size and time of change, which is whole, its name; twice if the connection is lost.
 
         Raises:
             SFTPError: The server refuses, or both connections were lost.
@@ -184,7 +184,8 @@ class Namespace(Metadata):
             try:
                 await rename()
             except SFTPFileNotFound:  # the server has done it the first time, perhaps
-                if (await self.stat(remote)).size_bytes != size:
+                found = await self.stat(remote)
+                if found.size_bytes != size or (mtime is not None and found.mtime not in (mtime, None)):
                     raise
 
     async def remove(self, path: PathLike, *, missing_ok: bool = False) -> None:

@@ -1,14 +1,15 @@
 """One large file up over several connections: each takes the next part that nobody has, and writes it in its place.
 
-It grows under a temporary name beside its goal. The name holds a digest of where the file comes from, its size and its
-time of change, so that another run goes on with a part of the same file and of no other. How far a part is whole, its
-length says: nothing is ever sent that lies more than a fixed span behind the first byte that the server has not taken.
+It grows under a name of its own beside its goal (see ``part_claims.py``). The name holds a digest of where the file
+comes from, its size and its time of change, so that another run goes on with a part of the same file and of no other.
+How far a part is whole, its length says: nothing is ever sent that lies more than a fixed span behind the first byte
+that the server has not taken. What is used of it was compared with the local file, byte for byte.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -23,13 +24,16 @@ from asyncworker.sftp.files import Files
 from asyncworker.sftp.localsource import ChangedWhileRead, LocalSource
 from asyncworker.sftp.names import remote_bytes, remote_text
 from asyncworker.sftp.packets import OpenFlag
+from asyncworker.sftp.part_claims import PartClaim
 from asyncworker.sftp.ranges import Ranges
 from asyncworker.sftp.remotefile import RemoteFile
 from asyncworker.sftp.stripes import run_stripes
-from asyncworker.sftp.temporary_names import Part, goal_digest, parse, part_name, temporary_name
+from asyncworker.sftp.temporary_names import Part, claimed_part_name, goal_digest, parse, temporary_name
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["StripedUpload", "is_part_of"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -39,10 +43,10 @@ _SPAN_BYTES = 32 * 1024 * 1024
 _WINDOW_BYTES = 2 * 1024 * 1024
 #: What a stripe takes at a time.
 _BLOCK_BYTES = 512 * 1024
-#: Compared before a part is trusted: so much at its end, and so many samples of so much before.
-_TAIL_BYTES = 1024 * 1024
-_SAMPLES = 16
-_SAMPLE_BYTES = 32 * 1024
+#: Asked for at once while a part is compared.
+_COMPARED_BYTES = 8 * 1024 * 1024
+#: How often to start afresh after another upload took the part over.
+_STARTS = 3
 #: How long somebody who is cancelled takes to leave nothing behind.
 _GOODBYE_S = 2.0
 #: We must be able to open the part again, whatever the file's permissions will be.
@@ -59,7 +63,8 @@ class StripedUpload:
         fsync: Have the server flush it to its disk before it appears, where it offers that.
         resume: Whether to go on with a part, and to leave one behind if the connection is lost or the run is stopped.
         on_bytes: Called with the number of bytes that were there already, and with that of each block.
-        there: Names beside the goal, as far as they are known: parts of what the local file was before are removed.
+        there: Names beside the goal; ``None``: they are not known.
+        left: Names of parts that earlier tries have left beside the goal since; this one adds its own.
     """
 
     def __init__(
@@ -71,11 +76,13 @@ class StripedUpload:
         fsync: bool,
         resume: bool,
         on_bytes: Callable[[int], None],
-        there: Iterable[str] = (),
+        there: Iterable[str] | None = (),
+        left: set[str] | None = None,
     ) -> None:
         self._pool = pool
         self._remote = remote
         self._there = there
+        self._left = set() if left is None else left
         self._open_source = open_source
         self._fsync = fsync
         self._resume = resume
@@ -83,6 +90,7 @@ class StripedUpload:
         self._executor = pool._threads()
         self._loop = asyncio.get_running_loop()
         self._moved = 0
+        self._begun = False  # the part was there
         self._news = asyncio.Event()
 
     async def run(self) -> Transfer:
@@ -95,13 +103,21 @@ class StripedUpload:
         """
         source = await self._opened()
         try:
-            part = await self._on_thread(partial(_part_name, self._remote, source, self._resume))
-            with self._pool._unfinished.holding(remote_text(part)):
-                return await self._sent(source, part)
+            for starts_left in reversed(range(_STARTS)):
+                part = await self._on_thread(partial(_part_name, self._remote, source, self._resume))
+                try:
+                    with self._pool._unfinished.holding(remote_text(part)):
+                        return await self._sent(source, part)
+                except SFTPFileNotFound:
+                    # Where the folder is there, another upload has taken the part for abandoned.
+                    if not starts_left or not self._begun:
+                        raise
+            raise AssertionError("the last start returns or raises")
         finally:
             source.close()
 
     async def _sent(self, source: LocalSource, part: bytes) -> Transfer:
+        self._begun = False
         try:
             return await self._send(source, part)
         except ChangedWhileRead as changed:
@@ -123,9 +139,18 @@ class StripedUpload:
             raise
 
     async def _send(self, source: LocalSource, part: bytes) -> Transfer:
-        if _resumable(source, self._resume):
-            await self._remove_older(part)
-        begin = await self._begin(source, part)
+        if not _resumable(source, self._resume):
+            await self._make(part, source.mode | _OURS)
+            return await self._complete(source, part, 0)
+        there = None if self._there is None else {*self._there, *self._left}
+        claim = PartClaim(self._pool, part, there)
+        self._left.add(remote_text(part.rpartition(b"/")[2]))
+        async with claim.held():
+            return await self._complete(source, part, await self._begin(source, claim))
+
+    async def _complete(self, source: LocalSource, part: bytes, begin: int) -> Transfer:
+        """Send what is missing of the part, and put it in place."""
+        self._begun = True
         self._on_bytes(begin)
         ranges = Ranges(begin, source.size, _SPAN_BYTES)
         await run_stripes(
@@ -137,7 +162,7 @@ class StripedUpload:
         )
         await self._on_thread(partial(source.read_exactly, 0, 0))
         mtime_set = await _twice(partial(self._settle, source, part))
-        await self._pool._place(part, self._remote, source.size)
+        await self._pool._place(part, self._remote, source.size, source.mtime if mtime_set else None)
         return Transfer(self._remote, source.path, source.size, source.mtime if mtime_set else None)
 
     async def _opened(self) -> LocalSource:
@@ -148,39 +173,22 @@ class StripedUpload:
             opening.add_done_callback(_close_opened)
             raise
 
-    async def _remove_older(self, part: bytes) -> None:
-        folder, slash, name = part.rpartition(b"/")
-        mine = parse(remote_text(name))
-        assert isinstance(mine, Part)
-        for other in self._there:
-            raw, found = remote_bytes(other), parse(other)
-            if raw != name and isinstance(found, Part) and (found.goal, found.origin) == (mine.goal, mine.origin):
-                await self._remove(folder + slash + raw)
-
     # -- where to begin ------------------------------------------------------------------------------------------------
 
-    async def _begin(self, source: LocalSource, part: bytes) -> int:
-        """Make the part, or see how far one that is there can be trusted."""
-        shown = remote_text(part)
-        length = None
-        if _resumable(source, self._resume):
-            with contextlib.suppress(SFTPFileNotFound):
-                found = await self._pool.stat(shown, follow_links=False)
-                if found.is_file or found.mode is None:
-                    length = found.size_bytes
-                else:
-                    await self._pool.remove(shown)  # a link, say: it would lead elsewhere
-        if length is None:
-            await self._make(part, source.mode | _OURS, OpenFlag.EXCLUSIVE)
-            return 0
-        begin = length - _SPAN_BYTES
-        if length <= source.size and begin > 0 and await _twice(partial(self._is_same, source, part, begin)):
-            return begin
-        await self._make(part, source.mode | _OURS, OpenFlag.TRUNCATE)
+    async def _begin(self, source: LocalSource, claim: PartClaim) -> int:
+        """Take over a part that is there, as far as it is what the file is; else make one."""
+        length = await claim.take_over()
+        if length is not None:
+            begin = length - _SPAN_BYTES
+            if length <= source.size and begin > 0 and await _twice(partial(self._is_same, source, claim.path, begin)):
+                return begin
+            await self._remove(claim.path)
+        await self._make(claim.path, source.mode | _OURS)
         return 0
 
-    async def _make(self, part: bytes, mode: int, flag: int) -> None:
-        opening = asyncio.create_task(self._open(part, OpenFlag.WRITE | OpenFlag.CREATE | flag, mode))
+    async def _make(self, part: bytes, mode: int) -> None:
+        flags = OpenFlag.WRITE | OpenFlag.CREATE | OpenFlag.EXCLUSIVE
+        opening = asyncio.create_task(self._open(part, flags, mode))
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:  # what removes it must not come before what makes it
@@ -191,20 +199,29 @@ class StripedUpload:
             if opening.done() and not opening.cancelled() and opening.exception() is None:
                 opening.result().begin_to_close()
 
-    async def _is_same(self, source: LocalSource, part: bytes, begin: int) -> bool:
-        """Whether the part is what the file is, where it is looked at: the server may have lost what it had taken."""
-        tail = max(0, begin - _TAIL_BYTES)
-        places = [(tail, begin - tail)]
-        places += [(tail * number // _SAMPLES, min(_SAMPLE_BYTES, begin)) for number in range(_SAMPLES)]
+    async def _is_same(self, source: LocalSource, part: bytes, end: int) -> bool:
+        """Whether the part is what the file is, up to that place: the server may have lost what it had taken."""
         file = await self._open(part, OpenFlag.READ)
+        offsets = iter(range(0, end, _BLOCK_BYTES))
+        asked: deque[tuple[int, int, asyncio.Task[bytes]]] = deque()
         try:
-            theirs = await asyncio.gather(*(file.read(*place) for place in places))
-            for place, data in zip(places, theirs, strict=True):
-                if data != await self._on_thread(partial(source.read_exactly, *place)):
+            while True:
+                while len(asked) < _COMPARED_BYTES // _BLOCK_BYTES and (offset := next(offsets, None)) is not None:
+                    length = min(_BLOCK_BYTES, end - offset)
+                    asked.append((offset, length, asyncio.create_task(file.read(offset, length))))
+                if not asked:
+                    return True
+                offset, length, reading = asked[0]
+                theirs = await reading
+                asked.popleft()
+                if theirs != await self._on_thread(partial(source.read_exactly, offset, length)):
                     return False
         finally:
+            for _, _, reading in asked:
+                reading.cancel()
+            if asked:
+                await asyncio.wait([reading for _, _, reading in asked])
             file.begin_to_close()
-        return True
 
     # -- the bytes -----------------------------------------------------------------------------------------------------
 
@@ -267,8 +284,10 @@ class StripedUpload:
         return mtime_set
 
     async def _remove(self, part: bytes) -> None:
-        with contextlib.suppress(SFTPError):  # the first error says more
+        try:
             await self._pool._remove_temporary(part)
+        except SFTPError as error:  # the first error says more
+            logger.warning("a temporary file is left on the server: %s", error)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -309,4 +328,4 @@ def _part_name(remote: str, source: LocalSource, resume: bool) -> bytes:
     if not _resumable(source, resume):
         return folder + slash + temporary_name(name)
     origin = b"%s\0%o" % (os.fsencode(os.path.realpath(source.path)), source.mode)
-    return folder + slash + part_name(name, origin, source.size, source.mtime_ns)
+    return folder + slash + claimed_part_name(name, origin, source.size, source.mtime_ns)

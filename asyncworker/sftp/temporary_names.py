@@ -34,6 +34,7 @@ __all__ = [
     "aside_name",
     "claimed_part_name",
     "goal_digest",
+    "is_of_this_process",
     "is_ours",
     "owner_has_ended",
     "parse",
@@ -162,6 +163,11 @@ def is_ours(name: str) -> bool:
 def goal_digest(name: bytes) -> str:
     """Return what the name of a part holds of the name of its file."""
     return hashlib.sha256(name).hexdigest()[:_DIGEST_CHARS]
+
+
+def is_of_this_process(name: Temporary) -> bool:
+    """Whether this process made a name."""
+    return _process.owner == b"%08x-%x-%x-" % (name.machine, name.pid, name.start)
 
 
 def owner_has_ended(name: Temporary) -> bool:

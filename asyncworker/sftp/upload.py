@@ -261,8 +261,8 @@ class _Run:
                 raise
             self._bad.append(FileResult(remote, folder, error=error))
             return
-        if parts := [name for name in there or () if is_ours(name)]:
-            self._parts[remote] = parts
+        if there is not None:
+            self._parts[remote] = [name for name in there if is_ours(name)]
         await self._need(remote, (entry for entry in wanted if not entry.is_dir), there or {})
         for entry in wanted:
             yield entry
@@ -327,6 +327,7 @@ class _Run:
 
     def _striped(self, local: str, remote: str, size: int, opens: partial[LocalSource]) -> Large:
         seen = 0
+        left: set[str] = set()
 
         def counted(count: int) -> None:
             nonlocal seen
@@ -343,7 +344,8 @@ class _Run:
                 fsync=how.fsync,
                 resume=how.resume,
                 on_bytes=counted,
-                there=self._parts.get(remote.rpartition("/")[0] or "/", ()),
+                there=self._parts.get(remote.rpartition("/")[0] or "/"),
+                left=left,
             )
             return await striped.run()
 
