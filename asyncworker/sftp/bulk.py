@@ -23,12 +23,24 @@ from asyncworker.sftp.transfer import Transfer
 from asyncworker.sftp.transfer_options import TransferOptions
 from asyncworker.sftp.urls import is_url, parse_url
 
-__all__ = ["LARGE_BYTES", "Large", "Orders", "listed", "located", "the_pool", "tracker_of", "transfer_all"]
+__all__ = [
+    "LARGE_AT_ONCE",
+    "LARGE_BYTES",
+    "Large",
+    "Orders",
+    "listed",
+    "located",
+    "the_pool",
+    "tracker_of",
+    "transfer_all",
+]
 
 #: Larger files go into the lane of the large ones.
 LARGE_BYTES = 1024 * 1024
 #: Large files at once: a bound on memory, as each has a window of megabytes.
-_LARGE_AT_ONCE = 8
+LARGE_AT_ONCE = 8
+#: Large files that are found and wait for their turn, at most; then the listing rests.
+_LARGE_AHEAD = 10_000
 #: Tries of a listing whose connection is lost, or cannot be made.
 _TRIES = 4
 _TELL_EVERY_S = 0.2
@@ -53,26 +65,35 @@ class Large(Struct, frozen=True):
 Orders = AsyncGenerator[Order | Large | FileResult, None]
 
 
-async def transfer_all(pool: SFTPPool, orders: Orders, tracker: Tracker, at_once: int | None, retries: int) -> None:
+async def transfer_all(
+    pool: SFTPPool,
+    orders: Orders,
+    tracker: Tracker,
+    at_once: int | None,
+    retries: int,
+    large_at_once: int = LARGE_AT_ONCE,
+) -> None:
     """Move what is ordered, and tell the tracker of each; returns when all have ended, or too many have failed.
 
     Raises:
         Exception: What the orders raised.
     """
     large: asyncio.Queue[Large | None] = asyncio.Queue()
+    room = asyncio.Semaphore(_LARGE_AHEAD)
     patience = Patience(retries + 1)
 
     async def small() -> AsyncIterator[Order | FileResult]:
         try:
             async for order in orders:
                 if isinstance(order, Large):
+                    await room.acquire()
                     large.put_nowait(order)
                 else:
                     yield order
             tracker.listed = True
         finally:
             await orders.aclose()
-            for _ in range(_LARGE_AT_ONCE):
+            for _ in range(large_at_once):
                 large.put_nowait(None)
 
     async def crowd() -> None:
@@ -85,6 +106,7 @@ async def transfer_all(pool: SFTPPool, orders: Orders, tracker: Tracker, at_once
 
     async def lane() -> None:
         while (order := await large.get()) is not None:
+            room.release()
             result = await _tried(order, patience)
             patience.see(result)
             tracker.finish(result, 0 if order.counts_itself else None)
@@ -98,7 +120,7 @@ async def transfer_all(pool: SFTPPool, orders: Orders, tracker: Tracker, at_once
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(crowd())
-            for _ in range(_LARGE_AT_ONCE):
+            for _ in range(large_at_once):
                 group.create_task(lane())
     except BaseExceptionGroup as several:
         if not isinstance(several.exceptions[0], Stopped):

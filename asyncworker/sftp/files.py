@@ -10,9 +10,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Literal, overload
 
-from asyncworker.errors import SFTPError, SFTPNameError
+from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPNameError
 from asyncworker.sftp.batch import Batch, FileResult, Order, each
-from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.calls import PathLike, pause
+from asyncworker.sftp.inplace import InPlace
+from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.sending import Upload
@@ -72,6 +74,7 @@ class Files(Trees):
         mode: int | None = None,
         preserve_mtime: bool = True,
         fsync: bool = False,
+        inplace: bool = False,
     ) -> Transfer:
         """Upload one file.
 
@@ -87,6 +90,9 @@ class Files(Trees):
             mode: Its permissions there, which the server's umask may lessen; ``None``: those it has here.
             preserve_mtime: Give it the time of change that it has here, where the server allows it.
             fsync: Have the server flush it to its disk before it is renamed, where it offers that.
+            inplace: Write it under its own name, for folders where nothing may be renamed, or whose reader takes every
+                name that appears. A reader may see a part of it. After a failure, the part is removed if there was no
+                file of that name before; otherwise it stays in the place of the old file, and the error names it.
 
         Raises:
             SFTPFileNotFound: The folder is not there.
@@ -98,6 +104,15 @@ class Files(Trees):
             OSError: The local file cannot be read; names it.
         """
         text, raw, source = os.fspath(remote), remote_bytes(remote), os.fspath(local)
+        if inplace:
+            local_file = LocalBlocks(source, partial(LocalSource, source), self._threads)
+            in_place = InPlace(text, raw)
+            put = partial(local_file.put, self, text, in_place, mode=mode, mtime=preserve_mtime, fsync=fsync)
+            try:
+                return await put()
+            except SFTPConnectionLost:
+                await pause()
+                return await put()
         return await self._twice(
             lambda: self._upload(
                 source, text, raw, partial(LocalSource, source), mode=mode, mtime=preserve_mtime, fsync=fsync
@@ -133,7 +148,9 @@ class Files(Trees):
             SFTPError: Any other refusal, or no connection.
             Exception: What ``blocks`` raised.
         """
-        upload = StreamUpload(self, os.fspath(remote), mode=mode, mtime=mtime, fsync=fsync, inplace=inplace)
+        text = os.fspath(remote)
+        in_place = InPlace(text, remote_bytes(text)) if inplace else None
+        upload = StreamUpload(self, text, mode=mode, mtime=mtime, fsync=fsync, in_place=in_place)
         return await upload.run(blocks)
 
     # -- many --------------------------------------------------------------------------------------------------------

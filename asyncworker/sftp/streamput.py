@@ -7,7 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
 
-from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError
+from asyncworker.errors import SFTPError
 from asyncworker.sftp import packets
 from asyncworker.sftp.batch import each
 from asyncworker.sftp.inplace import InPlace
@@ -37,11 +37,18 @@ class StreamUpload:
         mode: Its permissions, which the server's umask may lessen; ``None``: the server's usual ones.
         mtime: Its time of change, seconds since 1970; ``None``: the server's clock.
         fsync: Have the server flush it to its disk before it appears, where it offers that.
-        inplace: Write it under its own name.
+        in_place: What is known of the file, if it is to be written under its own name.
     """
 
     def __init__(
-        self, pool: Namespace, remote: str, *, mode: int | None, mtime: int | None, fsync: bool, inplace: bool
+        self,
+        pool: Namespace,
+        remote: str,
+        *,
+        mode: int | None,
+        mtime: int | None,
+        fsync: bool,
+        in_place: InPlace | None,
     ) -> None:
         self._pool = pool
         self._remote = remote
@@ -49,9 +56,9 @@ class StreamUpload:
         self._mtime = mtime
         self._fsync = fsync
         self._goal = remote_bytes(remote)
-        self._in_place = InPlace(remote) if inplace else None
+        self._in_place = in_place
         folder, slash, name = self._goal.rpartition(b"/")
-        self._path = self._goal if inplace else folder + slash + temporary_name(name)
+        self._path = self._goal if in_place is not None else folder + slash + temporary_name(name)
 
     async def run(self, blocks: Blocks) -> Transfer:
         """Send what the stream gives.
@@ -60,34 +67,20 @@ class StreamUpload:
             SFTPError: A refusal by the server, or a lost connection: what the stream gave cannot be sent again.
             Exception: What the stream raised.
         """
-        try:
-            size = await self._write(blocks)
-            if self._in_place is None:
-                await self._pool._place(self._path, self._remote, size)
-        except (SFTPConnectionLost, SFTPConnectError) as error:
-            if self._is_to_go:
-                self._pool._forget_remote(self._path)
-            raise self._named(error) from None
-        except SFTPError as error:
-            if self._is_to_go:
+        with self._pool._unfinished.holding(remote_text(self._path)):
+            try:
+                size = await self._write(blocks)
+                if self._in_place is None:
+                    await self._pool._place(self._path, self._remote, size)
+            except BaseException as error:
+                if self._in_place is not None:
+                    raise await self._in_place.failed(self._pool, error) from None
                 with contextlib.suppress(SFTPError):  # the first error says more
-                    await self._pool.remove(remote_text(self._path), missing_ok=True)
-            raise self._named(error) from None
-        except BaseException:
-            if self._is_to_go:
-                await self._remove_soon()
-            raise
+                    await self._pool._remove_temporary(self._path)
+                raise
         return Transfer(self._remote, "", size, self._mtime)
 
     # -- inside ------------------------------------------------------------------------------------------------------
-
-    @property
-    def _is_to_go(self) -> bool:
-        """Whether what was written is removed after a failure."""
-        return self._in_place is None or self._in_place.made
-
-    def _named(self, error: SFTPError) -> SFTPError:
-        return error if self._in_place is None else self._in_place.error(error)
 
     async def _write(self, blocks: Blocks) -> int:
         file = await self._opened()
@@ -125,12 +118,12 @@ class StreamUpload:
         if self._in_place is None:
             return await self._open(OpenFlag.EXCLUSIVE)
         try:
-            file = await self._open(OpenFlag.EXCLUSIVE)
+            return await self._open(OpenFlag.EXCLUSIVE)
         except SFTPError as error:
             if not self._in_place.may_exist(error):
                 raise
-            return await self._open(OpenFlag.TRUNCATE)
-        self._in_place.made = True
+        file = await self._open(OpenFlag.TRUNCATE)
+        self._in_place.replaces = not self._in_place.made
         return file
 
     async def _open(self, flag: int) -> RemoteFile:
@@ -138,19 +131,17 @@ class StreamUpload:
         job = RemoteFile(self._remote, self._path, how, self._pool._connections.release)
         opening = asyncio.create_task(self._pool._run(job))
         try:
-            return await asyncio.shield(opening)
+            file = await asyncio.shield(opening)
         except asyncio.CancelledError:  # what removes it must not come before what makes it
             await asyncio.wait((opening,), timeout=_GOODBYE_S)
             opening.cancel()
             if opening.done() and not opening.cancelled() and opening.exception() is None:
                 opening.result().begin_to_close()
-                if self._in_place is not None and flag == OpenFlag.EXCLUSIVE:
-                    self._in_place.made = True
+                self._have_made(flag)
             raise
+        self._have_made(flag)
+        return file
 
-    async def _remove_soon(self) -> None:
-        try:
-            async with asyncio.timeout(_GOODBYE_S):
-                await self._pool.remove(remote_text(self._path), missing_ok=True)
-        except (SFTPError, TimeoutError):
-            self._pool._forget_remote(self._path)
+    def _have_made(self, flag: int) -> None:
+        if self._in_place is not None and flag == OpenFlag.EXCLUSIVE:
+            self._in_place.made = True

@@ -135,9 +135,13 @@ class UploadOptions(TransferOptions):
     Attributes:
         check_space: End with an error as soon as it is known that the server's disk cannot hold it all, where the
             server tells: before anything is sent if it is one file, or one folder without others in it.
+        inplace: Write each file under its own name, for folders where nothing may be renamed, or whose reader takes
+            every name that appears. A reader may see a part of it. After a failure, the part is removed if there was
+            no file of that name before; otherwise it stays in the place of the old file, and the error names it.
     """
 
     check_space: bool = True
+    inplace: bool = False
 
 
 class _PoolKeywords(TypedDict, total=False):
@@ -200,6 +204,7 @@ class UploadKeywords(TransferKeywords, total=False):
     """As for :class:`UploadOptions`, and those of a pool."""
 
     check_space: bool
+    inplace: bool
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

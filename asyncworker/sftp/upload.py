@@ -19,10 +19,12 @@ from asyncworker.errors import (
     SFTPNoSpace,
 )
 from asyncworker.sftp.batch import FileResult, Order
-from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, located, the_pool, tracker_of, transfer_all
+from asyncworker.sftp.bulk import LARGE_AT_ONCE, LARGE_BYTES, Large, Orders, located, the_pool, tracker_of, transfer_all
 from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.local_tree import LocalFolder, look_at, look_up, scan
+from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
 from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
@@ -44,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 #: From this size on, a file is sent over several connections.
 _STRIPED_BYTES = 8 * 1024 * 1024
+#: Files that are written in place at once, whatever their size.
+_IN_PLACE_AT_ONCE = 64
 
 
 async def upload(
@@ -94,7 +98,8 @@ async def run_upload(
     async with the_pool(where, of_pool) as pool:
         run = _Run(pool, selection, wishes, tracker)
         orders = await run.prepare([os.fspath(one) for one in locals_], remotes[0])
-        await transfer_all(pool, orders, tracker, wishes.at_once, wishes.retries)
+        lanes = min(wishes.at_once or _IN_PLACE_AT_ONCE, _IN_PLACE_AT_ONCE) if wishes.inplace else LARGE_AT_ONCE
+        await transfer_all(pool, orders, tracker, wishes.at_once, wishes.retries, lanes)
     return tracker.report()
 
 
@@ -314,6 +319,8 @@ class _Run:
         except SFTPError as error:
             return FileResult(remote, local, error=error)
         opens = partial(LocalSource, local, self._follow)
+        if self._how.inplace:
+            return self._in_place(local, remote, raw, opens)
         make = partial(self._pool._upload, local, remote, raw, opens, mode=None, mtime=True, fsync=self._how.fsync)
         if size <= LARGE_BYTES:
             return Order(remote, local, make)
@@ -322,6 +329,15 @@ class _Run:
 
         async def run() -> Transfer:
             return await self._pool._run(make())
+
+        return Large(remote, local, run)
+
+    def _in_place(self, local: str, remote: str, raw: bytes, opens: partial[LocalSource]) -> Large:
+        file = LocalBlocks(local, opens, self._pool._threads)
+        in_place = InPlace(remote, raw)
+
+        async def run() -> Transfer:
+            return await file.put(self._pool, remote, in_place, mode=None, mtime=True, fsync=self._how.fsync)
 
         return Large(remote, local, run)
 
