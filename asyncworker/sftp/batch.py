@@ -35,7 +35,7 @@ class FileResult(Struct, frozen=True):
         local: Its path here.
         transfer: What arrived; ``None`` if nothing did.
         error: Why it failed; ``None`` if it did not.
-        reason: Why it was left out, in a few words; ``None`` if it was not.
+        reason: Why it was left out, in a few words; in a dry run, why it would not be.
         deletes: Whether it was to be deleted, not moved.
         planned: Whether it is only said what would be done, in a dry run.
         known_bytes: Its size as far as it was known before.
@@ -60,10 +60,10 @@ class FileResult(Struct, frozen=True):
         """What happened to it, in a word; ``would_move`` and ``would_delete`` in a dry run."""
         if self.error is not None:
             return "failed"
-        if self.reason is not None:
-            return "skipped"
         if self.planned:
             return "would_delete" if self.deletes else "would_move"
+        if self.reason is not None:
+            return "skipped"
         return "deleted" if self.deletes else "moved"
 
     @property

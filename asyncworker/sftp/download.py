@@ -31,7 +31,7 @@ from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.partfile import PartFile
 from asyncworker.sftp.pool import SFTPPool
 from asyncworker.sftp.progress import BulkReport, Tracker
-from asyncworker.sftp.selection import THERE, Selection, is_there
+from asyncworker.sftp.selection import THERE, Selection, is_there, why_moved
 from asyncworker.sftp.sources import RemoteSource, remote_sources, unmet
 from asyncworker.sftp.striped import Striped
 from asyncworker.sftp.transfer import Download, Transfer
@@ -196,7 +196,7 @@ class _Run:
             for path, found in zip(chunk, await asyncio.gather(*asked), strict=True):
                 remote = source.path_of(path)
                 if isinstance(found, SFTPError):
-                    self._bad.append(FileResult(remote, self._prefix + source.base + path, error=found))
+                    self._bad.append(FileResult(remote, "", error=found))
                     continue
                 entry = Entry(path.rpartition("/")[2], remote, found)
                 yield source.base + path, entry
@@ -283,7 +283,9 @@ class _Run:
             return FileResult(entry.path, goal, error=error)
         self._tracker.find(size or 0)
         if self._how.dry_run:
-            return FileResult(entry.path, goal, planned=True, known_bytes=size)
+            there = (self._scans.get(folder) or {}).get(name)
+            reason = "new" if there is None else why_moved(size, attributes.mtime, there.size_bytes, there.mtime)
+            return FileResult(entry.path, goal, planned=True, reason=reason, known_bytes=size)
         self._touched.add(folder)
         if size is None or size > LARGE_BYTES:
             return self._large(entry.path, goal, folder, attributes)

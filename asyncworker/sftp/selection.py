@@ -11,7 +11,7 @@ from asyncworker.errors import SettingsError
 from asyncworker.sftp.filters import Filters, Patterns, Rule, rule
 from asyncworker.sftp.patterns import MAGIC
 
-__all__ = ["SKIPS", "THERE", "Age", "Selection", "Skip", "is_there", "seconds_since_1970", "split_glob"]
+__all__ = ["SKIPS", "THERE", "Age", "Selection", "Skip", "is_there", "seconds_since_1970", "split_glob", "why_moved"]
 
 #: A file that is there already is left out: never; if size and time of change are the same; if the size is; if it is
 #: as new or newer.
@@ -109,6 +109,13 @@ def is_there(
         return mtime is not None and there_mtime is not None and there_mtime >= mtime
     same_size = size_bytes is not None and size_bytes == there_bytes
     return same_size and (skip == "size" or (mtime is not None and mtime == there_mtime))
+
+
+def why_moved(size_bytes: int | None, mtime: int | None, there_bytes: int | None, there_mtime: int | None) -> str:
+    """Return why a file is moved though one of its name is there."""
+    if size_bytes is None or size_bytes != there_bytes:
+        return "another size"
+    return "another time" if mtime is None or mtime != there_mtime else "the same"
 
 
 def split_glob(path: str) -> tuple[str, str] | None:

@@ -31,7 +31,7 @@ from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.pool import SFTPPool
 from asyncworker.sftp.progress import BulkReport, Tracker
-from asyncworker.sftp.selection import THERE, Selection, is_there
+from asyncworker.sftp.selection import THERE, Selection, is_there, why_moved
 from asyncworker.sftp.sources import unmet_filters
 from asyncworker.sftp.space import Space, bytes_to_come
 from asyncworker.sftp.stripedput import StripedUpload
@@ -116,6 +116,7 @@ class _Run:
         self._remote = ""
         self._bad: list[FileResult] = []
         self._space: Space | None = None
+        self._reasons: dict[str, str] = {}  # of a dry run: why files that are there would be sent
         self._parts: dict[str, list[str]] = {}  # names of parts of large files, by folder on the server
 
     async def prepare(self, locals_: list[str], remote: str) -> Orders:
@@ -226,7 +227,7 @@ class _Run:
                 there = await asyncio.gather(*map(self._attributes, remotes))
             for path, entry, remote, known in zip(chunk, entries, remotes, there, strict=True):
                 if isinstance(entry, OSError):
-                    self._bad.append(FileResult(remote, f"{source.path}/{path}", error=entry))
+                    self._bad.append(FileResult("", f"{source.path}/{path}", error=entry))
                 elif entry.is_dir:
                     if self._how.recursive and self._selection.enters(path):
                         async with aclosing(self._walk(source, entry.path)) as below:
@@ -289,6 +290,9 @@ class _Run:
             reason = THERE[self._how.skip]
         if reason is not None:
             self._tracker.skip(remote or self._remote_of(relative), entry.path, reason, entry.size_bytes)
+        elif self._how.dry_run and there is not None:
+            mine, why = entry.attributes, remote or self._remote_of(relative)
+            self._reasons[why] = why_moved(mine.size_bytes, mine.mtime, there.size_bytes, there.mtime)
         return reason is None
 
     async def _there(self, remote: str) -> dict[str, Attributes] | None:
@@ -313,7 +317,7 @@ class _Run:
         size = attributes.size_bytes or 0
         self._tracker.find(size)
         if self._how.dry_run:
-            return FileResult(remote, local, planned=True, known_bytes=size)
+            return FileResult(remote, local, planned=True, reason=self._reasons.pop(remote, "new"), known_bytes=size)
         try:
             raw = remote_bytes(remote)
         except SFTPError as error:

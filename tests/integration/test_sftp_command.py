@@ -107,7 +107,7 @@ def test_a_file_that_fails_is_named_and_the_exit_code_tells(
 ) -> None:
     (tmp_path / "in" / "a.xml").mkdir(parents=True)
     done = asyncworker("sftp", "get", f"{url}{source}", str(tmp_path / "in"), *login)
-    assert done.returncode == 1
+    assert done.returncode == 23
     failed = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
     assert len(failed) == 1
     assert str(tmp_path / "in" / "a.xml") in failed[0]
@@ -116,12 +116,12 @@ def test_a_file_that_fails_is_named_and_the_exit_code_tells(
 
 
 WRONG = [
-    (["ls", "sftp://127.0.0.1:1/"], 1, "127.0.0.1:1"),
+    (["ls", "sftp://127.0.0.1:1/"], 10, "127.0.0.1:1"),
     (["ls", "http://host/"], 2, "sftp://user@host:port/path"),
     (["ls", "sftp://u:secret@host/"], 2, "ASYNCWORKER_SFTP_PASSWORD"),
     (["ls", "sftp://host:port/"], 2, "port"),
     (["get", "sftp://host/", "--skip", "maybe"], 2, "maybe"),
-    (["put", "/not/there", "sftp://host/"], 1, "/not/there"),
+    (["put", "/not/there", "sftp://host/"], 23, "/not/there"),
 ]
 
 
@@ -139,7 +139,7 @@ def test_a_password_from_the_environment(tmp_path: Path) -> None:
     with running_sftp_server(tmp_path / "server") as server:
         where = f"sftp://{server.username}@127.0.0.1:{server.port}{tmp_path}/a"
         known = ["--known-hosts", str(server.known_hosts)]
-        for password, code in ((PASSWORD, 0), ("not it at all", 1)):
+        for password, code in ((PASSWORD, 0), ("not it at all", 10)):
             env = {"ASYNCWORKER_SFTP_PASSWORD": password}
             done = CliRunner().invoke(main, ["sftp", "get", where, str(tmp_path / "b"), *known], env=env)
             assert done.exit_code == code, done.output

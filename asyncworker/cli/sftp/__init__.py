@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from asyncworker.cli.sftp import describing, ls, making, moving, removing, streaming, transfer
+from asyncworker.cli.sftp.exit_codes import CodedGroup
 
 __all__ = ["sftp"]
 
 
-@click.group()
+@click.group(cls=CodedGroup)
 def sftp() -> None:
     """Fetch, send, list, move and remove files over SFTP.
 

@@ -45,8 +45,8 @@ def parsed(url: str) -> tuple[str, str, dict[str, Any]]:
 
 def pool_options(login: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Options of the pool, from a URL's login and the command line."""
-    names = ("host_key", "jump", "ssh_config", "compress", "connections", "known_hosts")
-    options = login | {name: given[name] for name in names if given[name] is not None}
+    names = ("host_key", "jump", "ssh_config", "compress", "connections", "known_hosts", "timeout_s")
+    options = login | {name: given[name] for name in names if given.get(name) is not None}
     # From the environment alone: a command line is seen by everybody on the machine.
     for name in ("password", "passphrase"):
         variable = f"ASYNCWORKER_SFTP_{name.upper()}"

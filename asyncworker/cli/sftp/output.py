@@ -1,27 +1,139 @@
-"""Output of a transfer: a bar on a terminal, lines in a pipe, a sentence at the end."""
+"""Output of a transfer: a bar on a terminal, lines in a pipe, objects for a program, a sentence at the end."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
-from typing import Any
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from asyncworker.cli.json_lines import echo_json
 from asyncworker.printable import printable
 from asyncworker.sftp import BulkProgress, BulkReport, FileResult
 
-__all__ = ["bar", "lines", "print_file", "sentence", "show", "summary"]
+__all__ = ["Lines", "Objects", "Printer", "bar", "every_few_seconds"]
 
 #: Lines of progress in a pipe.
 _LINE_EVERY_S = 5.0
 
+_WORDS = {"would_move": "would move", "would_delete": "would delete"}
 
-def bar() -> Progress:
-    """Return the bar of a terminal."""
+
+class Lines:
+    """Lines for people.
+
+    Args:
+        download: Which way files go.
+        dry_run: Whether nothing is moved.
+        verbose: Whether each file has a line.
+        quiet: Whether errors alone have.
+    """
+
+    def __init__(self, *, download: bool, dry_run: bool, verbose: bool, quiet: bool) -> None:
+        self._download = download
+        self._dry_run = dry_run
+        self._verbose = verbose
+        self._quiet = quiet
+
+    def file(self, result: FileResult) -> None:
+        """Print how one file ended."""
+        if result.error is not None:
+            click.echo(f"failed: {printable(str(result.error) or repr(result.error))}", err=True)
+            return
+        if not (self._verbose or (self._dry_run and result.planned)):
+            return
+        here, there = printable(result.remote), printable(result.local)
+        if not self._download:
+            here, there = there, here
+        size = "" if result.size_bytes is None else _size(result.size_bytes)
+        about = ", ".join(text for text in (size, result.reason) if text)
+        what = _WORDS.get(result.outcome, result.outcome)
+        path = there if result.deletes else here if result.outcome == "skipped" else f"{here} -> {there}"
+        click.echo(f"{what} {path}" + (f" ({about})" if about else ""))
+
+    def error(self, error: BaseException) -> None:
+        """Leave it to whoever ends the command with it."""
+
+    def finish(self, report: BulkReport, code: int) -> None:
+        """Print a sentence, and what is worth knowing."""
+        if report.stopped is not None and not report.files_found:
+            return  # the error says all
+        for warning in report.warnings:
+            click.echo(f"warning: {printable(warning)}", err=True)
+        if report.stopped is not None:
+            click.echo(printable(report.stopped), err=True)
+        if not self._quiet:
+            click.echo(_planned(report) if self._dry_run else _sentence(report), err=not self._dry_run)
+
+
+class Objects:
+    """Objects of JSON on standard output, one a line, each with a ``type``; the last one is always the summary.
+
+    Args:
+        dry_run: Whether nothing is moved.
+        verbose: Whether files that are left out have an object, too.
+    """
+
+    def __init__(self, *, dry_run: bool, verbose: bool) -> None:
+        self._dry_run = dry_run
+        self._verbose = verbose
+
+    def file(self, result: FileResult) -> None:
+        """Print how one file ended."""
+        error = result.error
+        echo_json(
+            {
+                "type": "file",
+                "outcome": result.outcome,
+                **_path("remote", result.remote),
+                **_path("local", result.local),
+                "size_bytes": result.size_bytes,
+                "reason": result.reason,
+                "error": None if error is None else str(error) or repr(error),
+                "error_type": None if error is None else type(error).__name__,
+            }
+        )
+
+    def error(self, error: BaseException) -> None:
+        """Print what has ended the command."""
+        text = str(error) or type(error).__name__
+        echo_json({"type": "error", "error": text, "error_type": type(error).__name__})
+
+    def finish(self, report: BulkReport, code: int) -> None:
+        """Print the summary."""
+        counts = {name: getattr(report, name) for name in BulkProgress.__dataclass_fields__}
+        echo_json(
+            {
+                "type": "summary",
+                "ok": code == 0,
+                "exit_code": code,
+                "dry_run": self._dry_run,
+                **counts,
+                "warnings": report.warnings,
+                "stopped": report.stopped,
+            }
+        )
+
+
+Printer = Lines | Objects
+
+
+def _path(name: str, path: str) -> dict[str, str]:
+    """A path, and its bytes where they are not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return {name: path, f"{name}_base64": b64encode(path.encode("utf-8", "surrogateescape")).decode()}
+    return {name: path}
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[BulkProgress], None]]:
+    """Show a bar on a terminal while the block runs; gives what brings it up to date."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -29,60 +141,50 @@ def bar() -> Progress:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(now: BulkProgress) -> None:
+            more = "" if now.listed else "+"
+            text = f"{now.files_done:,} of {now.files_found:,}{more} files, {now.files_per_s:,.0f}/s"
+            progress.update(task, description=text, completed=now.bytes_done, total=now.bytes_found or None)
+
+        yield show
 
 
-def show(bar: Progress, task: Any, now: BulkProgress) -> None:
-    """Bring the bar up to date."""
-    more = "" if now.listed else "+"
-    text = f"{now.files_done:,} of {now.files_found:,}{more} files, {now.files_per_s:,.0f}/s"
-    bar.update(task, description=text, completed=now.bytes_done, total=now.bytes_found or None)
-
-
-def lines() -> Callable[[BulkProgress], None]:
-    """Return a function that prints a line every five seconds."""
+def every_few_seconds() -> Callable[[BulkProgress], None]:
+    """Return what prints how far it is, every five seconds at most."""
     next_at = time.monotonic() + _LINE_EVERY_S
 
     def show(now: BulkProgress) -> None:
         nonlocal next_at
         if time.monotonic() >= next_at:
             next_at = time.monotonic() + _LINE_EVERY_S
-            click.echo(sentence(now, False), err=True)
+            click.echo(_sentence(now), err=True)
 
     return show
 
 
-def sentence(now: BulkProgress, dry_run: bool) -> str:
-    """Return how far a transfer is, in a sentence."""
-    if dry_run:
-        return f"{now.files_found:,} files, {size(now.bytes_found)} would be moved; {now.files_skipped:,} left out"
-    rate = f"{now.files_per_s:,.0f} files/s, {size(now.bytes_per_s)}/s"
-    moved = f"{now.files_done:,} of {now.files_found:,} files, {size(now.bytes_done)} in {now.elapsed_s:.1f} s ({rate})"
-    return f"{moved}; {now.files_skipped:,} left out, {now.files_failed:,} failed"
+def _planned(now: BulkProgress) -> str:
+    return f"{now.files_found:,} files, {_size(now.bytes_found)} would be moved{_left_out(now)}"
 
 
-def size(count: float) -> str:
+def _sentence(now: BulkProgress) -> str:
+    rate = f"{now.files_per_s:,.0f} files/s, {_size(now.bytes_per_s)}/s"
+    moved = (
+        f"{now.files_done:,} of {now.files_found:,} files, {_size(now.bytes_done)} in {now.elapsed_s:.1f} s ({rate})"
+    )
+    return f"{moved}{_left_out(now)}, {now.files_failed:,} failed"
+
+
+def _left_out(now: BulkProgress) -> str:
+    filtered = f" and {now.files_filtered:,} by filters" if now.files_filtered else ""
+    return f"; {now.files_skipped:,} left out{filtered}"
+
+
+def _size(count: float) -> str:
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
         count /= 1000
     return f"{count:,.1f} TB"
-
-
-def summary(report: BulkReport, dry_run: bool) -> dict[str, Any]:
-    """Return how a transfer ended, for JSON."""
-    names = [name for name in BulkProgress.__dataclass_fields__ if name != "listed"]
-    return {name: getattr(report, name) for name in names} | {"dry_run": dry_run, "ok": report.ok}
-
-
-def print_file(result: FileResult, as_json: bool, dry_run: bool) -> None:
-    """Print how one file ended."""
-    if as_json:
-        size = result.transfer.size_bytes if result.transfer else None
-        error = None if result.error is None else str(result.error)
-        line = {"remote": result.remote, "local": result.local, "size_bytes": size, "error": error}
-        click.echo(json.dumps(line))
-    elif result.error is not None:
-        click.echo(f"failed: {printable(str(result.error) or repr(result.error))}", err=True)
-    elif dry_run:
-        click.echo(f"{printable(result.remote)}  {printable(result.local)}")

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
 
+from asyncworker.cli.sftp.amounts import AGE, SIZE
 from asyncworker.cli.sftp.connection import connection_options, parsed, pool_options
-from asyncworker.cli.sftp.output import bar, lines, print_file, sentence, show, summary
+from asyncworker.cli.sftp.filtering import FilterCommand, filter_options, read_text
+from asyncworker.cli.sftp.remote import by_server
+from asyncworker.cli.sftp.running import run_transfer
 from asyncworker.cli.sftp.streaming import get_to_stdout, put_from_stdin, refuse_others
-from asyncworker.sftp import BulkProgress, BulkReport, FileResult, SFTPPool, download, upload
+from asyncworker.errors import SettingsError
+from asyncworker.sftp.download import run_download
+from asyncworker.sftp.progress import Tracker
+from asyncworker.sftp.transfer_options import DownloadOptions, TransferOptions, UploadOptions
+from asyncworker.sftp.upload import run_upload
+from asyncworker.sftp.urls import is_url
 
-__all__ = ["get", "put"]
+__all__ = ["get", "put", "transfer_options", "wishes_of"]
 
 C = TypeVar("C", bound=Callable[..., Any])
-
-SOME_FAILED = 1
+W = TypeVar("W", bound=TransferOptions)
 
 
 def transfer_options(command: C) -> C:
-    """Options of get and put: what to move, and how."""
+    """Options of all commands that move files: what to move, and how."""
     options = (
-        click.option("-j", "--jobs", type=click.IntRange(min=1), help="Small files at once; default: all that fit."),
-        click.option("--include", multiple=True, metavar="PATTERN", help="Only files that meet it; may be repeated."),
-        click.option("--exclude", multiple=True, metavar="PATTERN", help="No file or folder that meets it."),
+        click.option("-j", "--jobs", "at_once", type=click.IntRange(min=1), help="Small files at once; default: all."),
+        click.option("--files-from", type=click.File("rb"), metavar="FILE", help="Only these paths, one a line."),
+        click.option("-0", "--from0", is_flag=True, help="Paths of --files-from end with a NUL."),
         click.option("--no-recursive", "recursive", flag_value=False, default=True, help="Stay in the first folder."),
         click.option("--max-depth", type=click.IntRange(min=0), help="How deep to go: 0 stays in the first folder."),
-        click.option("--min-size", "min_size_bytes", type=click.IntRange(min=0), default=0, help="In bytes."),
-        click.option("--max-size", "max_size_bytes", type=click.IntRange(min=0), help="In bytes."),
+        click.option("--min-size", "min_size_bytes", type=SIZE, default=0, help="Leave smaller files out: 10K, 1.5M."),
+        click.option("--max-size", "max_size_bytes", type=SIZE, help="Leave larger files out."),
+        click.option("--newer-than", type=AGE, help="Leave older files out: 2d, 3h30m, 2026-11-30, 2026-11-30T12:00Z."),
+        click.option("--older-than", type=AGE, help="Leave newer files out."),
         click.option(
             "--skip",
             type=click.Choice(["same", "size", "newer", "never"]),
@@ -41,35 +47,50 @@ def transfer_options(command: C) -> C:
         ),
         click.option("--follow-links", is_flag=True, help="Move the files that links lead to."),
         click.option("--fsync", is_flag=True, help="Flush each file to the disk."),
-        click.option("--dry-run", is_flag=True, help="Move nothing; print what would be moved."),
+        click.option("--retries", type=click.IntRange(min=0), default=3, help="After a lost connection."),
+        click.option("--max-errors", "max_failures", type=click.IntRange(min=0), help="Stop once more have failed."),
+        click.option("--fail-fast", is_flag=True, help="Stop at the first failure: --max-errors 0."),
+        click.option("--allow-empty", is_flag=True, help="A pattern that no file meets is no error."),
+        click.option("-n", "--dry-run", is_flag=True, help="Move nothing; print what would be moved."),
+        click.option("-v", "--verbose", is_flag=True, help="A line a file: moved, or why it was left out."),
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
     )
     for option in reversed(options):
         command = option(command)
-    return command
+    return filter_options(command)
 
 
-@click.command()
-@click.argument("url")
-@click.argument("destination", default=".")
+@click.command(cls=FilterCommand)
+@click.argument("arguments", nargs=-1, required=True, metavar="URL... [DESTINATION]")
 @transfer_options
 @connection_options
-def get(url: str, destination: str, **given: Any) -> None:
-    """Fetch a folder, a file, or what meets a pattern: get sftp://host/in/*.xml ./in
+def get(arguments: tuple[str, ...], **given: Any) -> None:
+    """Fetch a folder, a file, or what meets a pattern: get 'sftp://host/in/*.xml' ./in
 
-    What is there already is left out, and a large file that was fetched in part goes on where it stopped. Exits with 1
-    if a file failed. With - as the destination, files go to standard output.
+    What is there already is left out, and a large file that was fetched in part goes on where it stopped. Of several
+    URLs each goes under its own name; of a folder that is written with a slash at its end, the contents do. Exits with
+    23 if a file failed. With - as the destination, files go to standard output.
     """
+    urls, destination = arguments, "."
+    if not is_url(arguments[-1]) and len(arguments) > 1:
+        urls, destination = arguments[:-1], arguments[-1]
     if destination == "-":
         refuse_others("files on standard output", "quiet")
-        get_to_stdout((url,), given)
+        get_to_stdout(urls, given)
         return
-    host, path, login = parsed(url)
-    _move(host, login, given, lambda pool, options: download(pool, path, destination, **options))
+    servers = by_server(urls)
+    if len(servers) > 1 and given["files_from"] is not None:
+        raise click.UsageError("--files-from needs one URL")
+
+    async def move(wishes: DownloadOptions, tracker: Tracker) -> None:
+        for host, login, paths in servers:
+            await run_download(host, paths, destination, wishes, pool_options(login, given), tracker)
+
+    run_transfer(move, wishes_of(DownloadOptions, given), given, download=True)
 
 
-@click.command()
-@click.argument("source")
+@click.command(cls=FilterCommand)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("url")
 @click.option(
     "--no-space-check",
@@ -80,53 +101,47 @@ def get(url: str, destination: str, **given: Any) -> None:
 )
 @transfer_options
 @connection_options
-def put(source: str, url: str, check_space: bool, **given: Any) -> None:
+def put(sources: tuple[str, ...], url: str, **given: Any) -> None:
     """Send a folder or a file: put ./out sftp://host/out
 
-    What is there already is left out, and a large file that was sent in part goes on where it stopped. Exits with 1 if
-    a file failed. With - as the source, standard input becomes the file of that URL, which is there once it has ended.
+    What is there already is left out, and a large file that was sent in part goes on where it stopped. Of several
+    sources each goes under its own name; of a folder that is written with a slash at its end, the contents do. Exits
+    with 23 if a file failed. With - as the source, standard input becomes the file of that URL, which is there once it
+    has ended.
     """
-    if source == "-":
+    if "-" in sources:
+        if len(sources) > 1:
+            raise click.UsageError("standard input (-) is the only source, or none")
         refuse_others("standard input", "quiet", "fsync", "as_json")
         put_from_stdin(url, given)
         return
     host, path, login = parsed(url)
-    _move(host, login, given, lambda pool, options: upload(pool, source, path, check_space=check_space, **options))
+
+    async def move(wishes: UploadOptions, tracker: Tracker) -> None:
+        await run_upload(host, sources, path, wishes, pool_options(login, given), tracker)
+
+    run_transfer(move, wishes_of(UploadOptions, given), given, download=False)
 
 
-def _move(
-    host: str,
-    login: dict[str, Any],
-    given: dict[str, Any],
-    run: Callable[[SFTPPool, dict[str, Any]], Awaitable[BulkReport]],
-) -> None:
-    as_json, quiet, dry_run = given["as_json"], given["quiet"], given["dry_run"]
-    names = ("include", "exclude", "recursive", "max_depth", "min_size_bytes", "max_size_bytes", "skip", "fsync")
-    options = {name: given[name] for name in names} | {
-        "links": "follow" if given["follow_links"] else "skip",
-        "at_once": given["jobs"],
-        "dry_run": dry_run,
-    }
+def wishes_of(kind: type[W], given: dict[str, Any]) -> W:
+    """Return the library's options from those of the command line."""
+    values = {name: given[name] for name in kind.__dataclass_fields__ if name in given}
+    if given["follow_links"]:
+        values["links"] = "follow"
+    if given["fail_fast"]:
+        values["max_failures"] = 0
+    if given["files_from"] is not None:
+        values["paths"] = list(_names(given["files_from"], given["from0"]))
+    elif given["from0"]:
+        raise click.UsageError("--from0 needs --files-from")
+    try:
+        return kind(**values)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
 
-    def on_file(result: FileResult) -> None:
-        if result.error is not None or as_json or dry_run:
-            print_file(result, as_json, dry_run)
 
-    async def main(on_progress: Callable[[BulkProgress], None] | None) -> BulkReport:
-        async with SFTPPool(host, **pool_options(login, given)) as pool:
-            return await run(pool, options | {"on_file": on_file, "on_progress": on_progress})
-
-    if quiet or dry_run or as_json:
-        report = asyncio.run(main(None))
-    elif sys.stderr.isatty():
-        with bar() as shown:
-            task = shown.add_task("", total=None)
-            report = asyncio.run(main(lambda now: show(shown, task, now)))
-    else:
-        report = asyncio.run(main(lines()))
-    if as_json:
-        click.echo(json.dumps(summary(report, dry_run)))
-    elif not quiet:
-        click.echo(sentence(report, dry_run), err=not dry_run)
-    if not report.ok:
-        raise click.exceptions.Exit(SOME_FAILED)
+def _names(file: Any, from0: bool) -> Iterator[str]:
+    for name in read_text(file).split("\0" if from0 else "\n"):
+        line = name if from0 else name.removesuffix("\r")
+        if line and (from0 or not line.startswith(("#", ";"))):
+            yield line

@@ -1,0 +1,82 @@
+"""Exit codes of ``asyncworker sftp``: those of rsync, where it has one for what happened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from asyncworker.errors import (
+    AsyncWorkerError,
+    SettingsError,
+    SFTPConnectError,
+    SFTPConnectionLost,
+    SFTPError,
+    SFTPFileNotFound,
+    SFTPNoSpace,
+    SFTPProtocolError,
+)
+from asyncworker.printable import printable
+from asyncworker.sftp import BulkReport
+
+__all__ = ["CodedGroup", "code_of", "code_of_report"]
+
+OK = 0
+FAILED = 1
+USAGE = 2
+NO_CONNECTION = 10
+FILE_IO = 11
+CONNECTION_LOST = 12
+SOME_FAILED = 23
+SOME_VANISHED = 24
+
+
+def code_of(error: BaseException) -> int:
+    """Return the exit code of a command that this error has ended."""
+    if isinstance(error, SettingsError):
+        return USAGE
+    if isinstance(error, SFTPConnectError):
+        return NO_CONNECTION
+    if isinstance(error, SFTPConnectionLost | SFTPProtocolError):
+        return CONNECTION_LOST
+    if isinstance(error, SFTPNoSpace):
+        return FILE_IO
+    if isinstance(error, SFTPError | FileNotFoundError):
+        return SOME_FAILED
+    return FILE_IO if isinstance(error, OSError) else FAILED
+
+
+def code_of_report(report: BulkReport, *, download: bool) -> int:
+    """Return the exit code of a transfer that went on to its end."""
+    if report.ok:
+        return OK
+    errors = [result.error for result in report.errors]
+    if len(errors) == report.files_failed:
+        gone = SFTPFileNotFound if download else FileNotFoundError
+        # What was named and is not there, or a pattern that nothing meets, has no other side.
+        if all(isinstance(one.error, gone) and one.remote and one.local for one in report.errors):
+            return SOME_VANISHED
+        if all(isinstance(error, SFTPConnectError) for error in errors):
+            return NO_CONNECTION
+        if all(isinstance(error, SFTPConnectError | SFTPConnectionLost | SFTPProtocolError) for error in errors):
+            return CONNECTION_LOST
+    return SOME_FAILED
+
+
+class CodedGroup(click.Group):
+    """Ends with an exit code that says what kind of error it was."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error becomes a line and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # who read our output has enough
+        except (AsyncWorkerError, OSError) as error:
+            if isinstance(error, OSError) and error.strerror is not None and error.filename is not None:
+                text = f"{error.filename}: {error.strerror}"
+            else:
+                text = str(error) or repr(error)
+            failure = click.ClickException("\n".join(map(printable, text.splitlines())))
+            failure.exit_code = code_of(error)  # type: ignore[misc]  # read from the instance
+            raise failure from error
