@@ -19,7 +19,7 @@ from asyncworker.errors import (
 from asyncworker.printable import printable
 from asyncworker.sftp import BulkReport
 
-__all__ = ["CodedGroup", "code_of", "code_of_report"]
+__all__ = ["CodedGroup", "code_of", "code_of_report", "failure"]
 
 OK = 0
 FAILED = 1
@@ -64,7 +64,7 @@ def code_of_report(report: BulkReport, *, download: bool) -> int:
 
 
 class CodedGroup(click.Group):
-    """Ends with an exit code that says what kind of error it was."""
+    """Ends with an exit code that says whether the command line or the connection is at fault."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error becomes a line and an exit code."""
@@ -73,10 +73,16 @@ class CodedGroup(click.Group):
         except BrokenPipeError:
             raise  # who read our output has enough
         except (AsyncWorkerError, OSError) as error:
-            if isinstance(error, OSError) and error.strerror is not None and error.filename is not None:
-                text = f"{error.filename}: {error.strerror}"
-            else:
-                text = str(error) or repr(error)
-            failure = click.ClickException("\n".join(map(printable, text.splitlines())))
-            failure.exit_code = code_of(error)  # type: ignore[misc]  # read from the instance
-            raise failure from error
+            code = code_of(error)
+            raise failure(error, code if code in (USAGE, NO_CONNECTION, CONNECTION_LOST) else FAILED) from error
+
+
+def failure(error: Exception, code: int) -> click.ClickException:
+    """Return what ends a command with a line on standard error and that exit code."""
+    if isinstance(error, OSError) and error.strerror is not None and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = str(error) or repr(error)
+    made = click.ClickException("\n".join(map(printable, text.splitlines())))
+    made.exit_code = code  # type: ignore[misc]  # read from the instance
+    return made

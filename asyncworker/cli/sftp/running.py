@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
-from asyncworker.cli.sftp.exit_codes import code_of, code_of_report
+from asyncworker.cli.sftp.exit_codes import code_of, code_of_report, failure
 from asyncworker.cli.sftp.output import Lines, Objects, Printer, bar, every_few_seconds
+from asyncworker.errors import AsyncWorkerError
 from asyncworker.sftp.bulk import tracker_of
 from asyncworker.sftp.progress import OnProgress, Tracker
 from asyncworker.sftp.transfer_options import TransferOptions
@@ -65,6 +66,8 @@ def run_transfer(move: Move[W], wishes: W, given: dict[str, Any], *, download: b
         if not interrupted:
             printer.error(error)
         printer.finish(replace(report, stopped="interrupted" if interrupted else "ended by an error"), _code(error))
+    if isinstance(error, AsyncWorkerError | OSError) and not isinstance(error, BrokenPipeError):
+        raise failure(error, _code(error)) from error
     raise error
 
 

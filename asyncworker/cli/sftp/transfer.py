@@ -51,7 +51,7 @@ def transfer_options(command: C) -> C:
         click.option("--max-errors", "max_failures", type=click.IntRange(min=0), help="Stop once more have failed."),
         click.option("--fail-fast", is_flag=True, help="Stop at the first failure: --max-errors 0."),
         click.option("--allow-empty", is_flag=True, help="A pattern that no file meets is no error."),
-        click.option("-n", "--dry-run", is_flag=True, help="Move nothing; print what would be moved."),
+        click.option("--dry-run", "-n", is_flag=True, help="Move nothing; print what would be moved."),
         click.option("-v", "--verbose", is_flag=True, help="A line a file: moved, or why it was left out."),
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
     )
