@@ -54,10 +54,12 @@
         │   ├── SFTPHostKeyError     the host key is unknown or is not the known one
         │   └── SFTPAuthError        the server refused the login
         ├── SFTPConnectionLost   the session ended with requests in flight
+        ├── SFTPReadInterrupted  the same while a file was read that cannot be read again
         ├── SFTPProtocolError    the server sent what the protocol does not allow
         ├── SFTPFileNotFound     no such file
         ├── SFTPPermissionDenied the server refuses access
         ├── SFTPNoSpace          the server's disk cannot hold what is to be sent
+        ├── SFTPTypeUnknown      it does not say whether something is a file or a folder
         ├── SFTPFileChanged      the bytes received do not match the size that was announced
         └── SFTPNameError        a file name that is not safe to write locally
 """
@@ -112,6 +114,8 @@ __all__ = [
     "SFTPNoSpace",
     "SFTPPermissionDenied",
     "SFTPProtocolError",
+    "SFTPReadInterrupted",
+    "SFTPTypeUnknown",
     "SQLConflict",
     "SQLConnectError",
     "SQLError",
@@ -400,6 +404,10 @@ class SFTPConnectionLost(SFTPError):
     """The session ended with requests in flight."""
 
 
+class SFTPReadInterrupted(SFTPError):
+    """The connection was lost while a file was read that is gone now, or may be read only once."""
+
+
 class SFTPProtocolError(SFTPError):
     """The server sent what the protocol does not allow."""
 
@@ -417,7 +425,11 @@ class SFTPNoSpace(SFTPError):
 
 
 class SFTPFileChanged(SFTPError):
-    """The bytes received do not match the size that was announced."""
+    """A file is not as long as was announced: it changes while it is moved, or the server's sizes are wrong."""
+
+
+class SFTPTypeUnknown(SFTPError):
+    """The server does not say whether something is a file or a folder."""
 
 
 class SFTPNameError(SFTPError):

@@ -11,10 +11,11 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
-from asyncworker.errors import SFTPConnectError, SFTPConnectionLost
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPFileNotFound
 from asyncworker.sftp.calls import Awaited
 from asyncworker.sftp.connections import CLEAN_UP_S, Connections
-from asyncworker.sftp.transfer import Transfer
+from asyncworker.sftp.file_end import gone_since
+from asyncworker.sftp.transfer import Download, Transfer
 
 __all__ = ["Batch", "FileResult", "Order", "Outcome", "Patience", "each"]
 
@@ -164,42 +165,48 @@ class Batch:
                 self._results.append(order)
                 self._news.set()
             else:
-                self._begin(order, 1)
+                self._begin(order, 1, False)
             while self.in_flight >= self._limit or len(self._results) >= 4 * self._limit:
                 self._room.clear()
                 await self._room.wait()
 
-    def _begin(self, order: Order, attempt: int) -> None:
+    def _begin(self, order: Order, attempt: int, lost: bool) -> None:
         try:
             job = order.make()
         except Exception as error:
             self._finish(FileResult(order.remote, order.local, error=error))
             return
         self._running[job] = None
-        job.future.add_done_callback(partial(self._ended, job, order, attempt))
+        job.future.add_done_callback(partial(self._ended, job, order, attempt, lost))
         self._connections.submit(job)
 
-    def _ended(self, job: Awaited[Transfer], order: Order, attempt: int, future: asyncio.Future[Transfer]) -> None:
+    def _ended(
+        self, job: Awaited[Transfer], order: Order, attempt: int, lost: bool, future: asyncio.Future[Transfer]
+    ) -> None:
         self._running.pop(job, None)
         if future.cancelled():
             return
         error = future.exception()
         if error is None:
             self._finish(FileResult(order.remote, order.local, transfer=future.result()))
-        elif isinstance(error, SFTPConnectionLost | SFTPConnectError) and self._again(order, attempt):
+        elif isinstance(error, SFTPConnectionLost | SFTPConnectError) and self._again(
+            order, attempt, lost or isinstance(error, SFTPConnectionLost)
+        ):
             pass
         else:
             assert isinstance(error, Exception)
+            if lost and isinstance(error, SFTPFileNotFound) and isinstance(job, Download):
+                error = gone_since(error)
             self._finish(FileResult(order.remote, order.local, error=error))
 
-    def _again(self, order: Order, attempt: int) -> bool:
+    def _again(self, order: Order, attempt: int, lost: bool) -> bool:
         pause = self._patience.pause_s(attempt)
         if pause is None:
             return False
 
         def begin() -> None:
             self._resting.discard(timer)
-            self._begin(order, attempt + 1)
+            self._begin(order, attempt + 1, lost)
 
         timer = self._loop.call_later(pause, begin)
         self._resting.add(timer)

@@ -18,12 +18,14 @@ from asyncworker.errors import (
     SFTPError,
     SFTPFileNotFound,
     SFTPNameError,
+    SFTPTypeUnknown,
 )
 from asyncworker.sftp.batch import FileResult, Order
 from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, listed, located, the_pool, tracker_of, transfer_all
 from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.file_end import gone_since
 from asyncworker.sftp.folders import Destination, Found, folded
-from asyncworker.sftp.listing import Entry
+from asyncworker.sftp.listing import Entry, type_unknown
 from asyncworker.sftp.localfile import LocalFile
 from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
@@ -128,6 +130,7 @@ class _Run:
         self._names: dict[str, set[str]] | None = None
         self._bad: list[FileResult] = []
         self._touched: set[str] = set()
+        self._root_error: SFTPError | None = None  # of the only source
 
     async def prepare(self, remotes: list[str], local: str) -> None:
         """Find out what is meant, and make the destination."""
@@ -153,14 +156,20 @@ class _Run:
 
     async def orders(self) -> Orders:
         """What is to be done, as it is found."""
+        anything = False
         for source in self._sources:
             async with aclosing(self._found(source)) as found:
                 async for path, entry in found:
+                    anything = True
                     while self._bad:
                         yield self._bad.pop()
                     order = await self._order(path, entry, source)
                     if order is not None:
                         yield order
+        if self._root_error is not None:
+            if not anything:
+                raise self._root_error
+            self._bad.append(FileResult(self._sources[0].root, "", error=self._root_error))
         while self._bad:
             yield self._bad.pop()
         address = self._pool.options.address
@@ -216,17 +225,23 @@ class _Run:
         except SFTPError as error:
             return error
 
-    def _walk(self, source: RemoteSource, root: str) -> AsyncGenerator[Entry, None]:
+    async def _walk(self, source: RemoteSource, root: str) -> AsyncGenerator[Entry, None]:
         few = self._pool._connections.capacity < _FEW_PLACES
         walk = Walk(
             lambda folder: listed(self._pool, folder, partial(self._bad_name, source)),
             max_depth=source.max_depth,
             enter=lambda entry: self._selection.enters(source.relative(entry.path)),
             on_error=partial(self._cannot_list, source),
+            address=self._pool.options.address,
             folders_at_once=1 if few else 8,
             ahead=None if few else 20_000,
         )
-        return walk.entries(root)
+        try:
+            async with aclosing(walk.entries(root)) as entries:
+                async for entry in entries:
+                    yield entry
+        except SFTPError as error:  # a tree without a bottom
+            self._bad.append(FileResult(error.path or root, "", error=error))
 
     def _bad_name(self, source: RemoteSource, error: SFTPNameError) -> None:
         """Take a name that is refused for an error only where what has it is wanted."""
@@ -245,9 +260,10 @@ class _Run:
             self._tracker.filter(f"{folder}/{name}", self._prefix + path, "filters", None)
 
     def _cannot_list(self, source: RemoteSource, folder: str, error: SFTPError) -> None:
-        if folder == source.root and len(self._sources) == 1:
-            raise error
-        self._bad.append(FileResult(folder, "", error=error))
+        if folder == source.root and len(self._sources) == 1:  # what it has listed before is fetched all the same
+            self._root_error = error
+        elif not isinstance(error, SFTPTypeUnknown):  # which is among the entries, too
+            self._bad.append(FileResult(folder, "", error=error))
 
     async def _order(self, path: str, entry: Entry, source: RemoteSource) -> Order | Large | FileResult | None:
         relative = self._name if self._name is not None else path
@@ -258,6 +274,8 @@ class _Run:
             if not entry.is_file:
                 if entry.is_dir:
                     return self._make_folder(relative, goal, source)
+                if entry.file_type is None and entry is not source.entry:
+                    return self._unknown(path, entry, goal, source)
                 if self._is_unwanted(path, entry, None, goal, source):
                     return None
                 attributes = await self._attributes(entry)
@@ -306,13 +324,19 @@ class _Run:
     async def _attributes(self, entry: Entry) -> Attributes | None:
         """Of a file that may be fetched; ``None`` for all else."""
         attributes = entry.attributes
-        if attributes.mode is None:
-            attributes = await self._pool.stat(entry.path, follow_links=False)
         if attributes.is_link and self._how.links == "follow":
             attributes = await self._pool.stat(entry.path)
-        if attributes.is_file or attributes.mode is None:
-            return attributes
-        return None
+            if attributes.file_type is None:
+                raise type_unknown(entry, self._pool.options.address)
+        return attributes if attributes.file_type in ("file", None) else None
+
+    def _unknown(self, path: str, entry: Entry, goal: str, source: RemoteSource) -> FileResult | None:
+        """The error of what may be a file or a folder, unless it would be left out as either."""
+        depth = path[len(source.base) :].count("/")
+        enters = (source.max_depth is None or depth < source.max_depth) and self._selection.enters(path)
+        if not enters and self._is_unwanted(path, entry, None, goal, source):
+            return None
+        return FileResult(entry.path, goal, error=type_unknown(entry, self._pool.options.address))
 
     def _make_folder(self, relative: str, goal: str, source: RemoteSource) -> FileResult | None:
         """A folder that has nothing in it is wanted too, unless only some files are."""
@@ -349,10 +373,20 @@ class _Run:
 
     def _large(self, remote: str, goal: str, folder: str, attributes: Attributes) -> Large:
         size, mtime = attributes.size_bytes, attributes.mtime
-        if size is None or mtime is None or size < _STRIPED_BYTES:
+        if size is None or mtime is None or size < _STRIPED_BYTES or not self._how.in_stripes:
+            lost = False
 
             async def run() -> Transfer:
-                return await self._pool._run(self._download(remote, goal, folder, attributes))
+                nonlocal lost
+                try:
+                    return await self._pool._run(self._download(remote, goal, folder, attributes))
+                except SFTPConnectionLost:
+                    lost = True
+                    raise
+                except SFTPFileNotFound as error:
+                    if not lost:
+                        raise
+                    raise gone_since(error) from None
 
             return Large(remote, goal, run)
 
@@ -407,6 +441,8 @@ class _Run:
             mode=attributes.mode,
             open_file=partial(self._open_local, goal, folder),
             sync=self._how.fsync,
+            read_to=self._how.read_to,
+            read_once=self._how.read_once,
             executor=self._pool._threads,
             on_released=self._pool._connections.release,
         )

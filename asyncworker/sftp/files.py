@@ -10,13 +10,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Literal, overload
 
-from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPNameError
+from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPNameError
 from asyncworker.sftp.batch import Batch, FileResult, Order, each
 from asyncworker.sftp.calls import PathLike, pause
+from asyncworker.sftp.file_end import READ_TO, ReadTo, gone_since
 from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
 from asyncworker.sftp.names import remote_bytes
+from asyncworker.sftp.options import one_of
 from asyncworker.sftp.sending import Upload
 from asyncworker.sftp.streamput import Blocks, StreamUpload
 from asyncworker.sftp.streams import ReadStream, WriteStream
@@ -40,7 +42,14 @@ class Files(Trees):
     _executor: ThreadPoolExecutor | None = None
 
     async def get(
-        self, remote: PathLike, local: PathLike, *, size_bytes: int | None = None, mtime: int | None = None
+        self,
+        remote: PathLike,
+        local: PathLike,
+        *,
+        size_bytes: int | None = None,
+        mtime: int | None = None,
+        read_to: ReadTo = "size",
+        read_once: bool = False,
     ) -> Transfer:
         """Download one file.
 
@@ -53,18 +62,35 @@ class Files(Trees):
             local: Where it is to appear; a file that is there is replaced. The folder must exist.
             size_bytes: Its size, where a listing told it.
             mtime: Its time of change, likewise; with both, one request fewer is sent.
+            read_to: ``size`` reads as many bytes as the server announces, and refuses a file that has more or fewer;
+                one of 0 bytes that has some all the same is read until EOF. ``eof`` reads until EOF whatever was
+                announced: for servers whose sizes are wrong. ``snapshot`` reads what was there when the file was
+                opened: for a log that grows.
+            read_once: Open the file once, and read no byte of it twice: for a server that hands a file out once. A
+                lost connection then ends with SFTPReadInterrupted.
 
         Raises:
+            SettingsError: ``read_to`` is none of these.
             SFTPFileNotFound: No such file. The connection stays.
             SFTPPermissionDenied: The server refuses.
             SFTPFileChanged: The size is not what was announced.
+            SFTPReadInterrupted: The connection was lost on the way, and the file cannot be read again.
             SFTPConnectError: There is no connection, and none can be made.
             SFTPConnectionLost: Both tries lost their connection.
             SFTPError: Any other refusal by the server.
             OSError: It cannot be written here; names ``local``.
         """
         text, raw, goal = os.fspath(remote), remote_bytes(remote), os.fspath(local)
-        return await self._twice(lambda: self._download(text, raw, goal, size_bytes, mtime))
+        one_of("read_to", read_to, READ_TO)
+        make = partial(self._download, text, raw, goal, size_bytes, mtime, read_to, read_once)
+        try:
+            return await self._run(make())
+        except SFTPConnectionLost:
+            await pause()
+        try:
+            return await self._run(make())
+        except SFTPFileNotFound as error:
+            raise gone_since(error) from None
 
     async def put(
         self,
@@ -156,7 +182,12 @@ class Files(Trees):
     # -- many --------------------------------------------------------------------------------------------------------
 
     async def get_many(
-        self, files: AsyncIterable[Pair] | Iterable[Pair], *, at_once: int | None = None
+        self,
+        files: AsyncIterable[Pair] | Iterable[Pair],
+        *,
+        at_once: int | None = None,
+        read_to: ReadTo = "size",
+        read_once: bool = False,
     ) -> AsyncGenerator[FileResult, None]:
         """Download files and give out a result for each, as it is there: one that fails does not end the others.
 
@@ -168,7 +199,13 @@ class Files(Trees):
         Args:
             files: Pairs of remote and local path, from any kind of iterable; read as places become free.
             at_once: How many at once; ``None``: as many as the connections take.
+            read_to: As for :meth:`get`.
+            read_once: As for :meth:`get`.
+
+        Raises:
+            SettingsError: ``read_to`` is none of those.
         """
+        one_of("read_to", read_to, READ_TO)
 
         async def orders() -> AsyncIterator[Order | FileResult]:
             async for remote, local in each(files):
@@ -178,7 +215,8 @@ class Files(Trees):
                 except SFTPNameError as error:
                     yield FileResult(text, goal, error=error)
                 else:
-                    yield Order(text, goal, partial(self._download, text, raw, goal))
+                    make = partial(self._download, text, raw, goal, read_to=read_to, read_once=read_once)
+                    yield Order(text, goal, make)
 
         async for result in self._batched(orders(), at_once):
             yield result
@@ -284,7 +322,14 @@ class Files(Trees):
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _download(
-        self, text: str, raw: bytes, goal: str, size_bytes: int | None = None, mtime: int | None = None
+        self,
+        text: str,
+        raw: bytes,
+        goal: str,
+        size_bytes: int | None = None,
+        mtime: int | None = None,
+        read_to: ReadTo = "size",
+        read_once: bool = False,
     ) -> Download:
         return Download(
             text,
@@ -292,6 +337,8 @@ class Files(Trees):
             goal,
             size_bytes=size_bytes,
             mtime=mtime,
+            read_to=read_to,
+            read_once=read_once,
             executor=self._threads,
             on_released=self._connections.release,
         )

@@ -10,14 +10,16 @@ from typing import Literal
 
 from msgspec import Struct
 
-from asyncworker.errors import SFTPNameError
+from asyncworker.errors import SFTPError, SFTPNameError, SFTPTypeUnknown
 from asyncworker.sftp import packets
 from asyncworker.sftp.connections import Connections
+from asyncworker.sftp.endless import EndlessListing
 from asyncworker.sftp.names import check_name, remote_text
-from asyncworker.sftp.packets import Attributes, Name, Status
+from asyncworker.sftp.packets import Attributes, FileType, Name, Status
 from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.untold import Batch, Untold
 
-__all__ = ["BadNames", "Entry", "Listing"]
+__all__ = ["BadNames", "Entry", "Listing", "type_unknown"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ BadNames = Literal["raise", "skip"] | Callable[[SFTPNameError], None]
 
 #: READDIRs that are under way, or answered and not taken yet. 17,000 names at 20 ms: 3.4 s one by one, 0.28 s so.
 _AHEAD = 32
+#: At first: most folders are small, and more would be asked in vain for each of them.
+_FIRST_AHEAD = 8
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -34,12 +38,15 @@ class Entry(Struct, frozen=True, gc=False):
     Attributes:
         name: Its name, checked: one plain component.
         path: The folder's path and the name.
-        attributes: What the server says of it; of a link, not of what it leads to.
+        attributes: What the server says of it; of a link, not of what it leads to. Where the listing does not say
+            what it is, LSTAT was asked.
+        refused: Why LSTAT said nothing, if that was so.
     """
 
     name: str
     path: str
     attributes: Attributes
+    refused: Status | None = None
 
     @property
     def size_bytes(self) -> int | None:
@@ -57,18 +64,23 @@ class Entry(Struct, frozen=True, gc=False):
         return self.attributes.mode
 
     @property
+    def file_type(self) -> FileType | None:
+        """``file``, ``dir``, ``link`` or ``other``; ``None`` where the server does not say."""
+        return self.attributes.file_type
+
+    @property
     def is_file(self) -> bool:
-        """Whether it is a regular file."""
+        """Whether it is known to be a regular file."""
         return self.attributes.is_file
 
     @property
     def is_dir(self) -> bool:
-        """Whether it is a folder."""
+        """Whether it is known to be a folder."""
         return self.attributes.is_dir
 
     @property
     def is_link(self) -> bool:
-        """Whether it is a symbolic link."""
+        """Whether it is known to be a symbolic link."""
         return self.attributes.is_link
 
 
@@ -89,13 +101,17 @@ class Listing:
         self._raw = raw
         self._connections = connections
         self._local_names = local_names
-        self._batches: deque[tuple[Name, ...]] = deque()
+        self._batches: deque[Batch] = deque()
+        self._untold = Untold(raw, self._completed, self)
+        self._endless = EndlessListing()
+        self._ahead = _FIRST_AHEAD
         self._news = asyncio.Event()
         self._session: Session | None = None
         self._handle: bytes | None = None
         self._asked = 0
         self._hurried = False
-        self._finished = False  # no more batches will come
+        self._ended = False  # no more names will come
+        self._finished = False  # nor attributes
         self._closing = False
         self._error: Exception | None = None
 
@@ -110,7 +126,7 @@ class Listing:
         """Stop with that error; what came before is still given out."""
         if not self._finished:
             self._finished = True
-            self._error = error
+            self._error = self._error or error
             self._news.set()
         self._give_back()
 
@@ -123,11 +139,12 @@ class Listing:
         """
         folder = self._path if self._path.endswith("/") or not self._path else self._path + "/"
         while True:
-            while self._batches:
+            while self._batches and not self._batches[0].missing:
                 batch = self._batches.popleft()
                 self._ask()
-                for name in batch:
-                    entry = self._entry(folder, name, bad_names)
+                for place, name in enumerate(batch.names):
+                    refused = batch.refused.get(place) if batch.refused else None
+                    entry = self._entry(folder, name, refused, bad_names)
                     if entry is not None:
                         yield entry
             if self._finished:
@@ -152,11 +169,12 @@ class Listing:
         """Read no further, and give the place back as soon as it can be."""
         self._finished = True
         self._batches.clear()
+        self._untold.forget()
         self._give_back()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _entry(self, folder: str, name: Name, bad_names: BadNames) -> Entry | None:
+    def _entry(self, folder: str, name: Name, refused: Status | None, bad_names: BadNames) -> Entry | None:
         if name.filename in (b".", b".."):
             return None
         try:
@@ -170,12 +188,12 @@ class Listing:
             else:
                 bad_names(error)
             return None
-        return Entry(checked, folder + checked, name.attributes)
+        return Entry(checked, folder + checked, name.attributes, refused)
 
     def _ask(self) -> None:
-        if self._finished or self._session is None or self._handle is None:
+        if self._finished or self._ended or self._session is None or self._handle is None:
             return
-        while self._asked + (0 if self._hurried else len(self._batches)) < _AHEAD:
+        while self._asked + (0 if self._hurried else len(self._batches)) < self._ahead:
             self._asked += 1
             self._session.protocol.readdir(self._handle, self._listed, self)
 
@@ -193,18 +211,46 @@ class Listing:
 
     def _listed(self, answer: tuple[Name, ...] | Status) -> None:
         self._asked -= 1
-        if self._finished:
+        if self._finished or self._ended:
             pass  # those that were asked for too many
         elif not isinstance(answer, Status):
-            self._batches.append(answer)
-            self._news.set()
-            if self._hurried:
-                self._ask()
+            self._take(answer)
         elif answer.code == packets.EOF:
-            self._finished = True
-            self._news.set()
+            self._end(None)
         else:
-            self.fail(refusal(answer, "list", self._address, self._path))
+            self._end(refusal(answer, "list", self._address, self._path))
+        self._give_back()
+
+    def _take(self, names: tuple[Name, ...]) -> None:
+        assert self._session is not None
+        fault = self._endless.see(names)
+        if fault is not None:
+            where = self._address
+            self._end(SFTPError(f"{where}: gave up listing {self._path}: {fault}", host=where, path=self._path))
+            return
+        self._batches.append(self._untold.batch(names, self._session))
+        self._news.set()
+        if self._ahead < _AHEAD:  # the end may be in what has just arrived
+            self._ahead = _AHEAD
+            asyncio.get_running_loop().call_soon(self._ask_on)
+        elif self._hurried:
+            self._ask()
+
+    def _ask_on(self) -> None:
+        if self._session is not None and self._session.alive:
+            self._ask()
+
+    def _end(self, error: Exception | None) -> None:
+        """Take that no more names will come; those that are there get their attributes first."""
+        self._ended = True
+        self._error = error
+        self._completed()
+
+    def _completed(self) -> None:
+        """Take that a batch has its attributes, or that no more names will come."""
+        if self._ended and not self._untold.busy:
+            self._finished = True
+        self._news.set()
         self._give_back()
 
     def _give_back(self) -> None:
@@ -223,3 +269,10 @@ class Listing:
         if session is not None:
             self._connections.let_go(self)
             self._connections.release(session, self)
+
+
+def type_unknown(entry: Entry, address: str) -> SFTPTypeUnknown:
+    """The error of an entry that may be a file or a folder."""
+    why = "neither its folder nor LSTAT says it" if entry.refused is None else f"LSTAT: {entry.refused}"
+    message = f"{address}: it is unknown whether {entry.path} is a file or a folder: {why}"
+    return SFTPTypeUnknown(message, host=address, path=entry.path)

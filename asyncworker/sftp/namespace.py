@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
@@ -14,7 +13,7 @@ from asyncworker.sftp.calls import PathLike, pause
 from asyncworker.sftp.listing import BadNames, Entry, Listing
 from asyncworker.sftp.metadata import Metadata
 from asyncworker.sftp.names import remote_bytes, remote_text
-from asyncworker.sftp.packets import FileSystem
+from asyncworker.sftp.packets import Attributes, FileSystem
 from asyncworker.sftp.placing import Placing, ProcedureJob, Steps, log_kept
 from asyncworker.sftp.protocol import SFTPProtocol
 from asyncworker.sftp.request import Command, Request
@@ -109,16 +108,19 @@ class Namespace(Metadata):
             enter: Whether to go into a folder.
             bad_names: As for :meth:`list`.
             local_names: As for :meth:`list`.
-            on_error: Gets a folder that cannot be listed, and why, and the walk goes on; ``None``: it ends.
+            on_error: Gets a folder that cannot be listed, or what may be one (SFTPTypeUnknown, which is given out
+                all the same), and why, and the walk goes on; ``None``: it ends.
 
         Raises:
-            SFTPError: As for :meth:`list`.
+            SFTPError: As for :meth:`list`; or more than 2,048 folders in each other, whether there is an ``on_error``
+                or not.
         """
         walk = Walk(
             lambda folder: self.list(folder, bad_names=bad_names, local_names=local_names),
             max_depth=max_depth,
             enter=enter,
             on_error=on_error,
+            address=self.options.address,
         )
         entries = walk.entries(os.fspath(path))
         try:
@@ -267,18 +269,32 @@ class Namespace(Metadata):
             if not exist_ok or not await self._is_folder(path):
                 raise
 
-    async def _is_folder(self, path: str) -> bool | None:
-        """Whether a path leads to a folder; ``None`` where the server refuses to say."""
+    async def _told(self, path: str) -> Attributes:
+        """STAT; where the server refuses to tell, nothing is told.
+
+        Raises:
+            SFTPFileNotFound: There is no such path.
+            SFTPError: There is no connection.
+        """
         try:
-            attributes = await self.stat(path)
-        except SFTPFileNotFound:
-            return False
-        except (SFTPConnectionLost, SFTPConnectError):
+            return await self.stat(path)
+        except (SFTPFileNotFound, SFTPConnectionLost, SFTPConnectError):
             raise
         except SFTPError:
-            return await self._opens_as_folder(path)
-        said = attributes.mode is not None and stat.S_IFMT(attributes.mode)
-        return attributes.is_dir if said else await self._opens_as_folder(path)
+            return Attributes()
+
+    async def _is_folder(self, path: str, told: Attributes | None = None) -> bool | None:
+        """Whether a path leads to a folder, or can be listed as one; ``None`` where the server refuses to say.
+
+        Args:
+            path: The path.
+            told: What STAT has said of it, if it was asked.
+        """
+        try:
+            told = await self._told(path) if told is None else told
+        except SFTPFileNotFound:
+            return False
+        return told.is_dir if told.file_type is not None else await self._opens_as_folder(path)
 
     async def _opens_as_folder(self, path: str) -> bool | None:
         entries = self.list(path, bad_names=lambda _: None)

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from asyncworker.errors import SettingsError
 from asyncworker.sftp.urls import is_url, parse_url
 
-__all__ = ["DEFAULT_KNOWN_HOSTS", "Options", "TransportName", "expanded", "jumps"]
+__all__ = ["DEFAULT_KNOWN_HOSTS", "Options", "TransportName", "expanded", "jumps", "one_of"]
 
 #: Means ``~/.ssh/known_hosts``, looked up when the pool is made.
 DEFAULT_KNOWN_HOSTS: Final = "~/.ssh/known_hosts"
@@ -181,3 +181,13 @@ def jumps(jump: str | None) -> list[tuple[str | None, str, int]]:
 def expanded(path: PathLike) -> str:
     """Return a path as text, a ``~`` at its beginning replaced."""
     return os.path.expanduser(os.fspath(path))  # noqa: PTH111  (asked for by every task that asks for its pool)
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Check an argument that is one of a few words.
+
+    Raises:
+        SettingsError: It is not.
+    """
+    if value not in allowed:
+        raise SettingsError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")

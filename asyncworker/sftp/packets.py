@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import stat
 import struct
+from typing import Literal
 
 from msgspec import Struct
 
 __all__ = [
+    "BAD_MESSAGE",
     "EOF",
     "NO_SUCH_FILE",
     "OK",
@@ -20,6 +22,7 @@ __all__ = [
     "UNSUPPORTED",
     "Attributes",
     "FileSystem",
+    "FileType",
     "Kind",
     "Limits",
     "Malformed",
@@ -76,6 +79,7 @@ OK = 0
 EOF = 1
 NO_SUCH_FILE = 2
 PERMISSION_DENIED = 3
+BAD_MESSAGE = 5
 UNSUPPORTED = 8
 
 _STATUS_NAMES = {
@@ -129,6 +133,11 @@ class Status(Struct, frozen=True, gc=False):
         return f"{name} (status {self.code}{said})"
 
 
+#: What an entry of a folder is.
+FileType = Literal["file", "dir", "link", "other"]
+_FILE_TYPES: dict[int, FileType] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
+
+
 class Attributes(Struct, frozen=True, gc=False):
     """What the server says of a file; ``None`` where it says nothing. Times are seconds since 1970, UTC."""
 
@@ -140,18 +149,25 @@ class Attributes(Struct, frozen=True, gc=False):
     gid: int | None = None
 
     @property
+    def file_type(self) -> FileType | None:
+        """What it is; ``None`` where the server does not say: no permissions, or permissions without a type in them."""
+        if self.mode is None or not (bits := stat.S_IFMT(self.mode)):
+            return None
+        return _FILE_TYPES.get(bits, "other")
+
+    @property
     def is_file(self) -> bool:
-        """Whether it is a regular file."""
+        """Whether it is known to be a regular file."""
         return self.mode is not None and stat.S_ISREG(self.mode)
 
     @property
     def is_dir(self) -> bool:
-        """Whether it is a folder."""
+        """Whether it is known to be a folder."""
         return self.mode is not None and stat.S_ISDIR(self.mode)
 
     @property
     def is_link(self) -> bool:
-        """Whether it is a symbolic link."""
+        """Whether it is known to be a symbolic link."""
         return self.mode is not None and stat.S_ISLNK(self.mode)
 
 

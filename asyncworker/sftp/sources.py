@@ -12,6 +12,7 @@ from asyncworker.errors import SettingsError, SFTPError, SFTPFileNotFound
 from asyncworker.sftp.batch import FileResult
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.names import check_name, remote_bytes
+from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.pool import SFTPPool
 from asyncworker.sftp.progress import Tracker
 from asyncworker.sftp.selection import Selection, split_glob
@@ -85,18 +86,22 @@ async def remote_sources(
 
 async def _source(pool: SFTPPool, remote: str, how: TransferOptions, several: bool) -> RemoteSource:
     pattern, depth, path = None, how.depth, remote
+    split = split_glob(path)
     try:
-        attributes = await pool.stat(path)
+        attributes = await pool._told(path)
+        is_pattern = split is not None and attributes == Attributes() and not await pool._is_folder(path, attributes)
     except SFTPFileNotFound:
-        split = split_glob(path)
         if split is None:
             raise
+        is_pattern = True
+    if is_pattern:
+        assert split is not None
         path, text = split
         pattern = Selection(text)
         if "/" not in text[1:] and "**" not in text:
             depth = 0
-        attributes = await pool.stat(path)
-    if not attributes.is_dir:
+        attributes = await pool._told(path)
+    if not await pool._is_folder(path, attributes):
         name = check_name(remote_bytes(path.rpartition("/")[2]), host=pool.options.address)
         return RemoteSource(remote, entry=Entry(name, path, attributes))
     root = path.rstrip("/") or ("/" if path.startswith("/") else "")

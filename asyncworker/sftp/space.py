@@ -76,6 +76,8 @@ def bytes_to_come(files: Iterable[tuple[str, int]], there: Mapping[str, Attribut
     parts = {name: like.size_bytes or 0 for name, like in there.items() if is_ours(name)}
     for name, size in files:
         replaced = there.get(name)
+        if replaced is not None and replaced.size_bytes is None:
+            continue  # only what is certain counts
         needed += size - ((replaced.size_bytes or 0) if replaced is not None else 0)
         needed -= sum(length for part, length in parts.items() if is_part_of(name, part))
     return needed

@@ -11,7 +11,8 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import TypeVar
 
-from asyncworker.errors import SFTPError, SFTPFileChanged
+from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileChanged
+from asyncworker.sftp.file_end import other_size
 from asyncworker.sftp.files import Files
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.partfile import PartFile
@@ -73,6 +74,7 @@ class Striped:
         self._returned: list[tuple[int, int]] = []  # ranges of lost connections, a heap
         self._open_ranges: dict[int, None] = {}  # their beginnings: asked for, returned, or not written yet
         self._moved = 0
+        self._end_seen = False
 
     async def run(self) -> Transfer:
         """Fetch it.
@@ -129,7 +131,7 @@ class Striped:
         stream = await self._pool._run(RangeStream(self._remote, self._raw, self._pool._connections.release))
         asked: deque[tuple[int, int, asyncio.Future[bytes]]] = deque()
         try:
-            self._check(await stream.stat(), "is")
+            self._check(await _told(stream), "the open file has")
             block_bytes = min(_BLOCK_BYTES, stream.read_bytes)
             in_flight = 0
             while True:
@@ -151,7 +153,7 @@ class Striped:
                         break  # what is here is written before that is raised
                     data = answer.result()
                     if not data:
-                        raise self._changed(f"ends after {offset}")
+                        raise self._changed(other_size(self._size, f"it ends after {offset}"))
                     asked.popleft()
                     in_flight -= length
                     if len(data) < length:
@@ -165,7 +167,7 @@ class Striped:
                     blocks.append((offset, data))
                     size += len(data)
                 await self._write(part, blocks)
-            self._check(await stream.stat(), "became")
+            await self._check_end(stream)
         finally:
             for offset, length, answer in asked:
                 answer.cancel()
@@ -199,19 +201,39 @@ class Striped:
         self._open_ranges[offset] = None
         return offset, self._next - offset
 
-    def _check(self, attributes: Attributes, verb: str) -> None:
+    def _check(self, attributes: Attributes, subject: str) -> None:
         if attributes.size_bytes is not None and attributes.size_bytes != self._size:
-            raise self._changed(f"{verb} {attributes.size_bytes}")
+            raise self._changed(other_size(self._size, f"{subject} {attributes.size_bytes}"))
         if attributes.mtime is not None and attributes.mtime != self._mtime:
-            raise self._changed(f"{verb} of another time, with {attributes.size_bytes}")
+            raise self._changed(
+                "it was changed after it was listed; read_to='snapshot' fetches files that change meanwhile"
+            )
+
+    async def _check_end(self, stream: RangeStream) -> None:
+        """See that it is still what was listed, and that nothing follows: in the same flight, by one stripe."""
+        beyond = None if self._end_seen else stream.read_range(self._size, 1)
+        self._check(await _told(stream), "it has")
+        if beyond is not None:
+            if await beyond:
+                raise self._changed(other_size(self._size, "more follow"))
+            self._end_seen = True
 
     def _changed(self, what: str) -> SFTPError:
         address = self._pool.options.address
-        message = f"{address}: {self._remote} was {self._size} bytes long, {what}: it changed while it was read"
-        return SFTPFileChanged(message, host=address, path=self._remote)
+        return SFTPFileChanged(f"{address}: {self._remote}: {what}", host=address, path=self._remote)
 
     async def _on_thread(self, call: Callable[[], T]) -> T:
         return await self._loop.run_in_executor(self._executor, call)
+
+
+async def _told(stream: RangeStream) -> Attributes:
+    """Ask for the attributes; those that the server refuses to tell are not told."""
+    try:
+        return await stream.stat()
+    except SFTPConnectionLost:
+        raise
+    except SFTPError:
+        return Attributes()
 
 
 def _keep_opened(opening: Future[PartFile]) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, TypedDict
 
 from asyncworker.errors import SettingsError
+from asyncworker.sftp.file_end import READ_TO, ReadTo
 from asyncworker.sftp.filters import Patterns, Rule
-from asyncworker.sftp.options import PathLike, TransportName
+from asyncworker.sftp.options import PathLike, TransportName, one_of
 from asyncworker.sftp.progress import OnFile, OnProgress
 from asyncworker.sftp.selection import SKIPS, Age, Selection, Skip
 
@@ -71,8 +72,8 @@ class TransferOptions:
     on_skipped: OnFile | None = None
 
     def __post_init__(self) -> None:
-        _one_of("skip", self.skip, SKIPS)
-        _one_of("links", self.links, ("skip", "follow"))
+        one_of("skip", self.skip, SKIPS)
+        one_of("links", self.links, ("skip", "follow"))
         for name, least in (("max_depth", 0), ("max_size_bytes", 0), ("at_once", 1), ("max_failures", 0)):
             _at_least(name, getattr(self, name), least, none=True)
         for name in ("min_size_bytes", "retries"):
@@ -119,13 +120,26 @@ class DownloadOptions(TransferOptions):
     Attributes:
         case_collisions: ``refuse`` a name that differs from an earlier one only in case; ``auto`` does where the local
             file system takes them for one.
+        read_to: Where a file ends, as for :meth:`SFTPPool.get`: at the announced ``size``, at ``eof``, or where it did
+            when it was opened: a ``snapshot``. With the latter two a large file comes over one connection, and no part
+            of it is kept.
+        read_once: Open each file once, and read no byte of it twice, as for :meth:`SFTPPool.get`: a large file comes
+            over one connection, and no part of it is kept.
     """
 
     case_collisions: Literal["auto", "refuse", "allow"] = "auto"
+    read_to: ReadTo = "size"
+    read_once: bool = False
 
     def __post_init__(self) -> None:
         TransferOptions.__post_init__(self)
-        _one_of("case_collisions", self.case_collisions, ("auto", "refuse", "allow"))
+        one_of("case_collisions", self.case_collisions, ("auto", "refuse", "allow"))
+        one_of("read_to", self.read_to, READ_TO)
+
+    @property
+    def in_stripes(self) -> bool:
+        """Whether a large file may be opened several times, and be one of a listed size and time."""
+        return self.read_to == "size" and not self.read_once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +212,8 @@ class DownloadKeywords(TransferKeywords, total=False):
     """As for :class:`DownloadOptions`, and those of a pool."""
 
     case_collisions: Literal["auto", "refuse", "allow"]
+    read_to: ReadTo
+    read_once: bool
 
 
 class UploadKeywords(TransferKeywords, total=False):
@@ -205,11 +221,6 @@ class UploadKeywords(TransferKeywords, total=False):
 
     check_space: bool
     inplace: bool
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SettingsError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
 
 
 def _at_least(name: str, value: object, least: int, *, none: bool) -> None:

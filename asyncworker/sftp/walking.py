@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
 from asyncworker.errors import SFTPError
-from asyncworker.sftp.listing import Entry
+from asyncworker.sftp.listing import Entry, type_unknown
 
 __all__ = ["Walk"]
 
@@ -15,6 +15,10 @@ __all__ = ["Walk"]
 _FOLDERS_AT_ONCE = 8
 #: Entries that are found and not taken yet; then the listing rests.
 _AHEAD = 20_000
+#: Folders in each other, at most: a path of 4,096 bytes, where Linux ends, cannot have more of them.
+_DEPTH_MAX = 2048
+#: From here on folders are listed one by one: a tree without a bottom is soon known for one, and trees end before.
+_DEEP = 128
 
 
 class Walk:
@@ -24,7 +28,9 @@ class Walk:
         entries_of: Lists one folder.
         max_depth: How deep to go: 0 stays in the first folder; ``None``: no limit.
         enter: Whether to go into a folder that was found; it is given out in any case.
-        on_error: Gets a folder that cannot be listed, and why; ``None``: the walk ends with that error.
+        on_error: Gets a folder that cannot be listed, or an entry that may be one, and why; ``None``: the walk ends
+            with that error.
+        address: The server, for messages.
         folders_at_once: Folders that are listed at the same time.
         ahead: How many entries may wait to be taken before the listing rests; ``None``: any number.
     """
@@ -36,6 +42,7 @@ class Walk:
         max_depth: int | None = None,
         enter: Callable[[Entry], bool] = lambda _: True,
         on_error: Callable[[str, SFTPError], None] | None = None,
+        address: str = "",
         folders_at_once: int = _FOLDERS_AT_ONCE,
         ahead: int | None = _AHEAD,
     ) -> None:
@@ -43,10 +50,11 @@ class Walk:
         self._max_depth = max_depth
         self._enter = enter
         self._on_error = on_error
+        self._address = address
         self._at_once = folders_at_once
         self._ahead = ahead
         self._found: deque[Entry] = deque()
-        self._folders: deque[tuple[str, int]] = deque()
+        self._folders: list[tuple[str, int]] = []
         self._listing: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
@@ -57,7 +65,8 @@ class Walk:
         """Give out what is in the folder and below, in no order but that a folder comes before what is in it.
 
         Raises:
-            SFTPError: A folder cannot be listed, and there is no ``on_error``.
+            SFTPError: A folder cannot be listed, and there is no ``on_error``; or folders are in each other without
+                an end.
         """
         self._folders.append((root, 0))
         self._start()
@@ -79,8 +88,11 @@ class Walk:
             await asyncio.gather(*self._listing, return_exceptions=True)
 
     def _start(self) -> None:
-        while self._folders and len(self._listing) < self._at_once and self._error is None:
-            task = asyncio.create_task(self._list(*self._folders.popleft()))
+        while self._folders and self._error is None:
+            if len(self._listing) >= (self._at_once if self._folders[-1][1] < _DEEP else 1):
+                break
+            # The last one first, and so the deepest: where each folder has several, all of one depth are too many.
+            task = asyncio.create_task(self._list(*self._folders.pop()))
             self._listing.add(task)
             task.add_done_callback(self._ended)
 
@@ -98,9 +110,8 @@ class Walk:
                 self._found.append(entry)
                 self._news.set()
                 deeper = self._max_depth is None or depth < self._max_depth
-                if entry.is_dir and deeper and self._enter(entry):
-                    self._folders.append((entry.path, depth + 1))
-                    self._start()
+                if deeper and (entry.is_dir or entry.file_type is None) and self._enter(entry):
+                    self._go_into(entry, depth + 1)
                 if self._ahead is not None and len(self._found) >= self._ahead:
                     self._room.clear()
                     await self._room.wait()
@@ -110,3 +121,22 @@ class Walk:
             self._on_error(folder, error)
         finally:
             await entries.aclose()
+
+    def _go_into(self, entry: Entry, depth: int) -> None:
+        if entry.file_type is None:
+            error = type_unknown(entry, self._address)
+            if self._on_error is None:
+                raise error
+            self._on_error(entry.path, error)
+            return
+        if depth > _DEPTH_MAX and self._max_depth is None:
+            # Not for `on_error`: the walk would come back to this depth for ever.
+            self._error = SFTPError(
+                f"{self._address}: gave up after {_DEPTH_MAX:,} folders in each other (max_depth= sets another bound):"
+                f" {entry.path[:200]}...",
+                host=self._address,
+                path=entry.path,
+            )
+            return
+        self._folders.append((entry.path, depth))
+        self._start()

@@ -21,8 +21,6 @@ from tests.servers.sftp_hostile import (
     without_type_bits,
 )
 
-not_yet = pytest.mark.xfail
-
 FILES = {f"{folder}{n}": f"{folder}{n}".encode() * n for folder in ("", "sub/", "sub/deep/") for n in range(7)}
 
 
@@ -50,12 +48,10 @@ def arrived(folder: Path) -> dict[str, bytes]:
         pytest.param(
             {"claim": without_attributes("READDIR")},
             id="no-attributes",
-            marks=not_yet(reason="attributes that READDIR leaves out are asked for by LSTAT"),
         ),
         pytest.param(
             {"claim": without_type_bits("READDIR")},
             id="no-type-bits",
-            marks=not_yet(reason="type bits that READDIR leaves out are asked for by LSTAT"),
         ),
     ],
 )
@@ -77,7 +73,6 @@ async def test_what_stays_unknown_is_an_error(folders: Folders) -> None:
     assert not report.ok
 
 
-@not_yet(reason="a listing has a bound, and the error names it")
 @pytest.mark.parametrize("switches", [{"repeat": True}, {"empty_answers": 10**9}], ids=["repeats", "zero-names"])
 async def test_a_listing_without_an_end_is_an_error(folders: Folders, switches: dict[str, Any]) -> None:
     hostile = serving(**switches)
@@ -90,7 +85,6 @@ async def test_a_listing_without_an_end_is_an_error(folders: Folders, switches: 
         assert hostile.open_handles == []
 
 
-@not_yet(reason="a walk has a bound of depth, and the error names it")
 async def test_a_tree_without_a_bottom_is_an_error(folders: Folders) -> None:
     hostile = serving(bottomless=True)
     async with pool_on(hostile, folders.remote) as pool:

@@ -22,9 +22,6 @@ from tests.servers.sftp_hostile import (
     without_attributes,
 )
 
-not_yet = pytest.mark.xfail
-no_fstat = not_yet(reason="a refused FSTAT means only that size and time are unknown")
-
 SIZES = (0, 1, 32_767, 32_768, 32_769, 700_000)
 ALL_KINDS = ("STAT", "LSTAT", "FSTAT", "READDIR")
 
@@ -67,20 +64,17 @@ async def get_each(hostile: Hostile, folders: Folders, **options: Any) -> dict[i
         pytest.param({"reverse": True}, id="answers-in-another-order"),
         pytest.param({"delay_s": {"FSTAT": 0.02}}, id="attributes-after-the-data"),
         pytest.param({"refuse": {"FSTAT": UNSUPPORTED}}, id="FSTAT-unsupported"),
-        pytest.param({"refuse": {"FSTAT": PERMISSION_DENIED}}, id="FSTAT-denied", marks=no_fstat),
-        pytest.param({"refuse": {"FSTAT": FAILURE}}, id="FSTAT-failure", marks=no_fstat),
-        pytest.param({"refuse": {"FSTAT": NO_SUCH_FILE}}, id="FSTAT-no-such-file", marks=no_fstat),
+        pytest.param({"refuse": {"FSTAT": PERMISSION_DENIED}}, id="FSTAT-denied"),
+        pytest.param({"refuse": {"FSTAT": FAILURE}}, id="FSTAT-failure"),
+        pytest.param({"refuse": {"FSTAT": NO_SUCH_FILE}}, id="FSTAT-no-such-file"),
         pytest.param({"refuse": {"STAT": PERMISSION_DENIED, "LSTAT": PERMISSION_DENIED}}, id="no-STAT"),
         pytest.param({"claim": without_attributes("FSTAT")}, id="FSTAT-says-nothing"),
         pytest.param({"claim": claim_size(lambda _: None, *ALL_KINDS)}, id="no-size-anywhere"),
         pytest.param(
             {"claim": claim_size(lambda _: 0, *ALL_KINDS)},
             id="size-0-everywhere",
-            marks=not_yet(reason="a size of 0 that proves wrong is read to its end"),
         ),
-        pytest.param(
-            {"one_time_reads": True, "refuse": {"FSTAT": NO_SUCH_FILE}}, id="one-time-mailbox", marks=no_fstat
-        ),
+        pytest.param({"one_time_reads": True, "refuse": {"FSTAT": NO_SUCH_FILE}}, id="one-time-mailbox"),
     ],
 )
 async def test_get_brings_every_byte(folders: Folders, switches: dict[str, Any]) -> None:
