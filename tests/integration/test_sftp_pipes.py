@@ -65,6 +65,8 @@ def test_standard_input_becomes_a_file(start: Start, url: str, tmp_path: Path) -
     assert (tmp_path / "large").read_bytes() == CONTENT
     with start("put", "-", f"{url}{tmp_path}/empty", stdin=subprocess.DEVNULL) as process:
         assert process.communicate(timeout=120) == (b"", b"")
+    with start("put", "-", f"{url}{tmp_path}/empty", "--inplace", stdin=subprocess.DEVNULL) as process:
+        assert process.communicate(timeout=120) == (b"", b"")
     with (tmp_path / "large").open("rb") as file, start("put", "-", f"{url}{tmp_path}/copy", stdin=file) as process:
         assert process.communicate(timeout=120) == (b"", b"")
     assert (tmp_path / "copy").read_bytes() == CONTENT

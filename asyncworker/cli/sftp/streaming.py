@@ -77,7 +77,7 @@ def put_from_stdin(url: str, given: dict[str, Any]) -> None:
             if await pool._is_folder(path):
                 where = pool.options.address
                 raise SFTPError(f"{where}: {path} is a folder: put - needs the path of a file", host=where, path=path)
-            sent = await pool.put_stream(standard_input(), path, fsync=given["fsync"])
+            sent = await pool.put_stream(standard_input(), path, fsync=given["fsync"], inplace=given["inplace"])
             return sent.size_bytes
 
     size = asyncio.run(run())

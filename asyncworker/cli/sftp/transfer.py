@@ -99,6 +99,12 @@ def get(arguments: tuple[str, ...], **given: Any) -> None:
     default=True,
     help="Send, even if the disk there seems too small.",
 )
+@click.option(
+    "--inplace",
+    is_flag=True,
+    help="Write files under their own names, where none may be renamed or a reader takes every name that appears;"
+    " a part may be seen.",
+)
 @transfer_options
 @connection_options
 def put(sources: tuple[str, ...], url: str, **given: Any) -> None:
@@ -112,7 +118,7 @@ def put(sources: tuple[str, ...], url: str, **given: Any) -> None:
     if "-" in sources:
         if len(sources) > 1:
             raise click.UsageError("standard input (-) is the only source, or none")
-        refuse_others("standard input", "quiet", "fsync", "as_json")
+        refuse_others("standard input", "quiet", "fsync", "inplace", "as_json")
         put_from_stdin(url, given)
         return
     host, path, login = parsed(url)

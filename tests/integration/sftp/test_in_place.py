@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from asyncworker.cli import main
 from asyncworker.errors import SFTPError, SFTPFileChanged, SFTPFileNotFound, SFTPPermissionDenied
 from asyncworker.sftp import upload
 from tests.integration.sftp.conftest import Folders, in_mid_run, pool_of
@@ -169,3 +171,14 @@ async def test_a_local_file_that_changes_is_caught(sshd: Sshd, folders: Folders)
         with pytest.raises(SFTPFileChanged, match="large"):
             await job
     assert not goal.exists()
+
+
+def test_in_place_from_the_shell(folders: Folders, tmp_path: Path) -> None:
+    local_file(folders, "a", b"x")
+    with drop_box(tmp_path / "box") as (server, names):
+        login = ["-i", str(server.client_key), "--known-hosts", str(server.known_hosts)]
+        url = f"sftp://{server.username}@127.0.0.1:{server.port}{folders.remote}"
+        done = CliRunner().invoke(main, ["sftp", "put", f"{folders.local}/a", f"{url}/a", "--inplace", *login])
+        assert done.exit_code == 0, done.output
+    assert names == {b"a"}
+    assert (folders.remote / "a").read_bytes() == b"x"
