@@ -24,7 +24,7 @@ from asyncworker.sftp.batch import FileResult, Order
 from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, listed, located, the_pool, tracker_of, transfer_all
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.file_end import gone_since
-from asyncworker.sftp.folders import Destination, Found, folded
+from asyncworker.sftp.folders import Destination, Found, folded, folders_above
 from asyncworker.sftp.listing import Entry, type_unknown
 from asyncworker.sftp.localfile import LocalFile
 from asyncworker.sftp.named_paths import NamedPaths
@@ -145,7 +145,9 @@ class _Run:
                 into = into or "."
         self._prefix = os.path.join(into, "")  # noqa: PTH118  (with the slash at its end)
         if not self._how.dry_run:
-            await asyncio.to_thread(partial(Path(into).mkdir, parents=True, exist_ok=True))
+            alone = self._sources[0].mode if len(remotes) == 1 else None
+            mode = 0o777 if alone is None else alone & 0o777 | 0o700
+            await asyncio.to_thread(partial(Path(into).mkdir, mode, parents=True, exist_ok=True))
         if not self._how.dry_run or await asyncio.to_thread(os.path.isdir, into):
             self._destination = await asyncio.to_thread(Destination, into)
             folds = self._how.case_collisions == "auto" and not self._how.dry_run
@@ -186,6 +188,8 @@ class _Run:
         base = source.base.rstrip("/")
         if base and not self._selection.enters(base):
             return
+        if self._destination is not None:
+            self._destination.expect(base, source.mode)
         if base and (failed := self._make_folder(base, self._prefix + base, source)) is not None:
             self._bad.append(failed)
         if self._how.paths is not None:
@@ -200,7 +204,9 @@ class _Run:
         """What the caller has named, and what is below the folders among it."""
         assert self._how.paths is not None
         named = NamedPaths(self._how.paths, self._selection)
+        known: set[str] = set()
         for chunk in named.chunks():
+            await self._expect_folders(source, chunk, known)
             asked = [self._stat(source.path_of(path)) for path in chunk]
             for path, found in zip(chunk, await asyncio.gather(*asked), strict=True):
                 remote = source.path_of(path)
@@ -216,6 +222,19 @@ class _Run:
         self._bad.extend(FileResult("", self._prefix + path, error=error) for path, error in named.refused)
         for path in named.filtered:
             self._tracker.filter(source.path_of(path), self._prefix + path, "filters", None)
+
+    async def _expect_folders(self, source: RemoteSource, paths: Iterable[str], known: set[str]) -> None:
+        """Ask for the permissions of the folders that are on the way to paths, and were not asked for yet."""
+        if self._destination is None or self._how.dry_run:
+            return
+        folders = {above for path in paths for above in folders_above(path)} - known
+        known |= folders
+        ordered = sorted(folders)
+        for folder, found in zip(
+            ordered, await asyncio.gather(*(self._stat(source.path_of(folder)) for folder in ordered)), strict=True
+        ):
+            if isinstance(found, Attributes) and found.is_dir:
+                self._destination.expect(source.base + folder, found.mode)
 
     async def _stat(self, remote: str) -> Attributes | SFTPError:
         try:
@@ -273,6 +292,8 @@ class _Run:
         try:
             if not entry.is_file:
                 if entry.is_dir:
+                    if self._destination is not None:
+                        self._destination.expect(relative, entry.attributes.mode)
                     return self._make_folder(relative, goal, source)
                 if entry.file_type is None and entry is not source.entry:
                     return self._unknown(path, entry, goal, source)

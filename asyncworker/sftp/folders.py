@@ -16,7 +16,7 @@ from pathlib import Path
 
 from asyncworker.sftp.temporary_names import temporary_name
 
-__all__ = ["Destination", "Found", "OpenFolder"]
+__all__ = ["Destination", "Found", "OpenFolder", "folded", "folders_above"]
 
 #: Folders that are kept open; one that a file is being written in stays open beyond that.
 _KEPT = 64
@@ -67,6 +67,15 @@ class Destination:
         self._open: OrderedDict[str, OpenFolder] = OrderedDict()
         self._all = weakref.WeakSet((self._top,))
         self._folds: bool | None = None
+        self._modes: dict[str, int] = {}
+
+    def expect(self, relative: str, mode: int | None) -> None:
+        """Take the permissions of a folder in case it has to be made; ``None``: not known.
+
+        The umask applies, and its owner may always write to it: files follow.
+        """
+        if mode is not None:
+            self._modes[relative] = mode & 0o777 | 0o700
 
     def path(self, relative: str) -> str:
         """The path for messages, and of a file's goal."""
@@ -91,7 +100,7 @@ class Destination:
         parent = self.folder(above)
         try:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o777, dir_fd=parent.fd)
+                os.mkdir(name, self._modes.pop(relative, 0o777), dir_fd=parent.fd)
             made = OpenFolder(os.open(name, _FLAGS, dir_fd=parent.fd))
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.path(relative)) from None
@@ -142,3 +151,9 @@ class Destination:
 def folded(name: str) -> str:
     """The same text for all names that a file system which folds case takes for one."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def folders_above(path: str) -> list[str]:
+    """Return the folders on the way to a path, the topmost first."""
+    names = path.split("/")[:-1]
+    return ["/".join(names[: number + 1]) for number in range(len(names))]

@@ -12,7 +12,7 @@ from asyncworker.sftp.batch import FileResult
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.packets import Attributes
 
-__all__ = ["LocalFolder", "look_at", "look_up", "scan"]
+__all__ = ["LocalFolder", "folder_mode", "look_at", "look_up", "scan"]
 
 
 class LocalFolder(Struct, frozen=True):
@@ -100,3 +100,14 @@ def _target(path: str, link: os.stat_result) -> os.stat_result:
 
 def _attributes(like: os.stat_result) -> Attributes:
     return Attributes(like.st_size, like.st_mode, int(like.st_mtime))
+
+
+def folder_mode(path: str) -> int | None:
+    """Return the permissions that a folder like that one is made with: its owner may always write to it.
+
+    ``None`` where they cannot be read.
+    """
+    try:
+        return stat.S_IMODE(Path(path).stat().st_mode) & 0o777 | 0o700
+    except OSError:
+        return None

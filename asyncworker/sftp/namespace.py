@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
-from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPPermissionDenied
 from asyncworker.sftp import packets
 from asyncworker.sftp.calls import PathLike, pause
 from asyncworker.sftp.listing import BadNames, Entry, Listing
@@ -22,6 +23,9 @@ from asyncworker.sftp.walking import Walk
 
 __all__ = ["Namespace"]
 
+#: What servers give a folder by themselves; only less than that needs a second look.
+_USUAL_MODE = 0o755
+
 
 class Namespace(Metadata):
     """The part of a pool that moves no bytes of files.
@@ -29,6 +33,9 @@ class Namespace(Metadata):
     What only asks is tried a second time if its connection is lost. What changes something is not: whether the server
     has done it is not known then, and the error says so.
     """
+
+    #: Whether the server has made a folder with the permissions that were asked for.
+    _mkdir_keeps_mode = False
 
     async def statvfs(self, path: PathLike) -> FileSystem:
         """Return what the server says of the file system that a path is on: how large it is, and how much is free.
@@ -268,6 +275,19 @@ class Namespace(Metadata):
             # Version 3 has no status for a name that is taken: servers say "failure".
             if not exist_ok or not await self._is_folder(path):
                 raise
+            return
+        if mode is not None and _USUAL_MODE & ~mode and not self._mkdir_keeps_mode:
+            await self._keep_mode(path, mode)
+
+    async def _keep_mode(self, path: str, mode: int) -> None:
+        """Take away what a server has allowed beyond the permissions that MKDIR named: some do not look at them."""
+        with contextlib.suppress(SFTPFileNotFound, SFTPPermissionDenied):
+            found = await self.stat(path, follow_links=False)
+            if found.mode is None:
+                return
+            self._mkdir_keeps_mode = not found.mode & 0o777 & ~mode
+            if not self._mkdir_keeps_mode:
+                await self.chmod(path, mode)
 
     async def _told(self, path: str) -> Attributes:
         """STAT; where the server refuses to tell, nothing is told.

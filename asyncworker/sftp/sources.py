@@ -31,6 +31,7 @@ class RemoteSource(Struct, frozen=True):
         max_depth: How deep to go.
         pattern: What its files must meet; ``None``: nothing.
         entry: The file, if it is one.
+        mode: Permissions of the folder, where the server tells them.
     """
 
     remote: str
@@ -39,13 +40,22 @@ class RemoteSource(Struct, frozen=True):
     max_depth: int | None = None
     pattern: Selection | None = None
     entry: Entry | None = None
+    mode: int | None = None
     _start: int = 0
 
     @classmethod
-    def folder(cls, remote: str, root: str, base: str, max_depth: int | None, pattern: Selection | None) -> Self:
+    def folder(
+        cls,
+        remote: str,
+        root: str,
+        base: str,
+        max_depth: int | None,
+        pattern: Selection | None,
+        mode: int | None = None,
+    ) -> Self:
         """Make one of a folder."""
         start = len(root) + (not root.endswith("/")) if root else 0
-        return cls(remote, root, base, max_depth, pattern, _start=start)
+        return cls(remote, root, base, max_depth, pattern, mode=mode, _start=start)
 
     def relative(self, path: str) -> str:
         """Where a path of the server goes to below the destination."""
@@ -109,7 +119,7 @@ async def _source(pool: SFTPPool, remote: str, how: TransferOptions, several: bo
     if several and pattern is None and not path.endswith("/"):
         name = root.rpartition("/")[2]
         base = f"{check_name(name, host=pool.options.address)}/" if name not in ("", ".", "..") else ""
-    return RemoteSource.folder(remote, root, base, depth, pattern)
+    return RemoteSource.folder(remote, root, base, depth, pattern, attributes.mode)
 
 
 def unmet(

@@ -23,7 +23,7 @@ from asyncworker.sftp.bulk import LARGE_AT_ONCE, LARGE_BYTES, Large, Orders, loc
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.listing import Entry
-from asyncworker.sftp.local_tree import LocalFolder, look_at, look_up, scan
+from asyncworker.sftp.local_tree import LocalFolder, folder_mode, look_at, look_up, scan
 from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
 from asyncworker.sftp.named_paths import NamedPaths
@@ -130,7 +130,8 @@ class _Run:
             return await self._prepare_one(files[0], remote)
         self._remote = remote.rstrip("/") or "/"
         if not self._how.dry_run:
-            await self._make_folder(self._remote)
+            alone = self._folders[0].path if len(found) == 1 else None
+            await self._make_folder(self._remote, alone)
         await self._look_at_space(self._remote)
         return self._orders(files)
 
@@ -153,14 +154,29 @@ class _Run:
             await self._space.look()
             await self._space.need(folder, needed, 0)
 
-    async def _make_folder(self, remote: str) -> None:
-        """Make a folder, and those above it, if it is missing.
+    async def _make_folder(self, remote: str, local: str | None) -> None:
+        """Make a folder, and those above it, if it is missing, each with the permissions of the local one.
 
-        Where the server refuses to make it and to say whether it exists, as drop boxes do, go on: if it is missing,
-        each of its files fails.
+        Its owner may always write to it: files follow. Where the server refuses to make it and to say whether it
+        exists, as drop boxes do, go on: if it is missing, each of its files fails.
         """
+        missing: list[tuple[str, str | None]] = [(remote, local)]
+        climbs = True
         try:
-            await self._pool.mkdir(remote, parents=True, exist_ok=True)
+            while missing:
+                path, like = missing[-1]
+                mode = None if like is None else await asyncio.to_thread(folder_mode, like)
+                top = like is None or path == self._remote
+                try:
+                    await self._pool.mkdir(path, mode=mode, parents=top, exist_ok=True)
+                except SFTPFileNotFound:
+                    if top or not climbs:
+                        raise
+                    above = path.rpartition("/")[0] or "/"
+                    missing.append((above, None if like is None or above == self._remote else os.path.dirname(like)))  # noqa: PTH120
+                    continue
+                missing.pop()
+                climbs = False  # what is above has just been made
         except (SFTPConnectionLost, SFTPConnectError):
             raise
         except SFTPError:
@@ -236,7 +252,7 @@ class _Run:
                 elif self._is_chosen(path, entry, remote, known):
                     folder = remote.rpartition("/")[0]
                     if folder not in made and not self._how.dry_run:
-                        await self._make_folder(folder)
+                        await self._make_folder(folder, f"{source.path}/{path}".rpartition("/")[0])
                         made.add(folder)
                     yield entry
         self._bad.extend(FileResult("", path, error=error) for path, error in named.refused)
@@ -261,7 +277,7 @@ class _Run:
             ]
             needed = not self._selection.only_some or any(not entry.is_dir for entry in wanted)
             if relative and there is None and needed and not self._how.dry_run:
-                await self._make_folder(remote)
+                await self._make_folder(remote, folder)
         except (SFTPError, OSError) as error:
             if folder == source.path and len(self._folders) == 1:
                 raise
