@@ -54,6 +54,7 @@
         │   ├── SFTPHostKeyError     the host key is unknown or is not the known one
         │   └── SFTPAuthError        the server refused the login
         ├── SFTPConnectionLost   the session ended with requests in flight
+        │   └── SFTPTimeout          the server sent nothing for too long while requests were open
         ├── SFTPReadInterrupted  the same while a file was read that cannot be read again
         ├── SFTPProtocolError    the server sent what the protocol does not allow
         ├── SFTPFileNotFound     no such file
@@ -115,6 +116,7 @@ __all__ = [
     "SFTPPermissionDenied",
     "SFTPProtocolError",
     "SFTPReadInterrupted",
+    "SFTPTimeout",
     "SFTPTypeUnknown",
     "SQLConflict",
     "SQLConnectError",
@@ -401,7 +403,17 @@ class SFTPAuthError(SFTPConnectError):
 
 
 class SFTPConnectionLost(SFTPError):
-    """The session ended with requests in flight."""
+    """The session ended with requests in flight.
+
+    Attributes:
+        eased: Whether the pool has reduced its load because of it, so that trying again is worth more than one try.
+    """
+
+    eased: bool = False
+
+
+class SFTPTimeout(SFTPConnectionLost):
+    """The server sent nothing for ``timeout_s`` while requests were open; the connection was given up."""
 
 
 class SFTPReadInterrupted(SFTPError):

@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
-from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPFileNotFound
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
 from asyncworker.sftp.calls import Awaited
 from asyncworker.sftp.connections import CLEAN_UP_S, Connections
 from asyncworker.sftp.file_end import gone_since
 from asyncworker.sftp.transfer import Download, Transfer
 
-__all__ = ["Batch", "FileResult", "Order", "Outcome", "Patience", "each"]
+__all__ = ["Batch", "FileResult", "Order", "Outcome", "Patience", "each", "next_attempt"]
 
 T = TypeVar("T")
 
@@ -92,9 +92,9 @@ class Patience:
         self._tries = tries
         self._hope = True
 
-    def pause_s(self, attempt: int) -> float | None:
+    def pause_s(self, attempt: int, error: SFTPError) -> float | None:
         """Seconds until the next try; ``None``: there is none."""
-        if attempt >= self._tries or not self._hope:
+        if next_attempt(attempt, error) > self._tries or not self._hope:
             return None
         return _PAUSES_S[min(attempt, len(_PAUSES_S)) - 1] * random.uniform(0.5, 1.5)
 
@@ -104,6 +104,11 @@ class Patience:
             self._hope = True
         elif isinstance(result.error, SFTPConnectError):
             self._hope = False
+
+
+def next_attempt(attempt: int, error: SFTPError) -> int:
+    """Return the number of the next try: a loss that made the pool reduce its load does not count as one."""
+    return attempt if isinstance(error, SFTPConnectionLost) and error.eased else attempt + 1
 
 
 class Batch:
@@ -190,7 +195,7 @@ class Batch:
         if error is None:
             self._finish(FileResult(order.remote, order.local, transfer=future.result()))
         elif isinstance(error, SFTPConnectionLost | SFTPConnectError) and self._again(
-            order, attempt, lost or isinstance(error, SFTPConnectionLost)
+            order, attempt, error, lost or isinstance(error, SFTPConnectionLost)
         ):
             pass
         else:
@@ -199,14 +204,14 @@ class Batch:
                 error = gone_since(error)
             self._finish(FileResult(order.remote, order.local, error=error))
 
-    def _again(self, order: Order, attempt: int, lost: bool) -> bool:
-        pause = self._patience.pause_s(attempt)
+    def _again(self, order: Order, attempt: int, error: SFTPError, lost: bool) -> bool:
+        pause = self._patience.pause_s(attempt, error)
         if pause is None:
             return False
 
         def begin() -> None:
             self._resting.discard(timer)
-            self._begin(order, attempt + 1, lost)
+            self._begin(order, next_attempt(attempt, error), lost)
 
         timer = self._loop.call_later(pause, begin)
         self._resting.add(timer)

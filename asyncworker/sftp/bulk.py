@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from asyncworker.errors import SettingsError, SFTPConnectError, SFTPConnectionLost
 from asyncworker.loop import running_loop_thread
-from asyncworker.sftp.batch import Batch, FileResult, Order, Patience
+from asyncworker.sftp.batch import Batch, FileResult, Order, Patience, next_attempt
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.listing import BadNames, Entry
 from asyncworker.sftp.pool import SFTPPool, pool
@@ -138,13 +138,13 @@ async def _tried(order: Large, patience: Patience) -> FileResult:
         try:
             return FileResult(order.remote, order.local, transfer=await order.run())
         except (SFTPConnectionLost, SFTPConnectError) as error:
-            pause = patience.pause_s(attempt)
+            pause = patience.pause_s(attempt, error)
             if pause is None:
                 return FileResult(order.remote, order.local, error=error)
+            attempt = next_attempt(attempt, error)
         except Exception as error:
             return FileResult(order.remote, order.local, error=error)
         await asyncio.sleep(pause)
-        attempt += 1
 
 
 async def listed(pool: SFTPPool, folder: str, bad_names: BadNames) -> AsyncGenerator[Entry, None]:
@@ -164,14 +164,14 @@ async def listed(pool: SFTPPool, folder: str, bad_names: BadNames) -> AsyncGener
                     seen.add(entry.name)
                     yield entry
             return
-        except (SFTPConnectionLost, SFTPConnectError):
-            pause = patience.pause_s(attempt)
+        except (SFTPConnectionLost, SFTPConnectError) as error:
+            pause = patience.pause_s(attempt, error)
             if pause is None:
                 raise
+            attempt = next_attempt(attempt, error)
         finally:
             await entries.aclose()
         await asyncio.sleep(pause)
-        attempt += 1
 
 
 @asynccontextmanager

@@ -14,8 +14,9 @@ from asyncworker.sftp import packets
 from asyncworker.sftp.connections import CLEAN_UP_S, Connections
 from asyncworker.sftp.names import remote_text
 from asyncworker.sftp.options import Options
+from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.placing import ProcedureJob, put_back
-from asyncworker.sftp.request import Command
+from asyncworker.sftp.request import Command, Request
 from asyncworker.sftp.session import Session
 from asyncworker.sftp.unfinished import Unfinished
 
@@ -29,6 +30,10 @@ PathLike = str | os.PathLike[str]
 
 #: Before a second try. Connections seldom die alone: those that die with this one have to be seen dead first.
 _PAUSE_S = 0.1
+#: Turns of the loop within which the end of a connection, which has arrived, becomes known.
+_TURNS = 5
+#: A connection that nobody has used for so long is asked something harmless before what must not be asked twice.
+_PROBED_AFTER_S = 1.0
 #: Of removing what a lost connection left on the server.
 _CLEANING_TRIES = 5
 #: How long a call that is cancelled waits for its file to be removed; after that, it is removed all the same.
@@ -66,14 +71,44 @@ class Calls:
     _unfinished: Unfinished
 
     async def _twice(self, make: Callable[[], Awaited[T]]) -> T:
-        """Run a job that may be done again: a second time if its connection is lost."""
-        try:
-            return await self._run(make())
-        except SFTPConnectionLost:
+        """Run a job that may be done again: a second time if its connection is lost.
+
+        Losses that made the pool reduce its load do not count: they come to an end by themselves.
+        """
+        losses = 0
+        while True:
+            try:
+                return await self._submit(make())
+            except SFTPConnectionLost as error:
+                losses += not error.eased
+                if losses == 2:
+                    raise
             await pause()
-            return await self._run(make())
 
     async def _run(self, job: Awaited[T], *, cleans_up: bool = False) -> T:
+        """Run a job once."""
+        idle_s = self._connections.idle_s
+        if idle_s is not None and not cleans_up:  # the server may have hung up meanwhile: find that out before
+            await self._see_lost(idle_s)
+        return await self._submit(job, cleans_up=cleans_up)
+
+    async def _see_lost(self, idle_s: float) -> None:
+        if idle_s < _PROBED_AFTER_S:
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            return
+
+        def ask(session: Session, request: Request[Attributes]) -> None:
+            session.protocol.stat(b".", request.answered, request)
+
+        try:
+            await self._twice(lambda: Request(ask, "stat", ".", self._connections.release))
+        except (SFTPConnectionLost, SFTPConnectError):
+            raise
+        except SFTPError:
+            pass  # a refusal is an answer
+
+    async def _submit(self, job: Awaited[T], *, cleans_up: bool = False) -> T:
         self._connections.submit(job, cleans_up=cleans_up)
         try:
             return await job.future

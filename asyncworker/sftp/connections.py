@@ -13,8 +13,10 @@ from typing import Protocol
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import SFTPConnectionLost, SFTPError
+from asyncworker.sftp.easing import Easing
 from asyncworker.sftp.options import Options
 from asyncworker.sftp.session import Session
+from asyncworker.sftp.traffic import Traffic
 from asyncworker.sftp.transports import Connect, ConnectionDropped
 
 __all__ = ["CLEAN_UP_S", "Connections", "Job"]
@@ -26,11 +28,11 @@ _RAMP = 8
 #: Jobs on one connection before another one is worth opening.
 _JOBS_BEFORE_NEXT = 32
 #: Tries of one connection where the server dropped it during the handshake, as MaxStartups does.
-_TRIES = 3
-#: How long to stay with fewer connections after one could not be made.
-_RETREAT_S = 30.0
+_TRIES = 6
 #: How long those that were stopped may take to leave nothing behind: two round trips, and what is on its way before.
 CLEAN_UP_S = 10.0
+#: Places that there are whatever ``in_flight`` says: whoever has a file open may have to ask something beside it.
+_PLACES_MIN = 8
 
 
 class Job(Protocol):
@@ -56,8 +58,9 @@ class Held(Protocol):
 class Connections:
     """The connections to one server.
 
-    They are made as the load needs them. One that cannot be made lowers their number for a while, not the job; only
-    when none lives does its error reach those who wait.
+    They are made as the load needs them, the first one alone: what it finds out (a login that is refused, a host key
+    that is not known) is not found out several times. One that cannot be made lowers their number for a while, not the
+    job; only when none lives does its error reach those who wait.
     """
 
     def __init__(self, options: Options, connect: Connect, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -69,10 +72,10 @@ class Connections:
         self._ending: set[asyncio.Task[None]] = set()  # of connections that are lost
         self._waiting: OrderedDict[Job, None] = OrderedDict()  # in order, and any of them leaves in O(1)
         self._held: set[Held] = set()
-        self._allowed = options.connections
+        self._traffic = Traffic(options.in_flight, options.window_bytes)
+        self._easing = Easing(options, self._traffic, clock)
         self._logged_in = False  # whether the server has ever let us in
         self._least = 0  # that were wanted before that
-        self._retreat_ends = 0.0
         self._running: dict[Job, None] = {}
         self._cleaners: set[Job] = set()  # of those that wait or run, what is started and ends while the pool closes
         self._released = asyncio.Event()  # set at each end of a job
@@ -89,7 +92,7 @@ class Connections:
     @property
     def capacity(self) -> int:
         """How many places the connections have that live."""
-        return sum(session.capacity for session in self._sessions)
+        return min(self._places, sum(session.capacity for session in self._sessions))
 
     @property
     def in_flight(self) -> int:
@@ -115,6 +118,15 @@ class Connections:
     def waiting(self) -> int:
         """How many jobs wait for a place."""
         return len(self._waiting)
+
+    @property
+    def idle_s(self) -> float | None:
+        """How long nothing has been under way on connections that live; ``None``: something is, or none lives."""
+        return self._clock.monotonic() - self._used_at if self._sessions and not self._running else None
+
+    @property
+    def _places(self) -> int:
+        return max(_PLACES_MIN, self._traffic.requests)
 
     def submit(self, job: Job, *, cleans_up: bool = False) -> None:
         """Start the job as soon as there is a place for it, in order of arrival.
@@ -148,7 +160,7 @@ class Connections:
         self._running.pop(job, None)
         self._cleaners.discard(job)
         self._released.set()
-        if self._waiting and session.alive:  # all places are taken: the first in line gets this one
+        if self._waiting and session.alive and len(self._running) < self._places:  # the first in line gets this place
             following, _ = self._waiting.popitem(last=False)
             self._running[following] = None
             following.start(session)
@@ -195,6 +207,7 @@ class Connections:
         self._stopped = self._closed = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
+        self._easing.stop()
         self._fail_waiting(self._was_closed())
         making = list(self._making)
         for task in making:
@@ -215,7 +228,7 @@ class Connections:
             if session is not None and not session.alive:  # its end is being told to its jobs; this may be one
                 self._sessions.remove(session)
                 continue
-            if session is None or session.in_flight >= session.capacity:
+            if session is None or session.in_flight >= session.capacity or len(self._running) >= self._places:
                 break
             job, _ = self._waiting.popitem(last=False)
             session.in_flight += 1
@@ -231,14 +244,13 @@ class Connections:
         if have >= self._options.connections:  # as a rule
             return
         load = len(self._running) + len(self._waiting)
-        spread = min(_JOBS_BEFORE_NEXT, *(session.capacity for session in self._sessions), self._options.in_flight)
+        spread = min((session.capacity for session in self._sessions), default=_JOBS_BEFORE_NEXT)
+        spread = min(_JOBS_BEFORE_NEXT, spread)
         if (load <= have * spread and have >= least) or self._closed:
             return
-        if self._allowed < self._options.connections and self._clock.monotonic() >= self._retreat_ends:
-            self._allowed = self._options.connections
-        wanted = min(self._allowed, max(least, -(-load // spread)))
-        if self._options.password is not None and not self._logged_in:
-            wanted = 1  # the same wrong password several times at once would lock an account
+        wanted = min(self._easing.connections, self._traffic.requests, max(least, -(-load // spread)))
+        if not self._logged_in:
+            wanted = 1
         for _ in range(min(wanted - have, _RAMP - len(self._making))):
             task = asyncio.get_running_loop().create_task(self._make())
             self._making.add(task)
@@ -257,6 +269,7 @@ class Connections:
         if self._closed:
             await session.close()
         elif session.alive:
+            session.opened_at = self._clock.monotonic()
             self._sessions.append(session)
             if not self._logged_in:
                 self._logged_in = True
@@ -268,15 +281,17 @@ class Connections:
 
     async def _open(self) -> Session:
         attempt = 1
+        give_up_at = self._clock.monotonic() + self._options.connect_timeout_s
         while True:
             try:
-                return await Session.open(self._options, self._connect, self._lost)
+                return await Session.open(self._options, self._connect, self._traffic, self._lost)
             except ConnectionDropped as error:
-                if attempt == _TRIES:
+                # Where others live, one less is better than a server that is asked again and again.
+                if attempt == (_TRIES if not self._sessions else 2) or self._clock.monotonic() >= give_up_at:
                     raise
                 logger.debug("%s; trying again", error)
             # Jittered: those that were dropped together must not come back together.
-            await self._clock.sleep(random.uniform(0.1, 0.4) * attempt)
+            await self._clock.sleep(random.uniform(0.05, 0.15) * 2**attempt)
             attempt += 1
 
     def _close_if_idle(self) -> None:
@@ -299,11 +314,7 @@ class Connections:
     def _retreat(self, error: Exception) -> None:
         have = len(self._sessions) + len(self._making)
         if have:
-            self._allowed = have
-            self._retreat_ends = self._clock.monotonic() + _RETREAT_S
-            # Where none lives yet, the last one to fail is raised, and most likely for the same reason.
-            level = logging.WARNING if self._sessions else logging.INFO
-            logger.log(level, "going on with fewer connections, %d: %s", have, error)
+            self._easing.not_made(have, bool(self._sessions), error)
         else:
             self._fail_waiting(error)
 
@@ -311,6 +322,7 @@ class Connections:
         self._end(session)
         if session in self._sessions:
             self._sessions.remove(session)
+        self._easing.lost(session, len(self._sessions))
         if self._waiting:
             self._pump()
 

@@ -64,7 +64,7 @@ async def download(
         report.raise_for_errors()
         await sftp.download("sftp://user@files.example.com:2222/in/*.xml", "/data/in")
 
-    All connections are opened at once, and listing and fetching overlap; small files travel together, large ones over
+    Listing and fetching overlap; small files travel together, large ones over
     several connections. Each file appears whole, with its time of change and its permissions (never set-user-id), or
     not at all; a part of a large one is kept under a name of its own, and another run goes on with it if size and time
     of change are still the same. What fails is in the report, and does not end the rest. Nothing is ever written
@@ -134,8 +134,6 @@ class _Run:
 
     async def prepare(self, remotes: list[str], local: str) -> None:
         """Find out what is meant, and make the destination."""
-        if not self._how.dry_run:  # connecting takes a dozen round trips: not one after the other
-            self._pool._connections.want(self._pool.options.connections)
         self._sources = await remote_sources(self._pool, remotes, self._how, self._bad)
         into = local
         if len(remotes) == 1 and (entry := self._sources[0].entry) is not None:

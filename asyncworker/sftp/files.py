@@ -20,6 +20,7 @@ from asyncworker.sftp.localsource import LocalSource
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.options import one_of
 from asyncworker.sftp.sending import Upload
+from asyncworker.sftp.session import HANDLES_MAX
 from asyncworker.sftp.streamput import Blocks, StreamUpload
 from asyncworker.sftp.streams import ReadStream, WriteStream
 from asyncworker.sftp.transfer import Download, Transfer
@@ -258,7 +259,7 @@ class Files(Trees):
             await results.aclose()
 
     def _limit(self, at_once: int | None) -> int:
-        most = self.options.connections * self.options.in_flight
+        most = min(self.options.connections * HANDLES_MAX, self.options.in_flight)
         return most if at_once is None else max(1, min(at_once, most))
 
     # -- streams -----------------------------------------------------------------------------------------------------

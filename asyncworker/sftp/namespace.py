@@ -77,7 +77,8 @@ class Namespace(Metadata):
             SFTPError: Any other refusal, or no connection.
         """
         text, raw = os.fspath(path), remote_bytes(path)
-        for attempt in (1, 2):
+        losses = 0
+        while True:
             begun = False
             listing = Listing(text, raw, self.options.address, self._connections, local_names)
             self._connections.submit(listing)
@@ -86,13 +87,14 @@ class Namespace(Metadata):
                     begun = True
                     yield entry
                 return
-            except SFTPConnectionLost:
-                if begun or attempt == 2:
+            except SFTPConnectionLost as error:
+                losses += not error.eased
+                if begun or losses == 2:
                     raise
-                await pause()
             finally:
                 self._connections.withdraw(listing)
                 listing.close()
+            await pause()
 
     async def walk(
         self,

@@ -111,6 +111,11 @@ class OpensshTransport:
         """Send bytes; what the pipe does not take yet is kept."""
         self._input.write(data)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits for room in the pipe."""
+        return self._input.get_write_buffer_size()
+
     def abort(self) -> None:
         """End it at once."""
         with contextlib.suppress(ProcessLookupError):

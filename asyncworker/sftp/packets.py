@@ -239,6 +239,16 @@ def read_packet(request_id: int, handle: bytes, offset: int, length: int) -> byt
     return _text_head.pack(21 + size, Kind.READ, request_id, size) + handle + _range.pack(offset, length)
 
 
+def payload_bytes(packet: bytes) -> int:
+    """Return how many bytes a READ asks for, or a WRITE carries; 0 for any other request."""
+    kind = packet[4]
+    if kind == Kind.READ:
+        return int(unpack_u32(packet, len(packet) - 4)[0])
+    if kind == Kind.WRITE:
+        return int(unpack_u32(packet, 13 + unpack_u32(packet, 9)[0] + 8)[0])
+    return 0
+
+
 def open_tail(flags: int, mode: int | None = None) -> bytes:
     """What follows the path in an OPEN: pflags, and the permissions of a file that it makes."""
     return _u32.pack(flags) + attributes_bytes(mode=mode)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
 
 from asyncworker.resources import lifetimes
-from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.connections import Connections
 from asyncworker.sftp.files import Files
 from asyncworker.sftp.openssh import connect_openssh
-from asyncworker.sftp.options import DEFAULT_KNOWN_HOSTS, Options, TransportName
+from asyncworker.sftp.options import Options, PoolOptions, signature_with_options
 from asyncworker.sftp.transports import Connect, connect_asyncssh
 from asyncworker.sftp.unfinished import Unfinished
 
@@ -35,81 +33,17 @@ class SFTPPool(Files):
     of tasks may call it at once, and every call may be cancelled at any time.
 
     Args:
-        host: Name or address, or a URL: ``sftp://user@host:port``.
-        port: TCP port; ``None``: that of the URL, or 22.
-        username: Login name; ``None``: that of this process.
-        password: Password. Where only a password is given, no key is tried.
-        client_keys: A private key file, or several; ``None``: the agent's, and those in ``~/.ssh``.
-        passphrase: Opens encrypted key files.
-        known_hosts: File of known host keys. ``None`` switches the check off, and with it all protection against a
-            server that only claims to be this one.
-        ssh_config: An OpenSSH client configuration to read; ``None``: none.
-        connections: Connections at most.
-        in_flight: Files at once on one connection at most; the server's own limit of open handles lowers it.
-        connect_timeout_s: Seconds for a connection to be ready.
-        keepalive_s: Seconds between signs of life; three without an answer and the connection is given up.
-        idle_close_s: Seconds without any use, after which all connections are closed; the next call makes new ones.
-        host_key: The only host key that is taken: a public key (``ssh-ed25519 AAAA...``) or a fingerprint
-            (``SHA256:...``); ``known_hosts`` plays no part then.
-        jump: Hosts on the way, ``user@host:port``, separated by commas; with the same keys and known hosts.
-        compress: Compress what goes over the network: worth it on slow lines only.
-        transport: ``asyncssh`` speaks SSH in this process. ``openssh`` starts the program ``ssh`` for each connection:
-            faster, with the user's own configuration (``ssh_config`` names another), keys and agent. A password or
-            passphrase is in the environment of that process, where its user and root may read it.
-        password_env: Environment variable that holds the password.
-        passphrase_env: Environment variable that holds the passphrase.
+        host: Name or address, a URL (``sftp://user@host:port``), or an alias of the SSH configuration.
         connect: Another kind of transport.
+        options: See :class:`~asyncworker.sftp.options.Options`, which describes each of them; ``password_env`` and
+            ``passphrase_env`` name environment variables, ``gentle=True`` spares a server that hangs up under load.
 
     Raises:
-        SettingsError: An option's value is not allowed.
+        SettingsError: An option does not exist, or its value is not allowed.
     """
 
-    def __init__(
-        self,
-        host: str,
-        *,
-        port: int | None = None,
-        username: str | None = None,
-        password: str | None = None,
-        client_keys: Iterable[PathLike] | PathLike | None = None,
-        passphrase: str | None = None,
-        known_hosts: PathLike | None = DEFAULT_KNOWN_HOSTS,
-        ssh_config: PathLike | None = None,
-        connections: int = 4,
-        in_flight: int = 256,
-        connect_timeout_s: float = 30.0,
-        keepalive_s: float = 15.0,
-        idle_close_s: float = 300.0,
-        host_key: str | None = None,
-        jump: str | None = None,
-        compress: bool = False,
-        transport: TransportName = "asyncssh",
-        password_env: str | None = None,
-        passphrase_env: str | None = None,
-        connect: Connect | None = None,
-    ) -> None:
-        options = Options.of(
-            host,
-            port=port,
-            username=username,
-            password=password,
-            client_keys=client_keys,
-            passphrase=passphrase,
-            known_hosts=known_hosts,
-            ssh_config=ssh_config,
-            connections=connections,
-            in_flight=in_flight,
-            connect_timeout_s=connect_timeout_s,
-            keepalive_s=keepalive_s,
-            idle_close_s=idle_close_s,
-            host_key=host_key,
-            jump=jump,
-            compress=compress,
-            transport=transport,
-            password_env=password_env,
-            passphrase_env=passphrase_env,
-        )
-        self._setup(options, connect)
+    def __init__(self, host: str, *, connect: Connect | None = None, **options: Unpack[PoolOptions]) -> None:
+        self._setup(Options.of(host, **options), connect)
 
     @classmethod
     def from_options(cls, options: Options, connect: Connect | None = None) -> Self:
@@ -149,11 +83,13 @@ class SFTPPool(Files):
                 await asyncio.to_thread(self._executor.shutdown)
 
 
+SFTPPool.__signature__ = signature_with_options(SFTPPool)  # type: ignore[attr-defined]
+
 #: Each item of a fan-out asks for its pool.
 _options_of = lru_cache(maxsize=128)(Options.of)
 
 
-async def pool(host: str, **options: Any) -> SFTPPool:
+async def pool(host: str, **options: Unpack[PoolOptions]) -> SFTPPool:
     """Return this process's pool for that server and those options, made once on the running loop.
 
     It is closed when the loop stops; a caller does not close it.
@@ -169,7 +105,7 @@ async def pool(host: str, **options: Any) -> SFTPPool:
         wanted = Options.of(host, **options)
     else:
         try:
-            wanted = _options_of(host, **options)
+            wanted = _options_of(host, **options)  # type: ignore[arg-type]  # TypeError, where one is not hashable
         except TypeError:  # a list of keys, which cannot be looked up
             wanted = Options.of(host, **options)
 

@@ -9,6 +9,7 @@ session at once: after that nothing that it says can be trusted.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -65,29 +66,36 @@ class SFTPProtocol:
         on_ready: Called once, when requests may be made.
         wake: Called when there is something to send and there was nothing before.
         host: The server's name in errors.
+        window_bytes: No single READ or WRITE is larger than that; ``None``: as large as the server takes.
     """
 
-    def __init__(self, on_ready: Callable[[], None], wake: Callable[[], None], *, host: str = "") -> None:
+    def __init__(
+        self, on_ready: Callable[[], None], wake: Callable[[], None], *, host: str = "", window_bytes: int | None = None
+    ) -> None:
         self._on_ready = on_ready
         self._wake = wake
         self._host = host
-        self._outgoing: list[bytes] = []
+        self._outgoing: deque[bytes] = deque()
         self._buffer = b""
         self._parts: list[bytes] = []  # what came after `_buffer` of a packet that is not whole yet
         self._missing = 0  # bytes that `_parts` must bring until looking again is worth it
-        #: id -> kind of the answer, most bytes of data, callback, owner
+        self._bytes = 0  # that all pending requests ask for, or carry
+        #: id -> kind of the answer, bytes asked for or carried, callback, owner
         self._pending: dict[int, tuple[int, int, Callable[[Answer], None], Owner]] = {}
         self._next_id = 0
         self._packet_bytes = _PACKET_BYTES
         self._ready = False
         self._extensions: dict[bytes, bytes] = {}
+        self.bytes_out = 0
+        """How many bytes the requests ask for, or carry, that were sent and not answered."""
         self.ended: Exception | None = None
         """Why the session is over; ``None`` while it lives."""
+        self._largest = _READ_BYTES_MAX if window_bytes is None else window_bytes
         self.limits = Limits()
         """What the server allows."""
-        self.read_bytes = _READ_BYTES_SAFE
+        self.read_bytes = min(_READ_BYTES_SAFE, self._largest)
         """How much one READ asks for at most."""
-        self.write_bytes = _READ_BYTES_SAFE
+        self.write_bytes = min(_READ_BYTES_SAFE, self._largest)
         """How much one WRITE carries at most."""
 
     # -- bytes -------------------------------------------------------------------------------------------------------
@@ -96,16 +104,46 @@ class SFTPProtocol:
         """Say which version we speak."""
         self._send(packets.init_packet())
 
-    def take_outgoing(self) -> bytes:
-        """Return all that waits to be sent, as one piece."""
-        data = b"".join(self._outgoing)
-        self._outgoing.clear()
-        return data
+    def take_outgoing(self, requests: int | None = None, window_bytes: int | None = None) -> bytes:
+        """Return what waits to be sent, as one piece: all of it, or as much as there is room for.
+
+        Args:
+            requests: Room for so many requests; ``None``: for any number.
+            window_bytes: Room for so many bytes that they ask for or carry; ``None``: for any number.
+        """
+        outgoing = self._outgoing
+        if (requests is None or len(outgoing) <= requests) and (
+            window_bytes is None or self._bytes - self.bytes_out <= window_bytes
+        ):
+            data = b"".join(outgoing)
+            outgoing.clear()
+            self.bytes_out = self._bytes
+            return data
+        taken: list[bytes] = []
+        while outgoing and (requests is None or len(taken) < requests):
+            size = packets.payload_bytes(outgoing[0])
+            if window_bytes is not None and size:
+                if size > window_bytes:
+                    break
+                window_bytes -= size
+            self.bytes_out += size
+            taken.append(outgoing.popleft())
+        return b"".join(taken)
+
+    @property
+    def waits_to_send(self) -> bool:
+        """Whether a request waits for room."""
+        return bool(self._outgoing)
 
     @property
     def pending(self) -> int:
-        """How many requests are under way."""
+        """How many requests are under way, or wait to be sent."""
         return len(self._pending)
+
+    @property
+    def requests_out(self) -> int:
+        """How many requests were sent and not answered."""
+        return len(self._pending) - len(self._outgoing)
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the server, cut anywhere, and run the callbacks of the answers that they complete.
@@ -155,6 +193,7 @@ class SFTPProtocol:
         self._outgoing.clear()
         self._parts.clear()
         self._buffer = b""
+        self._bytes = self.bytes_out = 0
         pending, self._pending = self._pending, {}
         for _, _, _, owner in pending.values():
             self._fail(owner, error)
@@ -246,7 +285,8 @@ class SFTPProtocol:
         owner: Owner,
     ) -> None:
         """WRITE, of at most ``write_bytes``."""
-        self._send(packets.write_packet(self._expect(Kind.STATUS, callback, owner), handle, offset, data))
+        request_id = self._expect(Kind.STATUS, callback, owner, len(data))
+        self._send(packets.write_packet(request_id, handle, offset, data))
 
     def set_attributes(
         self, handle: bytes, attributes: bytes, callback: Callable[[Answer], None], owner: Owner
@@ -308,6 +348,7 @@ class SFTPProtocol:
             request_id = (request_id + 1) & 0xFFFFFFFF
         self._next_id = (request_id + 1) & 0xFFFFFFFF
         self._pending[request_id] = (answer, data_bytes, callback, owner)
+        self._bytes += data_bytes
         return request_id
 
     def _send(self, packet: bytes) -> None:
@@ -325,6 +366,8 @@ class SFTPProtocol:
         if expected is None:
             raise Malformed(f"an answer of type {kind} to request {request_id}, which is not pending")
         wanted, data_bytes, callback, owner = expected
+        self._bytes -= data_bytes
+        self.bytes_out -= data_bytes
         try:
             if kind != wanted and kind != Kind.STATUS:
                 raise Malformed(f"an answer of type {kind} where {wanted} was due")
@@ -362,9 +405,9 @@ class SFTPProtocol:
         if not isinstance(answer, Status):
             self.limits = packets.parse_limits(answer)
             if self.limits.read_bytes:
-                self.read_bytes = min(self.limits.read_bytes, _READ_BYTES_MAX)
+                self.read_bytes = min(self.limits.read_bytes, _READ_BYTES_MAX, self._largest)
             if self.limits.write_bytes:
-                self.write_bytes = min(self.limits.write_bytes, _WRITE_BYTES_MAX)
+                self.write_bytes = min(self.limits.write_bytes, _WRITE_BYTES_MAX, self._largest)
             self._packet_bytes = max(_PACKET_BYTES, self.read_bytes + _ROOM_BYTES)
         self._become_ready()
 

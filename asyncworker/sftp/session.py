@@ -14,21 +14,28 @@ from asyncworker.errors import (
     SFTPFileNotFound,
     SFTPPermissionDenied,
     SFTPProtocolError,
+    SFTPTimeout,
 )
 from asyncworker.sftp import packets
 from asyncworker.sftp.options import Options
 from asyncworker.sftp.packets import Status
 from asyncworker.sftp.protocol import SFTPProtocol
+from asyncworker.sftp.traffic import Traffic
 from asyncworker.sftp.transports import Connect, Transport
 
-__all__ = ["Released", "Session", "refusal"]
+__all__ = ["HANDLES_MAX", "Released", "Session", "refusal"]
 
 #: Handles that a server may want for itself, and those that a lost CLOSE has left behind.
 _SPARE_HANDLES = 5
-#: In flight where the server does not name its limit of open handles.
+#: Open at once where the server does not name its limit of open handles.
 _HANDLES_WITHOUT_LIMITS = 64
+#: Open at once where it allows more: one connection is not faster with more than that.
+HANDLES_MAX = 256
 #: Sent to be written and not answered, on one session: more would only fill buffers.
 _UNANSWERED_BYTES = 8 * 1024 * 1024
+#: The clock of a connection looks so often within ``timeout_s``. It counts looks and not seconds: a loop that was
+#: blocked, or a machine that slept, must not make a server's answers late.
+_LOOKS = 10
 
 
 class Writer(Protocol):
@@ -46,36 +53,52 @@ class Session:
         address: The server, for messages.
         capacity: How many files may be open on it at once.
         in_flight: How many are; counted by whoever gives out the session.
+        opened_at: When it was ready, by the pool's clock; set by whoever has it opened.
+        cut_requests: How many requests were on their way when it was lost.
     """
 
-    def __init__(self, address: str, on_lost: Callable[[Session], None]) -> None:
+    def __init__(self, options: Options, traffic: Traffic, on_lost: Callable[[Session], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_lost = on_lost
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._transport: Transport | None = None
         self._flushing = False
         self._early: list[bytes] = []
-        self.address = address
-        self.protocol = SFTPProtocol(self._become_ready, self._wake, host=address)
+        self._traffic = traffic
+        self._timeout_s = options.timeout_s
+        self._clock: asyncio.TimerHandle | None = None
+        self._silent_looks = 0
+        self._unsent = 0  # bytes that the transport had not passed on at the last look
+        self._unanswered_max = min(_UNANSWERED_BYTES, options.window_bytes or _UNANSWERED_BYTES)
+        self.address = options.address
+        self.protocol = SFTPProtocol(
+            self._become_ready, self.wake, host=options.address, window_bytes=options.window_bytes
+        )
+        self.cut_requests = 0
+        self.opened_at = 0.0
         self.capacity = 0
         self.in_flight = 0
         self._unanswered = 0
         self._writers: deque[Writer] = deque()
 
     @classmethod
-    async def open(cls, options: Options, connect: Connect, on_lost: Callable[[Session], None]) -> Session:
+    async def open(
+        cls, options: Options, connect: Connect, traffic: Traffic, on_lost: Callable[[Session], None]
+    ) -> Session:
         """Connect, and agree on version and limits.
 
         Args:
             options: Where to and how.
             connect: The kind of transport.
+            traffic: Holds what all connections send to a limit.
             on_lost: Called once if a session that was returned ends without being closed.
 
         Raises:
             SFTPConnectError: Not ready within ``options.connect_timeout_s``, or any cause that the transport knows.
             SFTPProtocolError: What answers does not speak SFTP version 3.
         """
-        session = cls(options.address, on_lost)
+        session = cls(options, traffic, on_lost)
+        traffic.join(session)
         try:
             async with asyncio.timeout(options.connect_timeout_s):
                 session._transport = await connect(options, session)
@@ -90,7 +113,7 @@ class Session:
                     f"{options.address}: no SFTP session within {options.connect_timeout_s:g} s", host=options.address
                 ) from None
             raise
-        session.capacity = _capacity(session.protocol.limits, options.in_flight)
+        session.capacity = _capacity(session.protocol.limits)
         return session
 
     @property
@@ -103,11 +126,21 @@ class Session:
         """The identification that the server's SSH sent; empty where the transport does not tell."""
         return "" if self._transport is None else self._transport.server_version
 
+    @property
+    def requests_out(self) -> int:
+        """Requests that were sent and not answered."""
+        return self.protocol.requests_out
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes that those ask for, or carry."""
+        return self.protocol.bytes_out
+
     # -- what is written ---------------------------------------------------------------------------------------------
 
     def may_write(self, writer: Writer) -> bool:
         """Whether there is room; if not, that writer is told when there is, or when the session is over."""
-        if self._unanswered < _UNANSWERED_BYTES or not self.alive:
+        if self._unanswered < self._unanswered_max or not self.alive:
             return True
         self._writers.append(writer)
         return False
@@ -119,13 +152,14 @@ class Session:
     def wrote(self, size: int) -> None:
         """Count bytes whose answer has come, or never will."""
         self._unanswered -= size
-        while self._writers and (self._unanswered < _UNANSWERED_BYTES or not self.alive):
+        while self._writers and (self._unanswered < self._unanswered_max or not self.alive):
             self._writers.popleft().go_on()
 
     # -- called by the transport -------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the server."""
+        self._silent_looks = 0
         try:
             self.protocol.feed(data)
         except SFTPProtocolError as error:
@@ -133,6 +167,8 @@ class Session:
         else:
             if self.protocol.ended is not None:
                 self._end(self.protocol.ended)
+            elif self._traffic.held:
+                self._traffic.release()
 
     def lost(self, error: Exception | None) -> None:
         """Take that the connection is gone."""
@@ -148,11 +184,14 @@ class Session:
         """Close politely; what is still pending fails. Does not call ``on_lost``."""
         self._on_lost = _nobody
         self.protocol.end(SFTPConnectionLost(f"{self.address}: the session was closed", host=self.address))
+        self._stop()
         if self._transport is not None:
             await self._transport.close()
 
     def _end(self, error: Exception) -> None:
+        self.cut_requests = max(self.cut_requests, self.protocol.requests_out)
         self.protocol.end(error)
+        self._stop()
         if not self._ready.done():
             self._ready.set_exception(error)
             self._ready.exception()  # read: whoever opens it may have been cancelled
@@ -165,10 +204,37 @@ class Session:
     def _abandon(self) -> None:
         self._on_lost = _nobody
         self.protocol.end(SFTPConnectionLost(f"{self.address}: not opened", host=self.address))
+        self._stop()
         if self._transport is not None:
             self._transport.abort()
         if not self._ready.done():
             self._ready.cancel()
+
+    def _stop(self) -> None:
+        self._traffic.leave(self)
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    def _look(self) -> None:
+        """The clock of the connection: give it up when nothing has come for too long while requests are open."""
+        self._clock = None
+        if not self.protocol.requests_out or self._transport is None:
+            return  # the next request starts it again
+        unsent = self._transport.unsent_bytes
+        # What is slow to leave is under way all the same: no answer is due before it has arrived.
+        self._silent_looks = 0 if unsent < self._unsent else self._silent_looks + 1
+        self._unsent = unsent
+        if self._silent_looks <= _LOOKS:
+            self._clock = self._loop.call_later(self._timeout_s / _LOOKS, self._look)
+            return
+        self._end(
+            SFTPTimeout(
+                f"{self.address}: no answer for {self._timeout_s:g} s with {self.protocol.requests_out} requests open;"
+                " the connection was given up",
+                host=self.address,
+            )
+        )
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -176,7 +242,8 @@ class Session:
         if not self._ready.done():
             self._ready.set_result(None)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Send what waits, in this turn of the loop."""
         # Everything that this turn of the loop asks for leaves in one piece: the biggest single gain measured.
         if not self._flushing:
             self._flushing = True
@@ -184,8 +251,14 @@ class Session:
 
     def _flush(self) -> None:
         self._flushing = False
-        data = self.protocol.take_outgoing()
+        traffic = self._traffic
+        data = self.protocol.take_outgoing(traffic.requests_room, traffic.bytes_room())
+        if self.protocol.waits_to_send:
+            traffic.hold(self)
         if data and self._transport is not None:
+            if self._clock is None and self._ready.done():
+                self._silent_looks = self._unsent = 0
+                self._clock = self._loop.call_later(self._timeout_s / _LOOKS, self._look)
             try:
                 self._transport.write(data)
             except OSError as error:  # the channel is closed already, and has not said so yet
@@ -213,12 +286,12 @@ def refusal(status: Status, action: str, address: str, path: str | None) -> SFTP
     return kind(f"{address}: cannot {action} {path}: {status}", host=address, path=path)
 
 
-def _capacity(limits: packets.Limits, wanted: int) -> int:
+def _capacity(limits: packets.Limits) -> int:
     if limits == packets.Limits():
-        return min(wanted, _HANDLES_WITHOUT_LIMITS)
+        return _HANDLES_WITHOUT_LIMITS
     if limits.open_handles == 0:  # it has no limit
-        return wanted
-    return max(1, min(wanted, limits.open_handles - _SPARE_HANDLES))
+        return HANDLES_MAX
+    return max(1, min(HANDLES_MAX, limits.open_handles - _SPARE_HANDLES))
 
 
 def _nobody(_: Session) -> None:

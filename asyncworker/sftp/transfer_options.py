@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, Self
 
 from asyncworker.errors import SettingsError
 from asyncworker.sftp.file_end import READ_TO, ReadTo
 from asyncworker.sftp.filters import Patterns, Rule
-from asyncworker.sftp.options import PathLike, TransportName, one_of
+from asyncworker.sftp.options import PoolOptions, one_of
 from asyncworker.sftp.progress import OnFile, OnProgress
 from asyncworker.sftp.selection import SKIPS, Age, Selection, Skip
 
@@ -158,30 +158,7 @@ class UploadOptions(TransferOptions):
     inplace: bool = False
 
 
-class _PoolKeywords(TypedDict, total=False):
-    """As for :class:`~asyncworker.sftp.SFTPPool`."""
-
-    port: int | None
-    username: str | None
-    password: str | None
-    client_keys: Iterable[PathLike] | PathLike | None
-    passphrase: str | None
-    known_hosts: PathLike | None
-    ssh_config: PathLike | None
-    connections: int
-    in_flight: int
-    connect_timeout_s: float
-    keepalive_s: float
-    idle_close_s: float
-    host_key: str | None
-    jump: str | None
-    compress: bool
-    transport: TransportName
-    password_env: str | None
-    passphrase_env: str | None
-
-
-class TransferKeywords(_PoolKeywords, total=False):
+class TransferKeywords(PoolOptions, total=False):
     """As for :class:`TransferOptions`, and those of a pool."""
 
     include: Patterns

@@ -57,6 +57,10 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes, now or as soon as the other side takes them."""
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How many of them the other side has not taken yet, as far as is known."""
+
     def abort(self) -> None:
         """Drop the connection at once."""
 
@@ -113,6 +117,11 @@ class AsyncsshTransport:
     def write(self, data: bytes) -> None:
         """Send bytes; asyncssh keeps what the server's window does not take yet."""
         self._channel.write(data)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits for the server's window."""
+        return self._channel.get_write_buffer_size()
 
     def abort(self) -> None:
         """Drop the connection at once."""

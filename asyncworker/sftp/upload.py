@@ -19,7 +19,17 @@ from asyncworker.errors import (
     SFTPNoSpace,
 )
 from asyncworker.sftp.batch import FileResult, Order
-from asyncworker.sftp.bulk import LARGE_AT_ONCE, LARGE_BYTES, Large, Orders, located, the_pool, tracker_of, transfer_all
+from asyncworker.sftp.bulk import (
+    LARGE_AT_ONCE,
+    LARGE_BYTES,
+    Large,
+    Orders,
+    listed,
+    located,
+    the_pool,
+    tracker_of,
+    transfer_all,
+)
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.listing import Entry
@@ -316,7 +326,7 @@ class _Run:
         if self._how.skip == "never" and self._space is None:
             return None
         try:
-            entries = self._pool.list(remote, bad_names="skip")
+            entries = listed(self._pool, remote, "skip")
             return {entry.name: entry.attributes async for entry in entries}
         except SFTPFileNotFound:
             return None

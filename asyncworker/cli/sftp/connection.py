@@ -13,6 +13,19 @@ from asyncworker.sftp.urls import parse_url
 
 __all__ = ["connection_options", "parsed", "pool_options"]
 
+_VALUES = (
+    "host_key",
+    "jump",
+    "ssh_config",
+    "connections",
+    "in_flight",
+    "window_bytes",
+    "timeout_s",
+    "connect_timeout_s",
+    "known_hosts",
+)
+_FLAGS = ("compress", "gentle")
+
 C = TypeVar("C", bound=Callable[..., Any])
 
 
@@ -26,7 +39,12 @@ def connection_options(command: C) -> C:
         click.option("--ssh-config", metavar="FILE", help="An OpenSSH client configuration to read."),
         click.option("--openssh", is_flag=True, help="Through the program ssh: its agent, keys and configuration."),
         click.option("--compress", is_flag=True, help="For slow lines."),
-        click.option("--connections", type=click.IntRange(min=1), default=4, show_default=True),
+        click.option("--connections", type=click.IntRange(min=1), help="At most; default 4."),
+        click.option("--in-flight", type=click.IntRange(min=1), help="Requests at once over all connections, at most."),
+        click.option("--window-bytes", type=click.IntRange(min=1024), help="Asked for or sent, and not answered."),
+        click.option("--gentle", is_flag=True, help="One connection, 4 requests at once: for servers that hang up."),
+        click.option("--timeout", "timeout_s", type=float, help="Seconds without any answer; default 60."),
+        click.option("--connect-timeout", "connect_timeout_s", type=float, help="Seconds to connect; default 30."),
         click.option("--json", "as_json", is_flag=True, help="JSON, one object a line."),
     )
     for option in reversed(options):
@@ -45,8 +63,8 @@ def parsed(url: str) -> tuple[str, str, dict[str, Any]]:
 
 def pool_options(login: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Options of the pool, from a URL's login and the command line."""
-    names = ("host_key", "jump", "ssh_config", "compress", "connections", "known_hosts", "timeout_s")
-    options = login | {name: given[name] for name in names if given.get(name) is not None}
+    options = login | {name: given[name] for name in _VALUES if given.get(name) is not None}
+    options |= {name: True for name in _FLAGS if given.get(name)}
     # From the environment alone: a command line is seen by everybody on the machine.
     for name in ("password", "passphrase"):
         variable = f"ASYNCWORKER_SFTP_{name.upper()}"

@@ -177,29 +177,10 @@ async def test_light_use_takes_one_connection_and_load_takes_all(server: Server,
     check(folders, files)
 
 
-async def test_a_download_opens_all_its_connections_at_once(server: Server, folders: Folders) -> None:
-    files = make_files(folders, 3)
-    begun = 0
-    all_begun = asyncio.Event()
-
-    async def connect(options: Options, receiver: Receiver) -> Transport:
-        nonlocal begun
-        begun += 1
-        if begun == options.connections:
-            all_begun.set()
-        await all_begun.wait()  # for ever, if the second waited for the first
-        return await connect_asyncssh(options, receiver)
-
-    async with SFTPPool.from_options(pool_of(server, connections=4).options, connect) as pool:
-        (await sftp.download(pool, folders.remote, folders.local)).raise_for_errors()
-    assert begun == 4
-    check(folders, files)
-
-
 async def test_a_password_is_tried_once_before_it_is_used_for_all(
     _asyncssh_server: SFTPServer, folders: Folders
 ) -> None:
-    files = make_files(folders, 3)
+    files = make_files(folders, 1500)
     begun = 0
     begun_before_the_first_login = []
 

@@ -183,10 +183,10 @@ async def test_startups_as_they_are_by_default(own_sshd: Sshd, folders: Folders,
 
 @configured("MaxStartups 10:30:100")
 async def test_more_pools_than_the_server_lets_in_at_once(own_sshd: Sshd, folders: Folders) -> None:
-    files = make_files(folders, 50)
+    files = make_files(folders, 400)
 
     async def fetch(number: int) -> BulkReport:
-        async with pool_of(own_sshd, connections=8, in_flight=4) as pool:
+        async with pool_of(own_sshd, connections=8) as pool:
             return await download(pool, folders.remote, folders.local / f"{number}")
 
     reports = await asyncio.gather(*(fetch(number) for number in range(10)))
