@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -106,4 +107,6 @@ class _Interrupts:
 
 def _say(text: str) -> None:
     # Not through Python's buffered streams: a handler may run within a write to one of them.
-    os.write(2, f"asyncworker: {text}\n".encode(errors="replace"))
+    shows_cursor = "\x1b[?25h\r" if os.isatty(2) else ""  # a bar hides it
+    with contextlib.suppress(OSError):
+        os.write(2, f"{shows_cursor}asyncworker: {text}\n".encode(errors="replace"))

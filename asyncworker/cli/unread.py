@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 
-__all__ = ["stop_output"]
+__all__ = ["flush_output", "stop_output"]
 
 
 def stop_output() -> bool:
@@ -20,6 +21,17 @@ def stop_output() -> bool:
             os.dup2(nowhere, number)  # else Python complains when it flushes its buffers at the end
         os.close(nowhere)
     return bool(unread)
+
+
+def flush_output() -> None:
+    """Flush standard output and error; what nobody reads any more is dropped without a word."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            stop_output()
+        except (OSError, ValueError, AttributeError):  # a full disk, or a stream that is closed or none
+            return
 
 
 def _has_no_reader(number: int) -> bool:

@@ -182,7 +182,7 @@ class Files(Trees):
 
     # -- many --------------------------------------------------------------------------------------------------------
 
-    async def get_many(
+    def get_many(
         self,
         files: AsyncIterable[Pair] | Iterable[Pair],
         *,
@@ -219,10 +219,9 @@ class Files(Trees):
                     make = partial(self._download, text, raw, goal, read_to=read_to, read_once=read_once)
                     yield Order(text, goal, make)
 
-        async for result in self._batched(orders(), at_once):
-            yield result
+        return self._batched(orders(), at_once)  # itself: whoever leaves the loop and closes it, closes that
 
-    async def put_many(
+    def put_many(
         self, files: AsyncIterable[Pair] | Iterable[Pair], *, at_once: int | None = None, fsync: bool = False
     ) -> AsyncGenerator[FileResult, None]:
         """Upload files and give out a result for each, as it is there: one that fails does not end the others.
@@ -245,8 +244,7 @@ class Files(Trees):
                     make = partial(self._upload, source, text, raw, opens, mode=None, mtime=True, fsync=fsync)
                     yield Order(text, source, make)
 
-        async for result in self._batched(orders(), at_once):
-            yield result
+        return self._batched(orders(), at_once)  # itself: whoever leaves the loop and closes it, closes that
 
     async def _batched(
         self, orders: AsyncIterable[Order | FileResult], at_once: int | None
@@ -368,6 +366,13 @@ class Files(Trees):
             on_left=self._forget_remote,
             on_aside=self._restore_remote,
         )
+
+    def _remove_here(self) -> list[str]:
+        """Remove temporary files on this machine, from a signal handler; return the :attr:`leftovers` that stay."""
+        for job in self._connections.running:
+            if isinstance(job, Download):
+                job.remove_here()
+        return self.leftovers
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._executor is None:

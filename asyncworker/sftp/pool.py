@@ -6,6 +6,7 @@ import asyncio
 from functools import lru_cache
 from types import TracebackType
 from typing import Self, Unpack
+from weakref import WeakSet
 
 from asyncworker.resources import lifetimes
 from asyncworker.sftp.connections import Connections
@@ -18,6 +19,10 @@ from asyncworker.sftp.unfinished import Unfinished
 __all__ = ["SFTPPool", "pool"]
 
 _CONNECTS: dict[str, Connect] = {"asyncssh": connect_asyncssh, "openssh": connect_openssh}
+
+
+#: Pools that are not closed, of all loops.
+open_pools: WeakSet[SFTPPool] = WeakSet()
 
 
 class SFTPPool(Files):
@@ -58,6 +63,7 @@ class SFTPPool(Files):
         self._cleaning = set()
         self._left = {}
         self._unfinished = Unfinished()
+        open_pools.add(self)
 
     def __repr__(self) -> str:
         return f"<SFTPPool {self.options.address}, {self._connections.count} connections>"
@@ -79,6 +85,7 @@ class SFTPPool(Files):
             await self._finish_cleaning()
         finally:
             await self._connections.close()
+            open_pools.discard(self)
             if self._executor is not None:
                 await asyncio.to_thread(self._executor.shutdown)
 

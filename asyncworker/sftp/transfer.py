@@ -123,6 +123,12 @@ class Download:
         """Path of its temporary file here, while there is one."""
         return None if self._file is None else self._file.temporary_path
 
+    def remove_here(self) -> None:
+        """Remove its temporary file here; nothing else can be done with it after that."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.remove()
+
     def start(self, session: Session) -> None:
         """Take a slot of that session and begin."""
         self._session = session

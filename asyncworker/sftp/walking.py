@@ -83,6 +83,7 @@ class Walk:
                 self._news.clear()
                 await self._news.wait()
         finally:
+            self._folders.clear()  # the end of each task would start another one
             for task in self._listing:
                 task.cancel()
             await asyncio.gather(*self._listing, return_exceptions=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import stat as modes
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 
 from asyncworker.cli.sftp.connection import connection_options
 from asyncworker.cli.sftp.entries import as_object, kind_of, moment
+from asyncworker.cli.sftp.interrupts import run_async
 from asyncworker.cli.sftp.remote import attempt, by_server, entries_of, pool_of
 from asyncworker.cli.sftp.sizes import human
 from asyncworker.cli.sftp.stdout import Output
@@ -35,7 +35,7 @@ def stat(urls: tuple[str, ...], as_json: bool, **given: Any) -> None:
                     for entry in await entries_of(pool, path, output):
                         await attempt(output, entry.path, _describe(pool, entry, output))
 
-    asyncio.run(run())
+    run_async(run())
     output.finish()
 
 
@@ -78,7 +78,7 @@ def df(urls: tuple[str, ...], in_units: bool, as_json: bool, **given: Any) -> No
                 for path in paths:
                     await attempt(output, path, _room(pool, path, output, in_units))
 
-    asyncio.run(run())
+    run_async(run())
     output.finish()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import click
 
 from asyncworker.cli.sftp.connection import connection_options
 from asyncworker.cli.sftp.entries import SORTS, as_object, long_line, sorted_entries
+from asyncworker.cli.sftp.interrupts import run_async
 from asyncworker.cli.sftp.remote import by_server, entries_of, pool_of
 from asyncworker.cli.sftp.stdout import Output
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPNameError
@@ -54,7 +55,7 @@ def list_(urls: tuple[str, ...], as_json: bool, null: bool, **given: Any) -> Non
             async with pool_of(host, login, given) as pool:
                 await _Listing(pool, how, output).all(paths, headers=len(urls) > 1)
 
-    asyncio.run(run())
+    run_async(run())
     output.finish()
 
 
@@ -109,13 +110,13 @@ class _Listing:
 
     async def _folder(self, folder: str) -> None:
         start = len(folder.rstrip("/")) + 1
-        entries = self._entries(folder)
         try:
-            if self._how.sort is None:
-                async for entry in entries:
-                    self._print(entry, entry.path[start:])
-                return
-            found = [entry async for entry in entries]
+            async with aclosing(self._entries(folder)) as entries:
+                if self._how.sort is None:
+                    async for entry in entries:
+                        self._print(entry, entry.path[start:])
+                    return
+                found = [entry async for entry in entries]
         except (SFTPConnectError, SFTPConnectionLost):
             raise
         except SFTPError as error:
@@ -124,7 +125,7 @@ class _Listing:
         for entry in self._in_order(found):
             self._print(entry, entry.path[start:])
 
-    async def _entries(self, folder: str) -> AsyncIterator[Entry]:
+    async def _entries(self, folder: str) -> AsyncGenerator[Entry, None]:
         def bad_name(error: SFTPNameError) -> None:
             self._output.fail(error.path or folder, error)
 
@@ -134,9 +135,10 @@ class _Listing:
             )
         else:
             entries = self._pool.list(folder, bad_names=bad_name, local_names=False)
-        async for entry in entries:
-            if self._is_shown(entry):
-                yield entry
+        async with aclosing(entries):  # before the pool is closed under it
+            async for entry in entries:
+                if self._is_shown(entry):
+                    yield entry
 
     def _is_shown(self, entry: Entry) -> bool:
         return self._how.hidden or not entry.name.startswith(".")

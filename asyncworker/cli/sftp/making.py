@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import aclosing
 from typing import Any
 
 import click
 
 from asyncworker.cli.sftp.connection import connection_options, parsed
+from asyncworker.cli.sftp.interrupts import run_async
 from asyncworker.cli.sftp.remote import attempt, by_server, entries_of, pool_of
 from asyncworker.cli.sftp.stdout import Output
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError
@@ -46,7 +47,7 @@ def mkdir(urls: tuple[str, ...], parents: bool, mode: int | None, as_json: bool,
                     if await attempt(output, path, _make(pool, path, parents, mode)) and as_json:
                         output.done("made", path)
 
-    asyncio.run(run())
+    run_async(run())
     output.finish()
 
 
@@ -84,7 +85,7 @@ def ln(target: str, url: str, symbolic: bool, as_json: bool, **given: Any) -> No
             if await attempt(output, path, pool.symlink(target, path)) and as_json:
                 output.done("made", path)
 
-    asyncio.run(run())
+    run_async(run())
     output.finish()
 
 
@@ -109,10 +110,12 @@ def chmod(mode: int, urls: tuple[str, ...], recursive: bool, as_json: bool, **gi
                     for entry in await entries_of(pool, path, output):
                         if recursive and entry.is_dir:
                             # Before the folder itself: the new mode may keep us out of it.
-                            below = pool.walk(entry.path, local_names=False, on_error=output.fail)
-                            await run_each([found async for found in below if not found.is_link], one)
+                            walk = pool.walk(entry.path, local_names=False, on_error=output.fail)
+                            async with aclosing(walk) as below:
+                                found = [each async for each in below if not each.is_link]
+                            await run_each(found, one)
                         if not (recursive and entry.is_link):
                             await one(entry)
 
-    asyncio.run(run())
+    run_async(run())
     output.finish()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import click
 
 from asyncworker.cli.sftp.connection import connection_options
+from asyncworker.cli.sftp.interrupts import run_async
 from asyncworker.cli.sftp.remote import attempt, by_server, entries_of, pool_of
 from asyncworker.cli.sftp.stdout import Output
 from asyncworker.errors import SFTPError, SFTPFileNotFound
@@ -51,7 +51,7 @@ def mv(
             into = await move.is_folder(pool, len(entries) > 1 or len(paths) > 1)
             await run_each(entries, lambda entry: attempt(output, entry.path, move.one(pool, entry, into)), at_once=8)
 
-    asyncio.run(run())
+    run_async(run())
     output.finish()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import aclosing
 from typing import Any
 
 import click
 
 from asyncworker.cli.sftp.connection import connection_options
+from asyncworker.cli.sftp.interrupts import run_async
 from asyncworker.cli.sftp.remote import attempt, by_server, entries_of, pool_of
 from asyncworker.cli.sftp.stdout import Output
 from asyncworker.errors import SFTPError
@@ -49,7 +50,7 @@ def rm(
                     entries = await entries_of(pool, path, output, missing_ok=ignore_missing)
                     await run_each(entries, lambda entry: removal.one(pool, entry))
 
-    asyncio.run(run())
+    run_async(run())
     output.finish()
 
 
@@ -68,7 +69,7 @@ def rmdir(urls: tuple[str, ...], as_json: bool, **given: Any) -> None:
                         if await attempt(output, entry.path, pool.rmdir(entry.path)) and as_json:
                             output.done("removed", entry.path)
 
-    asyncio.run(run())
+    run_async(run())
     output.finish()
 
 
@@ -108,8 +109,9 @@ class _Removal:
             await pool.remove_tree(real, on_removed=self._print, on_error=self._output.fail)
 
     async def _would_remove(self, pool: SFTPPool, folder: str) -> None:
-        async for entry in pool.walk(folder, local_names=False, on_error=self._output.fail):
-            self._print(entry.path)
+        async with aclosing(pool.walk(folder, local_names=False, on_error=self._output.fail)) as entries:
+            async for entry in entries:
+                self._print(entry.path)
         self._print(folder)
 
     def _print(self, path: str) -> None:

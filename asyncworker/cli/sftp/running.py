@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from asyncworker.cli.sftp.exit_codes import code_of, code_of_report, failure
+from asyncworker.cli.sftp.interrupts import run_async
 from asyncworker.cli.sftp.output import Lines, Objects, Printer, bar, every_few_seconds
 from asyncworker.errors import AsyncWorkerError
 from asyncworker.sftp.bulk import tracker_of
@@ -51,7 +51,7 @@ def run_transfer(move: Move[W], wishes: W, given: dict[str, Any], *, download: b
         )
         tracker = tracker_of(wishes)
         try:
-            asyncio.run(_awaited(move(wishes, tracker)))
+            run_async(_awaited(move(wishes, tracker)))
         except BaseException as raised:
             error = raised
     report = tracker.report()

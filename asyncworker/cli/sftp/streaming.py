@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ from click.core import ParameterSource
 
 from asyncworker.cli.json_lines import echo_json
 from asyncworker.cli.sftp.connection import connection_options, parsed
+from asyncworker.cli.sftp.interrupts import run_async
 from asyncworker.cli.sftp.pipes import StandardOutput, standard_input
 from asyncworker.cli.sftp.remote import attempt, by_server, entries_of, pool_of
 from asyncworker.cli.sftp.stdout import Output
@@ -49,7 +49,7 @@ def get_to_stdout(urls: tuple[str, ...], given: dict[str, Any]) -> None:
                     for entry in await entries_of(pool, path, output):
                         await attempt(output, entry.path, _copy(pool, entry, stdout))
 
-    asyncio.run(run())
+    run_async(run())
     output.finish()
 
 
@@ -80,7 +80,7 @@ def put_from_stdin(url: str, given: dict[str, Any]) -> None:
             sent = await pool.put_stream(standard_input(), path, fsync=given["fsync"], inplace=given["inplace"])
             return sent.size_bytes
 
-    size = asyncio.run(run())
+    size = run_async(run())
     if given["as_json"]:
         echo_json({"remote": path, "local": "-", "size_bytes": size, "error": None})
 
