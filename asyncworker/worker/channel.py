@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from asyncworker.worker.fast import LEASE_OPTION
 from asyncworker.worker.fetch import BATCH, FETCH, PROBE, Fetch, Fetched
 from asyncworker.worker.guarded import RedisChannel
-from asyncworker.worker.message import NotAMessage, decode_json, share_parts
+from asyncworker.worker.message import SENT_AS, NotAMessage, decode_json, share_parts
 from asyncworker.worker.ownership import OWNERS, Owner
 from asyncworker.worker.persist import log_wait
 from asyncworker.worker.refusals import PAUSE_S, RefusedForNow, refuses_for_now
@@ -224,7 +224,9 @@ class Channel(RedisChannel):
     def _payload(self, fetched: Fetched) -> Any:
         try:
             payload = decode_json(fetched.raw)
-            payload["properties"]["delivery_tag"] = fetched.tag
+            properties = payload["properties"]
+            payload[SENT_AS] = properties.get("delivery_tag")
+            properties["delivery_tag"] = fetched.tag
             share_parts(payload)
         except Exception as exc:
             return NotAMessage(fetched.raw, exc, fetched.tag, fetched.queue)

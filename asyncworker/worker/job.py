@@ -62,6 +62,7 @@ class Job(LiveJob):
         request: Is told what becomes of it.
         pid: The pseudo process id that Celery knows it by.
         late: Its message is acknowledged when it has ended, and comes again if that takes too long.
+        returned: Its message may have returned to its queue, with the connection that it came by.
         leased: This process holds its lease, or is about to.
         settled: Its code has ended; no lease is taken for it any more.
         leases: Where its lease is kept; ``None`` where it never has one.
@@ -98,6 +99,7 @@ class Job(LiveJob):
         "outcome",
         "pid",
         "request",
+        "returned",
         "servers_awaited",
         "settled",
         "soft_limit_due",
@@ -136,6 +138,7 @@ class Job(LiveJob):
         self.lost = False
         self.counted = False
         self.late = False
+        self.returned = False
         self.leased = False
         self.settled = False
         self.leases: JobLeases | None = None

@@ -1,10 +1,10 @@
 """Long late-ack tasks hold a lease: a task that outlasts the broker's visibility timeout is not run twice.
 
 A task on its first delivery costs nothing until it has run for half of ``lease_s``, before anybody could take its
-process for dead; then its lease is taken, and renewed while it lives, all of a process's in one transaction. A task
-that was delivered again takes its lease before it starts: it waits while the holder lives, is dropped when the holder
-finishes it, and takes over from a holder that is silent. A holder that finds its lease gone or another's has lost the
-task for good.
+process for dead, or until the connection that it came by is lost, when its message returns to its queue. Then its lease
+is taken, and renewed while it lives, all of a process's in one transaction. A task that was delivered again takes its
+lease before it starts: it waits while the holder lives, is dropped when the holder finishes it, and takes over from a
+holder that is silent. A holder that finds its lease gone or another's has lost the task for good.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from asyncworker.loop import live_jobs
 from asyncworker.settings import Settings
 from asyncworker.store import opened_store, shared_store
 from asyncworker.worker.job import Job
+from asyncworker.worker.message import sent_as
 from asyncworker.worker.ownership import on_suspicion, suspects
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ __all__ = ["LeaseKeeper", "needs_lease"]
 
 logger = logging.getLogger(__name__)
 
-#: How long a finished lease turns deliveries away that wait for it, in multiples of ``lease_s``. Not for ever: the same
-#: task id may be sent anew.
+#: How long a finished lease turns deliveries away that wait for it, in multiples of ``lease_s``, where the broker does
+#: not tell a message that comes again from another one of the same task id.
 _ENDED_COUNTS = 2
 #: How often holders are looked at.
 WATCHES_A_LEASE = 10
@@ -64,16 +65,22 @@ class LeaseKeeper:
         self._claiming = asyncio.Lock()
         self._holder = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex}"
         self._swept_at_s = -_SWEEP_EVERY_S
+        self._hurried = asyncio.Event()
 
     async def keep(self) -> None:
         """Take and renew leases for as long as the loop runs."""
         while True:
-            await self._clock.sleep(self._settings.lease_s / 3)
+            await first_of(self._hurried, self._settings.lease_s / 3, self._clock)
+            self._hurried.clear()
             try:
                 await self.renew()
             except Exception:
                 # Whatever one of them causes: without this loop all of them would be taken over.
                 logger.exception("leases could not be renewed; it is tried again")
+
+    def hurry(self) -> None:
+        """Take the leases that are due at once: messages may have returned to their queues."""
+        self._hurried.set()
 
     async def watch(self) -> None:
         """Watch for silent holders for as long as the loop runs, once this process has opened the store.
@@ -161,7 +168,7 @@ class LeaseKeeper:
             silence = leases.silence_of(key, lease_s)
             while not (job.abandoned or job.draining):
                 seen = await leases.look(key)
-                if seen is not None and seen.ended and self._is_fresh(seen):
+                if seen is not None and seen.ended and (sent_as(job.message) or self._is_fresh(seen)):
                     return False
                 if seen is None or seen.ended:
                     if await self._take(leases, job, seen):
@@ -196,7 +203,7 @@ class LeaseKeeper:
             return job.leased and job.finished
         # One that waits for another's lease has not begun, however long it waits.
         begun = job.task is not None or job.thread_ident is not None
-        return job.leased or (begun and job.age_s >= self._settings.lease_s / 2)
+        return job.leased or (begun and (job.returned or job.age_s >= self._settings.lease_s / 2))
 
     async def still_held(self, job: Job) -> bool:
         """Tell whether the outcome of a job that `is_due` counts; asked when its code has ended, before any is stored.
@@ -234,8 +241,9 @@ class LeaseKeeper:
 
 
 def key_of(job: Job) -> str:
-    """Name a delivery of a task: a retry is another one, under the same task id."""
-    return f"{job.id}/{job.args[2].get('retries') or 0}"
+    """Name a message of a task: a retry is another one, under the same task id, and so is what is sent again."""
+    named = sent_as(job.message)
+    return f"{job.id}/{job.args[2].get('retries') or 0}" + (f"/{named}" if named else "")
 
 
 def needs_lease(task: Any) -> bool:

@@ -11,8 +11,10 @@ from kombu.message import Message as BaseMessage
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 
-__all__ = ["Message", "NotAMessage", "decode_json", "is_text", "share_parts"]
+__all__ = ["SENT_AS", "Message", "NotAMessage", "decode_json", "is_text", "sent_as", "share_parts"]
 
+#: In a payload: the tag under which its sender has published it, where it was given another one.
+SENT_AS = "asyncworker_sent_as"
 #: In a document that holds a value with a type of kombu's, which its own reader turns into that type.
 _MARK = b"__type__"
 
@@ -132,6 +134,8 @@ class Message(_StockMessage):  # type: ignore[misc]
 
     delivery_tag: Any
     delivery_info: dict[str, Any]
+    #: Names the message as it was sent, however often it is delivered; see `sent_as`.
+    sent_as = ""
 
     def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
         try:
@@ -139,10 +143,13 @@ class Message(_StockMessage):  # type: ignore[misc]
                 raise payload.error
             super().__init__(payload, channel=channel, **options)
             _check_envelope(self)
+            self.sent_as = payload.get(SENT_AS, self.delivery_tag)
         except Exception as exc:
             self._make_unreadable(payload, channel, exc)
         if not is_text(self.delivery_tag):
             self.delivery_tag = uuid.uuid4().hex
+        if type(self.sent_as) is not str:
+            self.sent_as = ""
         info = self.delivery_info
         if "exchange" not in info or "routing_key" not in info:  # kombu's own transport stores both with the message
             self.delivery_info = {"exchange": "", "routing_key": "", **info}
@@ -184,6 +191,15 @@ class Message(_StockMessage):  # type: ignore[misc]
         if type(payload) is list and payload[-1:] == [_NOTHING_LINKED]:
             payload[-1] = _NOTHING_LINKED
         return payload
+
+
+def sent_as(message: Any) -> str:
+    """Return what names a message as it was sent: the same at each delivery, another where its task is sent again.
+
+    Empty where the broker keeps no such name.
+    """
+    named: str = getattr(message, "sent_as", "")
+    return named
 
 
 def is_text(value: Any) -> bool:

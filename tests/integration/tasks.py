@@ -388,6 +388,25 @@ async def logged_late(log: str, seconds: float) -> float:
     return seconds
 
 
+@shared_task(name="t.gated_late", acks_late=True)
+async def gated_late(log: str, gate: str) -> str:
+    """Wait until a file is there."""
+    append(log, "begun")
+    while not os.path.exists(gate):  # noqa: PTH110
+        await asyncio.sleep(0.02)
+    append(log, "ended")
+    return "done"
+
+
+@shared_task(name="t.gated_late_sync", acks_late=True)
+def gated_late_sync(log: str, gate: str) -> str:
+    append(log, "begun")
+    while not os.path.exists(gate):  # noqa: PTH110
+        time.sleep(0.02)
+    append(log, "ended")
+    return "done"
+
+
 @shared_task(name="t.logged_late_sync", acks_late=True)
 def logged_late_sync(log: str, seconds: float) -> float:
     append(log, "begun")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,10 @@ from celery import Celery
 from asyncworker.cli.embedded import EmbeddedServer
 from tests.integration import tasks
 from tests.servers.client import client_app
+from tests.servers.proxy import Proxy, running_proxy
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.redelivery import redeliver
+from tests.servers.valkey import running_valkey
 from tests.servers.worker import Worker
 
 MODULE = tasks.__name__
@@ -121,3 +124,57 @@ def test_what_waited_for_its_turn_runs_after_a_new_connection(
     assert [result.get(timeout=60) for result in others] == list(range(1, 16)), node.log()
     assert all(result.get(timeout=60) is not None for result in long)
     wait_until_settled(valkey, node)
+
+
+@contextlib.contextmanager
+def broker_behind_proxy(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[str, Proxy, Any]]:
+    """Give a broker's URL through a proxy, the proxy, and what waits until all of its messages are settled."""
+    if kind == "rabbitmq":
+        rabbitmq: RabbitMQ = request.getfixturevalue("rabbitmq")
+        vhost = rabbitmq.add_vhost()
+        with running_proxy(rabbitmq.port) as proxy:
+            url = rabbitmq.broker_url(vhost).replace(str(rabbitmq.port), str(proxy.port))
+            yield url, proxy, lambda: rabbitmq.wait_until_settled(vhost, 60)
+        return
+    with running_valkey(folder) as server, running_proxy(server.port) as proxy, server.connect() as broker:
+
+        def wait() -> None:
+            until = time.monotonic() + 60
+            while broker.hlen("unacked") or broker.llen("celery"):
+                assert time.monotonic() < until
+                time.sleep(0.05)
+
+        yield server.url(port=proxy.port), proxy, wait
+
+
+@pytest.mark.parametrize("kind", ["redis", "kombu's redis", "rabbitmq"])
+@pytest.mark.parametrize("name", ["t.gated_late", "t.gated_late_sync"])
+def test_what_ended_while_the_broker_was_away_is_not_run_again(
+    worker: Callable[..., Worker],
+    valkey: EmbeddedServer,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    kind: str,
+    name: str,
+) -> None:
+    """Its message could not be acknowledged, and comes again when nobody runs it any more."""
+    logs, gate = [tmp_path / f"log{number}" for number in range(3)], tmp_path / "gate"
+    with broker_behind_proxy(kind, request, tmp_path / "server") as (url, proxy, wait_until_settled):
+        env = {"ASYNCWORKER_BROKER_URL": url, "ASYNCWORKER_FAST_BROKER": "0" if kind == "kombu's redis" else "1"}
+        node = worker(MODULE, "--without-mingle", "-c", "3", env=env)
+        with client_app(SimpleNamespace(broker_url=url, result_url=valkey.result_url)) as app:
+            results = [app.tasks[name].delay(str(log), str(gate)) for log in logs]
+            until = time.monotonic() + 60
+            while not all(log.exists() for log in logs):
+                assert time.monotonic() < until, node.log()
+                time.sleep(0.02)
+            proxy.partition()
+            proxy.cut()
+            node.wait_for_log("onnection to broker lost")
+            gate.touch()
+            assert [result.get(timeout=60) for result in results] == ["done"] * 3
+            proxy.heal()
+            wait_until_settled()
+            # It has found its way back.
+            assert app.tasks["t.add"].delay(1, 2).get(timeout=60) == 3
+    assert [log.read_text().split() for log in logs] == [["begun", "ended"]] * 3, node.log()

@@ -74,8 +74,12 @@ class OneTask:
         outcomes: Who has stored one.
     """
 
-    def __init__(self, world: World, work_s: float, deliveries: int, *, watched: bool = False) -> None:
+    def __init__(
+        self, world: World, work_s: float, deliveries: int, *, watched: bool = False, returned: bool = False
+    ) -> None:
         self.world = world
+        #: The connection of the first delivery is lost, which is why the others are made.
+        self.returned = returned
         self.watched = watched
         self.work_s = work_s
         self.settings = Settings(lease_s=LEASE_S, max_deliveries=20)
@@ -95,8 +99,11 @@ class OneTask:
         guard = HolderGuard(holder, self.settings, keeper)
         job = TimedJob(holder, redelivered)
         job.leases = keeper
+        job.returned = self.returned and not redelivered
         live_jobs[job.pid] = job
         keeping = holder.world.spawn(keeper.keep())
+        if job.returned:
+            keeper.hurry()
         try:
             done = await self.run(holder, job, guard)
         finally:
@@ -138,10 +145,10 @@ class OneTask:
 
 
 def one_task(
-    work_s: float, deliveries: int = 2, *, watched: bool = False
+    work_s: float, deliveries: int = 2, **how: bool
 ) -> Callable[[World], Awaitable[Callable[[], Awaitable[None]]]]:
     async def scenario(world: World) -> Any:
-        return OneTask(world, work_s, deliveries, watched=watched).check
+        return OneTask(world, work_s, deliveries, **how).check
 
     return scenario
 
@@ -158,3 +165,8 @@ async def test_workers_that_watch_before_the_message_comes_do_not_take_it_from_w
     store: Store, seed: int, schedules: int
 ) -> None:
     await explore_at_random(store, one_task(7.0, 3, watched=True), seed=seed, schedules=schedules)
+
+
+async def test_a_short_task_whose_connection_is_lost_has_one_outcome(store: Store, every: int) -> None:
+    """It would need no lease; but its message is with others now."""
+    assert await explore(store, one_task(LEASE_S / 6, returned=True), deviations=2, every=every) > 1

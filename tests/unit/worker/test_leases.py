@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import delete, update
 
+from asyncworker.clock import SystemClock
 from asyncworker.loop import get_loop_thread, live_jobs
 from asyncworker.settings import Settings
 from asyncworker.store import Leases, Store, schema, shared_store
@@ -210,5 +213,60 @@ def test_a_lease_that_vanished_is_lost(
             await connection.execute(delete(schema.lease))
         await keeper.renew()
         assert lost == [job]
+
+    on_loop(main())
+
+
+class NamedReports:
+    """The request of a message that the broker names."""
+
+    def __init__(self, named: str) -> None:
+        self.message = SimpleNamespace(sent_as=named)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["just now", "long ago"])
+def test_a_message_that_is_sent_again_under_an_id_that_has_ended_is_run(
+    settings: Settings, late_job: Callable[..., Job], old: bool
+) -> None:
+    """Its worker has died: it is delivered again, as a copy of what has ended would be, which is not run."""
+
+    async def main() -> None:
+        ended_at = SetClock(datetime.now(UTC) - timedelta(hours=1 if old else 0))
+        keeper = LeaseKeeper(settings, lambda _job: None, ended_at)
+        first, copy, anew = late_job(keeper), late_job(keeper), late_job(keeper)
+        for job, named in ((first, "first"), (copy, "first"), (anew, "second")):
+            job.request = NamedReports(named)  # type: ignore[assignment]
+        assert await keeper.still_held(first)
+        first.finished = True
+        await keeper.end(first)
+        keeper = LeaseKeeper(settings, lambda _job: None)
+        assert not await keeper.wait_for_holder(copy)
+        assert await keeper.wait_for_holder(anew)
+
+    on_loop(main())
+
+
+class SetClock(SystemClock):
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+
+def test_a_task_whose_connection_is_lost_takes_its_lease_at_once(
+    settings: Settings, late_job: Callable[..., Job]
+) -> None:
+    async def main() -> None:
+        keeper = LeaseKeeper(msgspec.structs.replace(settings, lease_s=3600.0), lambda _job: None)
+        job = late_job(keeper, age_s=0)
+        keeping = asyncio.create_task(keeper.keep())
+        assert not keeper.is_due(job)
+        job.returned = True
+        keeper.hurry()
+        other = await another(settings)
+        while await other.look(key_of(job)) is None:
+            await asyncio.sleep(0.01)
+        keeping.cancel()
 
     on_loop(main())
