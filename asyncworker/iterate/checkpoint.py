@@ -27,6 +27,8 @@ class Recorder(Protocol):
     """What the engine tells of a run, and asks. All of it is called on the run's event loop."""
 
     run_id: str
+    has_past: bool
+    """Earlier attempts may have finished items, and `finished` is asked for each; else only for those with a key."""
     full: bool
     """More has settled than is recorded yet, or the run may have another holder: pullers wait for `room`."""
     careful: bool
@@ -116,6 +118,7 @@ class Tally:
 
     def __init__(self, progress: Progress, clock: Clock) -> None:
         self.run_id = progress.run_id
+        self.has_past = False
         self.full = False
         self.careful = False
         self.reserved = sys.maxsize

@@ -260,6 +260,7 @@ class _Engine:
     async def _pull(self, puller: Puller) -> None:
         turns, intake, recorder = self._turns, self._intake, self._recorder
         waiting, cap = self._waiting, self._waiting_cap
+        work: Work | None
         try:
             while not puller.over:
                 if monotonic() >= turns.slice_ends:
@@ -267,18 +268,22 @@ class _Engine:
                     recorder.check_hold()
                 elif recorder.full:
                     await recorder.room()
-                elif self._ready:
-                    await self._run_item(self._ready.popleft(), puller)
-                elif intake.readable and waiting.count < cap:
-                    work = intake.next()
-                    if work is not None:
-                        await self._run_item(work, puller)
-                elif self._ran_out():
-                    return
-                elif self._accused and intake.exhausted and not waiting.count:
-                    await self._run_accused(puller)
                 else:
-                    await turns.idle()
+                    if self._ready:
+                        work = self._ready.popleft()
+                    elif intake.readable and waiting.count < cap:
+                        work = intake.next()
+                    elif self._ran_out():
+                        return
+                    else:
+                        await self._idle(puller)
+                        continue
+                    if work is None:
+                        continue
+                    if recorder.careful or work[0].index >= recorder.reserved:
+                        await self._run_carefully(work, puller)
+                    else:
+                        await self._run_item(work, puller)
         except Exception as exc:
             self._stop(exc)
         finally:
@@ -289,6 +294,12 @@ class _Engine:
                 turns.wake_all()
                 if not self._alive:
                     self._ended.set()
+
+    async def _idle(self, puller: Puller) -> None:
+        if self._accused and self._intake.exhausted and not self._waiting.count:
+            await self._run_accused(puller)
+        else:
+            await self._turns.idle()
 
     def _due(self, work: Work) -> None:
         self._ready.append(work)
@@ -307,11 +318,8 @@ class _Engine:
 
     # -- one item ------------------------------------------------------------------------------------------------------
 
-    async def _run_item(self, work: Work, puller: Puller, *, checked: bool = False) -> None:
+    async def _run_item(self, work: Work, puller: Puller) -> None:
         item, row, digest = work
-        if not checked and (self._recorder.careful or item.index >= self._recorder.reserved):
-            await self._run_carefully(work, puller)
-            return
         if self._gate is not None and not self._gate.admit(work):
             return
         set_current_item(item)
@@ -361,7 +369,7 @@ class _Engine:
                     return
         await recorder.reserve(item.index)
         if not self._stopping:
-            await self._run_item(work, puller, checked=True)
+            await self._run_item(work, puller)
 
     def _tell_overdue(self, limit_s: float) -> None:
         """Log an item that goes on past its limit: it cannot be stopped, and keeps its place until it ends."""
@@ -380,7 +388,7 @@ class _Engine:
         if not await self._recorder.isolate(item.index, digest):
             return False
         if not self._stopping:
-            await self._run_item(work, puller, checked=True)
+            await self._run_item(work, puller)
             await self._recorder.survived()
         return True
 

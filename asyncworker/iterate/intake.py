@@ -51,7 +51,7 @@ class Intake:
         self._source = source
         self._first_index = source.first_index
         self._run_id = recorder.run_id
-        self._finished = recorder.finished
+        self._finished = recorder.finished if recorder.has_past or key is not None else None
         self._key = key
         self._recorder = recorder
         self._compared = source.can_change and key is None
@@ -163,6 +163,8 @@ class Intake:
                 return None
         self.pulled += 1
         item = Item(index, key, 1, self._run_id)
+        if self._finished is None:
+            return item, row, digest
         try:
             if self._finished(index, digest):
                 return None

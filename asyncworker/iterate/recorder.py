@@ -84,6 +84,7 @@ class StoreRecorder(Tally):
         self._kept_failures: list[tuple[bytes, int]] = []
         self._failure_digests: list[bytes] = []
         self._suspects = Suspects(hold, first_index)
+        self.has_past = True
         self.careful, self.reserved = self._suspects.any, self._suspects.reserved
         self._next_chunk = hold.next_chunk
         self._results: list[tuple[int, bytes, bytes | None]] = []
@@ -96,6 +97,8 @@ class StoreRecorder(Tally):
         self._room.set()
         #: Set when the next checkpoint is written.
         self._written = asyncio.Event()
+        #: What all pullers wait for whose item may not begin yet.
+        self._reserving: asyncio.Future[None] | None = None
         self._flusher: asyncio.Task[None] | None = None
         self._stop: Stop | None = None
         self._given_up = False
@@ -175,7 +178,14 @@ class StoreRecorder(Tally):
             self._results.append((index, body, digest))
             self._results_bytes += len(body)
         self._done += 1
-        self._settled(index, digest, "done")
+        # As `_settled`, without a call an item.
+        if digest is None or self._keys is None:
+            self._map.add(index - self._first_index)
+        else:
+            self._keys.add(digest, index, "done")
+        self._changed = True
+        if self._results_bytes >= self.BYTES_HELD or len(self._results) >= self.ITEMS_HELD:
+            self._hold_back()
 
     def skipped(self, index: int, digest: bytes | None) -> None:
         """An item asked to be skipped."""
@@ -250,7 +260,9 @@ class StoreRecorder(Tally):
             self._suspects.wait_for_more()
             self._changed = True
             self._wake.set()
-            await first_of(self._written, self.AWAY_AFTER_S, self._clock)
+            if self._reserving is None or self._reserving.done():
+                self._reserving = asyncio.ensure_future(first_of(self._written, self.AWAY_AFTER_S, self._clock))
+            await asyncio.shield(self._reserving)
 
     def _is_store_away(self) -> bool:
         # Items go on without it then: that none begins unrecorded is worth less than that.
