@@ -25,6 +25,7 @@ from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, listed, located, t
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.file_end import gone_since
 from asyncworker.sftp.folders import Destination, Found, folded, folders_above
+from asyncworker.sftp.links import check_target, make_local_link
 from asyncworker.sftp.listing import Entry, type_unknown
 from asyncworker.sftp.localfile import LocalFile
 from asyncworker.sftp.named_paths import NamedPaths
@@ -311,7 +312,7 @@ class _Run:
                 found = (await self._scan(folder) if known is None else known).get(name)
                 if (
                     found is not None
-                    and found.is_file
+                    and (found.is_link if attributes.is_link else found.is_file)
                     and is_there(self._how.skip, size, attributes.mtime, found.size_bytes, found.mtime)
                 ):
                     self._tracker.skip(entry.path, goal, THERE[self._how.skip], size)
@@ -324,6 +325,8 @@ class _Run:
             reason = "new" if there is None else why_moved(size, attributes.mtime, there.size_bytes, there.mtime)
             return FileResult(entry.path, goal, planned=True, reason=reason, known_bytes=size)
         self._touched.add(folder)
+        if attributes.is_link:
+            return self._link(path[len(source.base) :], entry, relative, goal)
         if size is None or size > LARGE_BYTES:
             return self._large(entry.path, goal, folder, attributes)
         return Order(entry.path, goal, partial(self._download, entry.path, goal, folder, attributes))
@@ -341,8 +344,10 @@ class _Run:
         return reason is not None
 
     async def _attributes(self, entry: Entry) -> Attributes | None:
-        """Of a file that may be fetched; ``None`` for all else."""
+        """Of a file that may be fetched, or a link that is kept; ``None`` for all else."""
         attributes = entry.attributes
+        if attributes.is_link and self._how.links == "keep":
+            return attributes
         if attributes.is_link and self._how.links == "follow":
             attributes = await self._pool.stat(entry.path)
             if attributes.file_type is None:
@@ -465,6 +470,19 @@ class _Run:
             executor=self._pool._threads,
             on_released=self._pool._connections.release,
         )
+
+    def _link(self, in_tree: str, entry: Entry, relative: str, goal: str) -> Large:
+        folder, _, name = relative.rpartition("/")
+
+        async def run() -> Transfer:
+            assert self._destination is not None
+            target = await self._pool.readlink(entry.path)
+            check_target(target, in_tree, self._pool.options.address)
+            opened = self._destination.folder(folder)
+            await asyncio.to_thread(make_local_link, opened, name, target, entry.mtime, goal)
+            return Transfer(entry.path, goal, 0, entry.mtime)
+
+        return Large(entry.path, goal, run)
 
     def _open_local(self, goal: str, folder: str, mode: int | None) -> LocalFile:
         assert self._destination is not None

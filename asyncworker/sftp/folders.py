@@ -49,6 +49,7 @@ class Found:
     size_bytes: int
     mtime: int
     is_file: bool
+    is_link: bool = False
 
 
 class Destination:
@@ -127,8 +128,8 @@ class Destination:
                 for entry in entries:
                     with contextlib.suppress(OSError):  # it has just gone
                         is_like = entry.stat(follow_symlinks=False)
-                        is_file = stat.S_ISREG(is_like.st_mode)
-                        found[entry.name] = Found(is_like.st_size, int(is_like.st_mtime), is_file)
+                        is_file, is_link = stat.S_ISREG(is_like.st_mode), stat.S_ISLNK(is_like.st_mode)
+                        found[entry.name] = Found(is_like.st_size, int(is_like.st_mtime), is_file, is_link)
         finally:
             os.close(fd)
         return found

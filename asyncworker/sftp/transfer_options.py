@@ -16,6 +16,11 @@ from asyncworker.sftp.selection import SKIPS, Age, Selection, Skip
 __all__ = ["DownloadKeywords", "DownloadOptions", "TransferOptions", "UploadKeywords", "UploadOptions"]
 
 
+#: What becomes of symbolic links.
+Links = Literal["skip", "follow", "keep"]
+LINKS = ("skip", "follow", "keep")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferOptions:
     """What to move and how, in either direction. Paths are relative to the folder that is moved, with slashes.
@@ -34,7 +39,9 @@ class TransferOptions:
         older_than: Leave files out that were changed then or later.
         skip: Leave out a file that is there already: ``same`` size and time of change, same ``size``, as new or
             ``newer``, or ``never``.
-        links: ``follow`` moves the file that a link leads to; links to folders are never gone into.
+        links: ``skip`` leaves links out; ``follow`` moves the file that a link leads to; ``keep`` makes a link on the
+            other side, if it stays within the folder that is moved: one that is absolute or leads out is an error in
+            the report. Links to folders are never gone into.
         resume: Whether to keep and use parts of large files.
         fsync: Flush each file to the disk before it appears; on a server, where it offers that.
         allow_empty: Whether it is well that no file meets a pattern, in the path or in ``include``; else that is an
@@ -59,7 +66,7 @@ class TransferOptions:
     newer_than: Age | None = None
     older_than: Age | None = None
     skip: Skip = "same"
-    links: Literal["skip", "follow"] = "skip"
+    links: Links = "skip"
     resume: bool = True
     fsync: bool = False
     allow_empty: bool = False
@@ -73,7 +80,7 @@ class TransferOptions:
 
     def __post_init__(self) -> None:
         one_of("skip", self.skip, SKIPS)
-        one_of("links", self.links, ("skip", "follow"))
+        one_of("links", self.links, LINKS)
         for name, least in (("max_depth", 0), ("max_size_bytes", 0), ("at_once", 1), ("max_failures", 0)):
             _at_least(name, getattr(self, name), least, none=True)
         for name in ("min_size_bytes", "retries"):
@@ -172,7 +179,7 @@ class TransferKeywords(PoolOptions, total=False):
     newer_than: Age | None
     older_than: Age | None
     skip: Skip
-    links: Literal["skip", "follow"]
+    links: Links
     resume: bool
     fsync: bool
     allow_empty: bool

@@ -32,6 +32,7 @@ from asyncworker.sftp.bulk import (
 )
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.inplace import InPlace
+from asyncworker.sftp.links import is_same_link, upload_link
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.local_tree import LocalFolder, folder_mode, look_at, look_up, scan
 from asyncworker.sftp.localblocks import LocalBlocks
@@ -121,6 +122,7 @@ class _Run:
         self._selection = selection
         self._how = how
         self._follow = how.links == "follow"
+        self._same_links: set[str] = set()  # local paths of those that the folder in hand has on the server, too
         self._tracker = tracker
         self._folders: list[LocalFolder] = []
         self._remote = ""
@@ -220,8 +222,10 @@ class _Run:
                 async for entry in entries:
                     while self._bad:
                         yield self._bad.pop()
-                    if not entry.is_dir:
-                        remote = self._remote_of(folder.relative(entry.path))
+                    remote = self._remote_of(folder.relative(entry.path))
+                    if entry.is_link:
+                        yield self._link(entry, remote, folder)
+                    elif not entry.is_dir:
                         yield self._order(entry.path, remote, entry.attributes)
         while self._bad:
             yield self._bad.pop()
@@ -280,6 +284,7 @@ class _Run:
             found = await asyncio.to_thread(scan, folder, self._follow)
             there = await self._there(remote)
             base = f"{relative}/" if relative else ""
+            await self._find_same_links(found, remote, there or {})
             wanted = [
                 entry
                 for entry in found
@@ -299,6 +304,14 @@ class _Run:
         for entry in wanted:
             yield entry
 
+    async def _find_same_links(self, found: list[Entry], remote: str, there: dict[str, Attributes]) -> None:
+        """Find out which links of a folder are there already, and lead to the same."""
+        if self._how.links != "keep" or self._how.skip == "never":
+            return
+        links = [entry for entry in found if entry.is_link and entry.name in there and there[entry.name].is_link]
+        same = await asyncio.gather(*(is_same_link(self._pool, one.path, f"{remote}/{one.name}") for one in links))
+        self._same_links |= {one.path for one, is_same in zip(links, same, strict=True) if is_same}
+
     async def _need(self, remote: str, files: Iterable[Entry], there: dict[str, Attributes]) -> None:
         if self._space is not None:
             sizes = [(entry.name, entry.size_bytes or 0) for entry in files]
@@ -310,7 +323,10 @@ class _Run:
         if reason is not None:
             self._tracker.filter(remote or self._remote_of(relative), entry.path, reason, entry.size_bytes)
             return False
-        if not entry.is_file:
+        if entry.is_link and self._how.links == "keep":
+            reason = "the same link" if entry.path in self._same_links else None
+            self._same_links.discard(entry.path)
+        elif not entry.is_file:
             reason = "a link" if entry.is_link else "no file"
         elif there is not None and there.is_file and self._is_there(entry.attributes, there):
             reason = THERE[self._how.skip]
@@ -361,6 +377,13 @@ class _Run:
             return await self._pool._run(make())
 
         return Large(remote, local, run)
+
+    def _link(self, entry: Entry, remote: str, source: LocalFolder) -> Large | FileResult:
+        self._tracker.find(0)
+        if self._how.dry_run:
+            return FileResult(remote, entry.path, planned=True, known_bytes=0)
+        path = entry.path[len(source.path) :].lstrip("/")
+        return Large(remote, entry.path, partial(upload_link, self._pool, entry.path, remote, path))
 
     def _in_place(self, local: str, remote: str, raw: bytes, opens: partial[LocalSource]) -> Large:
         file = LocalBlocks(local, opens, self._pool._threads)

@@ -45,7 +45,13 @@ def transfer_options(command: C) -> C:
             show_default=True,
             help="Leave out a file that is there: of the same size and time, of the same size, as new, or none.",
         ),
-        click.option("--follow-links", is_flag=True, help="Move the files that links lead to."),
+        click.option(
+            "--links",
+            type=click.Choice(["skip", "follow", "keep"]),
+            default="skip",
+            show_default=True,
+            help="Leave links out, move the files that they lead to, or make links that stay within the folder.",
+        ),
         click.option("--fsync", is_flag=True, help="Flush each file to the disk."),
         click.option("--retries", type=click.IntRange(min=0), default=3, help="After a lost connection."),
         click.option("--max-errors", "max_failures", type=click.IntRange(min=0), help="Stop once more have failed."),
@@ -132,8 +138,6 @@ def put(sources: tuple[str, ...], url: str, **given: Any) -> None:
 def wishes_of(kind: type[W], given: dict[str, Any]) -> W:
     """Return the library's options from those of the command line."""
     values = {name: given[name] for name in kind.__dataclass_fields__ if name in given}
-    if given["follow_links"]:
-        values["links"] = "follow"
     if given["fail_fast"]:
         values["max_failures"] = 0
     if given["files_from"] is not None:

@@ -1,0 +1,127 @@
+"""Symbolic links that are moved as links: only those that stay within the tree that is moved.
+
+As rsync's ``--safe-links``, but a link that is refused is an error in the report: a target must be relative, and have
+its ``..`` at the beginning, no more of them than there are folders above the link. So, whatever other links are on the
+way, nothing that follows it leaves the tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPNameError
+from asyncworker.sftp.folders import OpenFolder
+from asyncworker.sftp.names import check_name, remote_bytes, remote_text
+from asyncworker.sftp.namespace import Namespace
+from asyncworker.sftp.temporary_names import temporary_name
+from asyncworker.sftp.transfer import Transfer
+
+__all__ = ["check_target", "is_same_link", "make_local_link", "upload_link"]
+
+
+def check_target(target: str, path: str, host: str) -> None:
+    """Refuse a link that leads out of the tree, or whose target is not plain.
+
+    Args:
+        target: What the link holds.
+        path: The link, relative to the root of the tree.
+        host: The server, for the message.
+
+    Raises:
+        SFTPNameError: It is refused.
+    """
+    fault = _fault(target, path.count("/"))
+    if fault:
+        raise SFTPNameError(f"{host}: refused the link {path!a} to {target[:200]!a}: {fault}", host=host, path=path)
+
+
+def _fault(target: str, depth: int) -> str:
+    if not target:
+        return "it has no target"
+    if target.startswith("/"):
+        return "its target is absolute"
+    names = [name for name in target.rstrip("/").split("/") if name not in ("", ".")]
+    ups = 0
+    while ups < len(names) and names[ups] == "..":
+        ups += 1
+    if ups > depth:
+        return "it leads out of the folder that is moved"
+    if ".." in names[ups:]:
+        return "a '..' after a name may lead out of the folder that is moved"
+    for name in names[ups:]:
+        try:
+            check_name(name)
+        except SFTPNameError:
+            return "its target has a name in it that is not safe"
+    return ""
+
+
+def make_local_link(folder: OpenFolder, name: str, target: str, mtime: int | None, goal: str) -> None:
+    """Make a link in an open folder, in the place of a file or a link that is there. Blocks: for a thread.
+
+    Raises:
+        OSError: It cannot be made; names ``goal``.
+    """
+    temporary = os.fsdecode(temporary_name(os.fsencode(name)))
+    try:
+        os.symlink(target, temporary, dir_fd=folder.fd)
+        try:
+            if mtime is not None:
+                with contextlib.suppress(OSError, NotImplementedError):
+                    os.utime(temporary, (mtime, mtime), dir_fd=folder.fd, follow_symlinks=False)
+            os.replace(temporary, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+        except OSError:
+            os.unlink(temporary, dir_fd=folder.fd)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, goal) from None
+
+
+async def upload_link(pool: Namespace, local: str, remote: str, path: str) -> Transfer:
+    """Make a link on the server that holds what the local one does, in the place of a file or a link that is there.
+
+    Args:
+        pool: The connections.
+        local: The local link.
+        remote: Its path on the server.
+        path: Its path, relative to the root of the tree.
+
+    Raises:
+        SFTPNameError: It leads out of the tree.
+        SFTPError: A refusal by the server, or a lost connection.
+        OSError: It cannot be read.
+    """
+    target = await asyncio.to_thread(os.readlink, local)
+    check_target(target, path, pool.options.address)
+    try:
+        await pool.symlink(target, remote)
+    except SFTPError:
+        if not await pool.exists(remote, follow_links=False):
+            raise
+        folder, slash, name = remote_bytes(remote).rpartition(b"/")
+        temporary = folder + slash + temporary_name(name)
+        await pool.symlink(target, remote_text(temporary))
+        try:
+            await pool.rename(remote_text(temporary), remote, replace=True)
+        except BaseException:
+            with contextlib.suppress(SFTPError):  # the first error says more
+                await pool._remove_temporary(temporary)
+            raise
+    return Transfer(remote, local, 0, None)
+
+
+async def is_same_link(pool: Namespace, local: str, remote: str) -> bool:
+    """Return whether a local link and one of the server hold the same; ``False`` where that cannot be said.
+
+    Raises:
+        SFTPConnectionLost: The connection is lost.
+        SFTPConnectError: There is none.
+    """
+    try:
+        return await asyncio.to_thread(os.readlink, local) == await pool.readlink(remote)
+    except (SFTPConnectionLost, SFTPConnectError):
+        raise
+    except (SFTPError, OSError):
+        return False
