@@ -118,6 +118,18 @@ async def replace(self: Any, way: str) -> Any:
     raise self.replace(ways[way]())
 
 
+@shared_task(name="c.sends_all_and_replaces", bind=True)
+async def sends_all_and_replaces(self: Any) -> Any:
+    """Send a group, a chord and a chain of groups, and end as a group in one's own place."""
+    sent = [await sends(way) for way in ("group", "chord", "chain of groups")]
+    raise self.replace(group(current_app.signature("c.same", (each,)) for each in sent))
+
+
+@shared_task(name="c.same")
+async def same(value: Any) -> Any:
+    return value
+
+
 @shared_task(name="c.add_to_chord", bind=True)
 async def add_to_chord(self: Any) -> int:
     self.add_to_chord(current_app.signature("c.add", (10, 0)))

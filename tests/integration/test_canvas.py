@@ -95,6 +95,21 @@ def test_many_tasks_that_replace_themselves(node: Callable[..., Worker], client:
     assert started.stop() == 0
 
 
+@pytest.mark.parametrize("limit", ["1", "2", "10"])
+def test_two_hundred_tasks_send_everything_at_once_and_the_worker_answers_throughout(
+    node: Callable[..., Worker], client: Celery[Any], limit: str
+) -> None:
+    started = node(limit)
+    sent = [client.send_task("c.sends_all_and_replaces") for _ in range(200)]
+    for result in sent:
+        while not result.ready():
+            answers(client)
+    ids = [result.get(timeout=TIMEOUT_S) for result in sent]
+    came_to = [[client.AsyncResult(task_id).get(timeout=TIMEOUT_S) for task_id in of_one] for of_one in ids]
+    assert came_to == [[WAYS[way] for way in ("group", "chord", "chain of groups")]] * 200
+    assert started.stop() == 0
+
+
 @pytest.mark.parametrize("limit", POOL_LIMITS)
 def test_a_producer_held_across_an_await_keeps_nobody_waiting(
     node: Callable[..., Worker], client: Celery[Any], limit: str
