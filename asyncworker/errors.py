@@ -62,6 +62,7 @@
         ├── SFTPNoSpace          the server's disk cannot hold what is to be sent
         ├── SFTPTypeUnknown      it does not say whether something is a file or a folder
         ├── SFTPFileChanged      the bytes received do not match the size that was announced
+        ├── SFTPDeleteRefused    a mirror would delete more than it may
         └── SFTPNameError        a file name that is not safe to write locally
 """
 
@@ -107,6 +108,7 @@ __all__ = [
     "SFTPAuthError",
     "SFTPConnectError",
     "SFTPConnectionLost",
+    "SFTPDeleteRefused",
     "SFTPError",
     "SFTPFileChanged",
     "SFTPFileNotFound",
@@ -442,6 +444,10 @@ class SFTPFileChanged(SFTPError):
 
 class SFTPTypeUnknown(SFTPError):
     """The server does not say whether something is a file or a folder."""
+
+
+class SFTPDeleteRefused(SFTPError):
+    """A mirror would delete more than it may; nothing was deleted."""
 
 
 class SFTPNameError(SFTPError):

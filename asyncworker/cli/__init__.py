@@ -27,7 +27,7 @@ COMMANDS = {
     "health": "Exit with 0 where the worker of ASYNCWORKER_HEALTH_FILE is alive and takes tasks, else with 1.",
     "limits": "List and change limits.",
     "runs": "List, show, watch, cancel and resume fan-outs.",
-    "sftp": "Fetch, send, list, move and remove files over SFTP.",
+    "sftp": "Fetch, send, mirror, list, move and remove files over SFTP.",
     "top": "Show every task in flight: its age, and the line where it waits.",
 }
 

@@ -19,6 +19,7 @@ from asyncworker.sftp.packets import Attributes, FileSystem
 from asyncworker.sftp.pool import SFTPPool, pool
 from asyncworker.sftp.progress import BulkProgress, BulkReport
 from asyncworker.sftp.streams import ReadStream, WriteStream
+from asyncworker.sftp.sync import sync
 from asyncworker.sftp.transfer import Transfer
 from asyncworker.sftp.upload import upload
 
@@ -37,5 +38,6 @@ __all__ = [
     "download",
     "local_path",
     "pool",
+    "sync",
     "upload",
 ]

@@ -28,6 +28,7 @@ from asyncworker.sftp.folders import Destination, Found, folded, folders_above
 from asyncworker.sftp.links import check_target, make_local_link
 from asyncworker.sftp.listing import Entry, type_unknown
 from asyncworker.sftp.localfile import LocalFile
+from asyncworker.sftp.mirror_plan import Inventory
 from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.packets import Attributes
@@ -99,12 +100,13 @@ async def run_download(
     wishes: DownloadOptions,
     of_pool: dict[str, Any],
     tracker: Tracker,
+    inventory: Inventory | None = None,
 ) -> BulkReport:
-    """Do what :func:`download` does, and count on a tracker that the caller can see."""
+    """Do what :func:`download` does, count on a tracker that the caller can see, and note what the source has."""
     selection = wishes.selection
     where, remotes, of_pool = located(where, remote, of_pool)
     async with the_pool(where, of_pool) as pool:
-        run = _Run(pool, selection, wishes, tracker)
+        run = _Run(pool, selection, wishes, tracker, inventory)
         try:
             await run.prepare(remotes, os.fspath(local))
             await transfer_all(pool, run.orders(), tracker, wishes.at_once, wishes.retries)
@@ -118,11 +120,19 @@ async def run_download(
 class _Run:
     """One download."""
 
-    def __init__(self, pool: SFTPPool, selection: Selection, how: DownloadOptions, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        pool: SFTPPool,
+        selection: Selection,
+        how: DownloadOptions,
+        tracker: Tracker,
+        inventory: Inventory | None,
+    ) -> None:
         self._pool = pool
         self._selection = selection
         self._how = how
         self._tracker = tracker
+        self._inventory = inventory
         self._sources: list[RemoteSource] = []
         self._name: str | None = None  # of the one file that is meant, here
         self._destination: Destination | None = None
@@ -162,6 +172,8 @@ class _Run:
             async with aclosing(self._found(source)) as found:
                 async for path, entry in found:
                     anything = True
+                    if self._inventory is not None:
+                        self._inventory.add(path, entry.attributes)
                     while self._bad:
                         yield self._bad.pop()
                     order = await self._order(path, entry, source)

@@ -26,6 +26,7 @@ class BulkProgress:
         files_failed: Those that have not, and will not.
         files_skipped: Those that were left out: there already, links, special files.
         files_filtered: Those that were not wanted: by filters, size or age.
+        files_deleted: Files and folders that a mirror deleted; in a dry run, would delete.
         bytes_found: Bytes of the files found.
         bytes_done: Bytes that have arrived, those of files that are not whole yet included.
         listed: Whether all has been found.
@@ -37,6 +38,7 @@ class BulkProgress:
     files_failed: int = 0
     files_skipped: int = 0
     files_filtered: int = 0
+    files_deleted: int = 0
     bytes_found: int = 0
     bytes_done: int = 0
     listed: bool = False
@@ -110,7 +112,7 @@ class Tracker:
         self._began_at = clock.monotonic()
         self._errors: list[FileResult] = []
         self._warnings: list[str] = []
-        self.found = self.done = self.failed = self.skipped = self.filtered = 0
+        self.found = self.done = self.failed = self.skipped = self.filtered = self.deleted = 0
         self.bytes_found = self.bytes_done = 0
         self.listed = False
         self.stopped: str | None = None
@@ -133,6 +135,8 @@ class Tracker:
             self.failed += 1
             if len(self._errors) < _ERRORS_KEPT:
                 self._errors.append(result)
+        elif result.deletes:
+            self.deleted += 1
         if self._on_file is not None:
             self._on_file(result)
         if self._max_failures is not None and self.failed > self._max_failures:
@@ -164,6 +168,7 @@ class Tracker:
             self.failed,
             self.skipped,
             self.filtered,
+            self.deleted,
             self.bytes_found,
             self.bytes_done,
             self.listed,

@@ -13,7 +13,7 @@ from asyncworker.sftp.options import PoolOptions, one_of
 from asyncworker.sftp.progress import OnFile, OnProgress
 from asyncworker.sftp.selection import SKIPS, Age, Selection, Skip
 
-__all__ = ["DownloadKeywords", "DownloadOptions", "TransferOptions", "UploadKeywords", "UploadOptions"]
+__all__ = ["DownloadKeywords", "DownloadOptions", "SyncKeywords", "TransferOptions", "UploadKeywords", "UploadOptions"]
 
 
 #: What becomes of symbolic links.
@@ -85,6 +85,9 @@ class TransferOptions:
             _at_least(name, getattr(self, name), least, none=True)
         for name in ("min_size_bytes", "retries"):
             _at_least(name, getattr(self, name), 0, none=False)
+        for name in ("include", "exclude", "filters"):  # an iterator would be empty the second time
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
 
     @classmethod
     def split(cls, given: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
@@ -205,6 +208,15 @@ class UploadKeywords(TransferKeywords, total=False):
 
     check_space: bool
     inplace: bool
+
+
+class SyncKeywords(DownloadKeywords, UploadKeywords, total=False):
+    """As for :class:`~asyncworker.sftp.sync.SyncOptions`, and those of the direction and of a pool."""
+
+    delete: bool
+    delete_excluded: bool
+    max_delete: int | None
+    force: bool
 
 
 def _at_least(name: str, value: object, least: int, *, none: bool) -> None:

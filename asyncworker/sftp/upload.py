@@ -37,6 +37,7 @@ from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.local_tree import LocalFolder, folder_mode, look_at, look_up, scan
 from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
+from asyncworker.sftp.mirror_plan import Inventory
 from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.packets import Attributes
@@ -99,15 +100,16 @@ async def run_upload(
     wishes: UploadOptions,
     of_pool: dict[str, Any],
     tracker: Tracker,
+    inventory: Inventory | None = None,
 ) -> BulkReport:
-    """Do what :func:`upload` does, and count on a tracker that the caller can see."""
+    """Do what :func:`upload` does, count on a tracker that the caller can see, and note what the source has."""
     selection = wishes.selection
     locals_ = [local] if isinstance(local, str | os.PathLike) else list(local)
     if not locals_:
         raise SettingsError("a local path is needed")
     where, remotes, of_pool = located(where, remote, of_pool)
     async with the_pool(where, of_pool) as pool:
-        run = _Run(pool, selection, wishes, tracker)
+        run = _Run(pool, selection, wishes, tracker, inventory)
         orders = await run.prepare([os.fspath(one) for one in locals_], remotes[0])
         lanes = min(wishes.at_once or _IN_PLACE_AT_ONCE, _IN_PLACE_AT_ONCE) if wishes.inplace else LARGE_AT_ONCE
         await transfer_all(pool, orders, tracker, wishes.at_once, wishes.retries, lanes)
@@ -117,13 +119,21 @@ async def run_upload(
 class _Run:
     """One upload."""
 
-    def __init__(self, pool: SFTPPool, selection: Selection, how: UploadOptions, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        pool: SFTPPool,
+        selection: Selection,
+        how: UploadOptions,
+        tracker: Tracker,
+        inventory: Inventory | None,
+    ) -> None:
         self._pool = pool
         self._selection = selection
         self._how = how
         self._follow = how.links == "follow"
         self._same_links: set[str] = set()  # local paths of those that the folder in hand has on the server, too
         self._tracker = tracker
+        self._inventory = inventory
         self._folders: list[LocalFolder] = []
         self._remote = ""
         self._bad: list[FileResult] = []
@@ -284,6 +294,9 @@ class _Run:
             found = await asyncio.to_thread(scan, folder, self._follow)
             there = await self._there(remote)
             base = f"{relative}/" if relative else ""
+            if self._inventory is not None:
+                for entry in found:
+                    self._inventory.add(base + entry.name, entry.attributes)
             await self._find_same_links(found, remote, there or {})
             wanted = [
                 entry

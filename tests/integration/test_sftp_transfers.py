@@ -247,3 +247,45 @@ def test_the_summary_is_last_when_the_connection_is_lost(sshd: Sshd, source: Pat
     error, summary = objects(done.stdout)
     assert (error["type"], error["error_type"]) == ("error", "SFTPConnectError")
     assert (done.returncode, summary["type"], summary["exit_code"]) == (10, "summary", 10)
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_sync_mirrors_a_folder(url: str, login: list[str], source: Path, tmp_path: Path, direction: str) -> None:
+    goal = tmp_path / "goal"
+    (goal / "old").mkdir(parents=True)
+    (goal / "old" / "x").write_text("x")
+    (goal / "keep.tmp").write_text("x")
+    where = [f"{url}{source}", str(goal)] if direction == "down" else [str(source), f"{url}{goal}"]
+    options = ["--delete", "--exclude", "*.tmp", *login]
+    trial = asyncworker("sync", *where, *options, "--dry-run")
+    assert trial.returncode == 0, trial.stderr
+    assert {f"would delete {goal}/old/x", f"would delete {goal}/old"} < set(trial.stdout.splitlines())
+    assert trial.stdout.splitlines()[-1].endswith("2 would be deleted")
+    refused = asyncworker("sync", *where, *options, "--max-delete", "1", "--json")
+    *_, summary = objects(refused.stdout)
+    assert (refused.returncode, summary["exit_code"], summary["files_deleted"]) == (25, 25, 0)
+    assert files(goal) == {"a.xml", "b.xml", "c.txt", "#odd", "sub/d.xml", "old/x", "keep.tmp"}
+    done = asyncworker("sync", *where, *options, "--json")
+    *each, summary = objects(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert summary["files_deleted"] == 2
+    assert {one["remote"] or one["local"] for one in each if one["outcome"] == "deleted"} == {
+        f"{goal}/old",
+        f"{goal}/old/x",
+    }
+    assert files(goal) == {"a.xml", "b.xml", "c.txt", "#odd", "sub/d.xml", "keep.tmp"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["a", "b"], "one of the two is a URL"),
+        (["sftp://h/a", "sftp://h/b"], "one of the two is a URL"),
+        (["a", "sftp://h/b", "--delete-excluded"], "needs delete"),
+        (["a", "sftp://h/b", "--max-delete", "3"], "needs delete"),
+        (["a", "sftp://127.0.0.1:1/b", "--delete", "--max-depth", "3"], "all of the source"),
+    ],
+)
+def test_sync_refuses_what_makes_no_sense(arguments: list[str], text: str) -> None:
+    done = asyncworker("sync", *arguments)
+    assert (done.returncode, text in done.stderr) == (2, True), done.stderr

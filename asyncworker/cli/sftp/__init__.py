@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from asyncworker.cli.sftp import describing, ls, making, moving, removing, streaming, transfer
+from asyncworker.cli.sftp import describing, ls, making, moving, removing, streaming, sync, transfer
 from asyncworker.cli.sftp.exit_codes import CodedGroup
 
 __all__ = ["sftp"]
@@ -12,7 +12,7 @@ __all__ = ["sftp"]
 
 @click.group(cls=CodedGroup)
 def sftp() -> None:
-    """Fetch, send, list, move and remove files over SFTP.
+    """Fetch, send, mirror, list, move and remove files over SFTP.
 
     URLs are sftp://user@host:port/path, with /~/path below the home folder.
     """
@@ -21,6 +21,7 @@ def sftp() -> None:
 for _command in (
     transfer.get,
     transfer.put,
+    sync.sync,
     streaming.cat,
     ls.list_,
     describing.stat,

@@ -11,6 +11,7 @@ from asyncworker.errors import (
     SettingsError,
     SFTPConnectError,
     SFTPConnectionLost,
+    SFTPDeleteRefused,
     SFTPError,
     SFTPFileNotFound,
     SFTPNoSpace,
@@ -29,6 +30,7 @@ FILE_IO = 11
 CONNECTION_LOST = 12
 SOME_FAILED = 23
 SOME_VANISHED = 24
+DELETE_REFUSED = 25
 
 
 def code_of(error: BaseException) -> int:
@@ -51,6 +53,8 @@ def code_of_report(report: BulkReport, *, download: bool) -> int:
     if report.ok:
         return OK
     errors = [result.error for result in report.errors]
+    if any(isinstance(error, SFTPDeleteRefused) for error in errors):
+        return DELETE_REFUSED
     if len(errors) == report.files_failed:
         gone = SFTPFileNotFound if download else FileNotFoundError
         # What was named and is not there, or a pattern that nothing meets, has no other side.

@@ -52,7 +52,7 @@ class Lines:
         size = "" if result.size_bytes is None else _size(result.size_bytes)
         about = ", ".join(text for text in (size, result.reason) if text)
         what = _WORDS.get(result.outcome, result.outcome)
-        path = there if result.deletes else here if result.outcome == "skipped" else f"{here} -> {there}"
+        path = here or there if result.deletes else here if result.outcome == "skipped" else f"{here} -> {there}"
         click.echo(f"{what} {path}" + (f" ({about})" if about else ""))
 
     def error(self, error: BaseException) -> None:
@@ -166,7 +166,7 @@ def every_few_seconds() -> Callable[[BulkProgress], None]:
 
 
 def _planned(now: BulkProgress) -> str:
-    return f"{now.files_found:,} files, {_size(now.bytes_found)} would be moved{_left_out(now)}"
+    return f"{now.files_found:,} files, {_size(now.bytes_found)} would be moved{_left_out(now, 'would be deleted')}"
 
 
 def _sentence(now: BulkProgress) -> str:
@@ -177,9 +177,10 @@ def _sentence(now: BulkProgress) -> str:
     return f"{moved}{_left_out(now)}, {now.files_failed:,} failed"
 
 
-def _left_out(now: BulkProgress) -> str:
+def _left_out(now: BulkProgress, deleted: str = "deleted") -> str:
     filtered = f" and {now.files_filtered:,} by filters" if now.files_filtered else ""
-    return f"; {now.files_skipped:,} left out{filtered}"
+    surplus = f", {now.files_deleted:,} {deleted}" if now.files_deleted else ""
+    return f"; {now.files_skipped:,} left out{filtered}{surplus}"
 
 
 def _size(count: float) -> str:

@@ -25,11 +25,10 @@ W = TypeVar("W", bound=TransferOptions)
 
 INTERRUPTED = 128 + signal.SIGINT
 
-#: Moves what the command line names, with those wishes, counted on that tracker.
-Move = Callable[[W, Tracker], Awaitable[object]]
 
-
-def run_transfer(move: Move[W], wishes: W, given: dict[str, Any], *, download: bool) -> None:
+def run_transfer(
+    move: Callable[[W, Tracker], Awaitable[object]], wishes: W, given: dict[str, Any], *, download: bool
+) -> None:
     """Run a transfer, print what became of it, and end the command.
 
     Raises:
