@@ -20,6 +20,8 @@ __all__ = ["Destination", "Found", "OpenFolder", "folded", "folders_above"]
 
 #: Folders that are kept open; one that a file is being written in stays open beyond that.
 _KEPT = 64
+#: Of a path that the system takes at once: 4,095 bytes, and a name has 255 at most.
+_NAMES_A_STEP = 15
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -91,14 +93,21 @@ class Destination:
         Raises:
             OSError: Something else has one of the names, a link among it; names the path.
         """
-        if not relative:
-            return self._top
-        known = self._open.get(relative)
-        if known is not None:
-            self._open.move_to_end(relative)
-            return known
-        above, _, name = relative.rpartition("/")
-        parent = self.folder(above)
+        folder, above, missing = self._top, relative, []
+        while above:  # not by recursion: there may be thousands of names
+            known = self._open.get(above)
+            if known is not None:
+                self._open.move_to_end(above)
+                folder = known
+                break
+            above, _, name = above.rpartition("/")
+            missing.append(name)
+        for name in reversed(missing):
+            above = f"{above}/{name}" if above else name
+            folder = self._make(folder, above, name)
+        return folder
+
+    def _make(self, parent: OpenFolder, relative: str, name: str) -> OpenFolder:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, self._modes.pop(relative, 0o777), dir_fd=parent.fd)
@@ -120,7 +129,7 @@ class Destination:
         """Return what a folder holds; nothing where it is not there. Blocks: for a thread."""
         found = {}
         try:
-            fd = os.open(relative or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._top.fd)
+            fd = _opened(self._top.fd, relative)
         except OSError:
             return {}
         try:
@@ -158,3 +167,18 @@ def folders_above(path: str) -> list[str]:
     """Return the folders on the way to a path, the topmost first."""
     names = path.split("/")[:-1]
     return ["/".join(names[: number + 1]) for number in range(len(names))]
+
+
+def _opened(fd: int, relative: str) -> int:
+    """Open a folder below another one, by several steps where its path is longer than the system takes at once."""
+    names = relative.split("/") if relative else ["."]
+    above = -1
+    while names:
+        try:
+            opened = os.open("/".join(names[:_NAMES_A_STEP]), _FLAGS & ~os.O_NOFOLLOW, dir_fd=fd)
+        finally:
+            if above >= 0:
+                os.close(above)
+        fd = above = opened
+        del names[:_NAMES_A_STEP]
+    return fd

@@ -28,10 +28,11 @@ async def expand(pool: Namespace, path: str, on_error: Callable[[str, SFTPError]
     Raises:
         SFTPFileNotFound: Nothing is there under that path, or meets the pattern.
         SettingsError: A pattern that is none.
-        SFTPError: Any other refusal, or no connection.
+        SFTPError: Any other refusal, or no connection. Of a path without a pattern, a server that refuses to tell
+            anything is well: it may be read all the same.
     """
     try:
-        return [Entry(_name(path), path, await pool.stat(path, follow_links=False))]
+        return [Entry(_name(path), path, await pool._told(path, follow_links=False))]
     except SFTPFileNotFound:
         split = split_glob(path)
         if split is None:

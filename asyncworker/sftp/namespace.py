@@ -291,15 +291,15 @@ class Namespace(Metadata):
             if not self._mkdir_keeps_mode:
                 await self.chmod(path, mode)
 
-    async def _told(self, path: str) -> Attributes:
-        """STAT; where the server refuses to tell, nothing is told.
+    async def _told(self, path: str, *, follow_links: bool = True) -> Attributes:
+        """STAT or LSTAT; where the server refuses to tell, nothing is told.
 
         Raises:
             SFTPFileNotFound: There is no such path.
             SFTPError: There is no connection.
         """
         try:
-            return await self.stat(path)
+            return await self.stat(path, follow_links=follow_links)
         except (SFTPFileNotFound, SFTPConnectionLost, SFTPConnectError):
             raise
         except SFTPError:

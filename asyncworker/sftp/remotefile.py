@@ -100,14 +100,14 @@ class RemoteFile:
         return b"".join(parts)
 
     async def stat(self) -> Attributes:
-        """Return what the server says of the open file.
+        """Return what the server says of the open file: nothing, where it refuses.
 
         Raises:
-            SFTPError: It refuses, or the connection is lost.
+            SFTPConnectionLost: The connection is lost.
         """
         answer = await self._ask(self._live()[0].protocol.fstat)
         if isinstance(answer, Status):
-            raise refusal(answer, "stat", self._live()[0].address, self._path)
+            return Attributes()
         assert isinstance(answer, Attributes)
         return answer
 

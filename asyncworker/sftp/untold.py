@@ -40,7 +40,7 @@ class Untold:
 
     Args:
         folder: Its path, as bytes.
-        on_complete: Called when a batch has got all its answers, or this has nothing left to ask.
+        on_complete: Called when a batch has got all its answers.
         owner: Whose requests these are.
     """
 
@@ -83,10 +83,12 @@ class Untold:
         self._waiting.clear()
 
     def _ask(self, session: Session) -> None:
-        most = min(_AT_ONCE, session.capacity)
-        while self._waiting and self._asked < most:
+        while self._waiting and self._asked < _AT_ONCE:
             batch, place = self._waiting.popleft()
-            self._send(session, batch, place)
+            if self._all_told and batch.names[place].attributes.file_type is not None:
+                self._settle(batch)
+            else:
+                self._send(session, batch, place)
 
     def _send(self, session: Session, batch: Batch, place: int) -> None:
         send = session.protocol.stat if self._by_stat else session.protocol.lstat
@@ -109,10 +111,13 @@ class Untold:
             assert isinstance(batch.names, list)
             batch.names[place] = Name(name.filename, known)
             self._all_told |= known == name.attributes and known.file_type is not None
-        batch.missing -= 1
         if session.alive:
             self._ask(session)
-        if not batch.missing or not self.busy:
+        self._settle(batch)
+
+    def _settle(self, batch: Batch) -> None:
+        batch.missing -= 1
+        if not batch.missing:
             self._on_complete()
 
 

@@ -99,14 +99,8 @@ class _Listing:
             await self._folder(folder.path)
 
     async def _leads_to_folder(self, entry: Entry) -> bool:
-        if not entry.is_link:
-            return entry.is_dir
-        try:
-            return (await self._pool.stat(entry.path)).is_dir
-        except (SFTPConnectError, SFTPConnectionLost):
-            raise
-        except SFTPError:  # it leads nowhere
-            return False
+        told = None if entry.is_link else entry.attributes
+        return bool(await self._pool._is_folder(entry.path, told))
 
     async def _folder(self, folder: str) -> None:
         start = len(folder.rstrip("/")) + 1
