@@ -83,14 +83,18 @@ class Files(Trees):
         """
         text, raw, goal = os.fspath(remote), remote_bytes(remote), os.fspath(local)
         one_of("read_to", read_to, READ_TO)
-        make = partial(self._download, text, raw, goal, size_bytes, mtime, read_to, read_once)
+        tries = 0
+
+        def make() -> Download:
+            nonlocal tries
+            tries += 1
+            return self._download(text, raw, goal, size_bytes, mtime, read_to, read_once)
+
         try:
-            return await self._run(make())
-        except SFTPConnectionLost:
-            await pause()
-        try:
-            return await self._run(make())
+            return await self._twice(make)
         except SFTPFileNotFound as error:
+            if tries == 1:
+                raise
             raise gone_since(error) from None
 
     async def put(

@@ -51,6 +51,7 @@ class Untold:
         self._waiting: deque[tuple[Batch, int]] = deque()
         self._asked = 0
         self._by_stat = False  # the server knows no LSTAT, and so no links
+        self._answers = 0
         self._all_told = False  # LSTAT has told no more of a file than the listing
 
     @property
@@ -84,11 +85,16 @@ class Untold:
 
     def _ask(self, session: Session) -> None:
         while self._waiting and self._asked < _AT_ONCE:
-            batch, place = self._waiting.popleft()
-            if self._all_told and batch.names[place].attributes.file_type is not None:
-                self._settle(batch)
-            else:
-                self._send(session, batch, place)
+            batch, place = self._waiting[0]
+            if batch.names[place].attributes.file_type is not None:
+                if self._asked and not self._answers:
+                    return  # the first answer shows whether it is worth asking for sizes and times
+                if self._all_told:
+                    self._waiting.popleft()
+                    self._settle(batch)
+                    continue
+            self._waiting.popleft()
+            self._send(session, batch, place)
 
     def _send(self, session: Session, batch: Batch, place: int) -> None:
         send = session.protocol.stat if self._by_stat else session.protocol.lstat
@@ -98,6 +104,7 @@ class Untold:
 
     def _answered(self, session: Session, batch: Batch, place: int, by_stat: bool, answer: Attributes | Status) -> None:
         self._asked -= 1
+        self._answers += 1
         if isinstance(answer, Status):
             if not by_stat and answer.code in (packets.UNSUPPORTED, packets.BAD_MESSAGE):
                 self._by_stat = True

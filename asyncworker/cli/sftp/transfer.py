@@ -15,6 +15,7 @@ from asyncworker.cli.sftp.running import run_transfer
 from asyncworker.cli.sftp.streaming import get_to_stdout, put_from_stdin, refuse_others
 from asyncworker.errors import SettingsError
 from asyncworker.sftp.download import run_download
+from asyncworker.sftp.file_end import READ_TO
 from asyncworker.sftp.progress import Tracker
 from asyncworker.sftp.transfer_options import DownloadOptions, TransferOptions, UploadOptions
 from asyncworker.sftp.upload import run_upload
@@ -68,6 +69,15 @@ def transfer_options(command: C) -> C:
 
 @click.command(cls=FilterCommand)
 @click.argument("arguments", nargs=-1, required=True, metavar="URL... [DESTINATION]")
+@click.option(
+    "--read-to",
+    type=click.Choice(list(READ_TO)),
+    default="size",
+    show_default=True,
+    help="Where a file ends: at its announced size, at EOF for servers whose sizes are wrong, or where it did when it"
+    " was opened, for logs that grow.",
+)
+@click.option("--read-once", is_flag=True, help="Open each file once only, for servers that hand it out once.")
 @transfer_options
 @connection_options
 def get(arguments: tuple[str, ...], **given: Any) -> None:

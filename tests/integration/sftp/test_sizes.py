@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asyncworker.errors import SettingsError, SFTPFileChanged, SFTPReadInterrupted
-from asyncworker.sftp import FileResult, SFTPPool, download
+from asyncworker.sftp import FileResult, SFTPPool, download, upload
 from tests.integration.sftp.conftest import Folders, pool_of
 from tests.integration.sftp.test_get import settled
 from tests.servers.sftp_hostile import (
@@ -98,6 +98,26 @@ UNTOLD: Mapping[str, dict[str, Any]] = {
 @pytest.mark.parametrize("switches", UNTOLD.values(), ids=UNTOLD)
 async def test_get_reads_what_is_not_told_to_its_end(folders: Folders, switches: dict[str, Any]) -> None:
     assert set((await got(serving(**switches), folders)).values()) == {None}
+
+
+REFUSED = ("statvfs", "limits", "fsync", "SETSTAT", "FSETSTAT", "REALPATH", "STAT", "LSTAT", "FSTAT")
+
+
+@pytest.mark.parametrize("status", [UNSUPPORTED, FAILURE, PERMISSION_DENIED])
+async def test_what_is_offered_and_then_refused_is_done_without(folders: Folders, status: int) -> None:
+    refused = REFUSED if status != UNSUPPORTED else (*REFUSED, "posix-rename")
+    hostile = Hostile(refuse=dict.fromkeys(refused, status))
+    hostile.tree.mkdir("/in")
+    for size in SIZES:
+        (folders.remote / str(size)).write_bytes(content(size))
+    with running_hostile_server(folders.remote.parent / "server", hostile) as server:
+        async with pool_of(server, connections=2) as pool, asyncio.timeout(240):
+            (await upload(pool, folders.remote, "/in")).raise_for_errors()
+            (await download(pool, "/in", folders.local)).raise_for_errors()
+            assert await settled(pool)
+        assert hostile.open_handles == []
+    assert hostile.tree.files() == {f"/in/{size}": content(size) for size in SIZES}
+    assert {path.name: path.read_bytes() for path in folders.local.iterdir()} == {str(n): content(n) for n in SIZES}
 
 
 @pytest.mark.parametrize("switches", UNTOLD.values(), ids=UNTOLD)

@@ -166,7 +166,7 @@ async def test_a_file_whose_size_is_not_listed_is_chosen_by_the_one_that_lstat_t
 
 async def test_a_listing_without_times_is_asked_for_once(folders: Folders) -> None:
     hostile = serving(claim=lambda kind, path, told: Stat(size=told.size, mode=told.mode))
-    async with pool_on(hostile, folders.remote, in_flight=1) as pool:
+    async with pool_on(hostile, folders.remote) as pool:
         assert len([entry async for entry in pool.list("/in")]) == 43
     assert hostile.count("LSTAT") == 1
 
