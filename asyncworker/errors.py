@@ -44,6 +44,7 @@
     │   ├── HTTPConnectionLost   the connection ended before the answer did
     │   ├── HTTPTimeout          no whole answer in time
     │   ├── HTTPStatusError      the answer is an error; carries the status, and how long the server asks to wait
+    │   ├── HTTPTooLarge         the answer is larger than was allowed
     │   └── HTTPPageError        an answer is not a page of the list, or leads nowhere
     ├── SQLError                 carries the table
     │   ├── SQLConnectError      no connection to the database, or it ended
@@ -80,6 +81,7 @@ __all__ = [
     "HTTPConnectionLost",
     "HTTPError",
     "HTTPPageError",
+    "HTTPTooLarge",
     "HTTPStatusError",
     "HTTPTimeout",
     "ItemError",
@@ -348,6 +350,10 @@ class HTTPStatusError(HTTPError):
         super().__init__(message, method=method, url=url)
         self.status = status
         self.retry_after_s = retry_after_s
+
+
+class HTTPTooLarge(HTTPError):
+    """The answer is larger than was allowed."""
 
 
 class HTTPPageError(HTTPError):

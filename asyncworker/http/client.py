@@ -12,11 +12,14 @@ import httpx
 from tenacity import AsyncRetrying
 
 from asyncworker.errors import HTTPError, SettingsError
-from asyncworker.http.failures import refusal, shown, translated
+from asyncworker.http.connections import MAX_BYTES, too_large
+from asyncworker.http.failures import failures_of, refusal, translated
 from asyncworker.http.hosts import Hosts
 from asyncworker.http.options import Options
-from asyncworker.http.pages import Links, Page, Paging, begin, follow
+from asyncworker.http.own_headers import called_with
+from asyncworker.http.pages import MAX_PAGES, Links, Page, Paging, Trail, begin, follow
 from asyncworker.http.retries import IDEMPOTENT, can_be_sent_again, retrying
+from asyncworker.http.shown import shown
 from asyncworker.redaction import redacted
 from asyncworker.resources import lifetimes
 
@@ -77,7 +80,13 @@ class HTTPClient:
         return await self.request("DELETE", url, **arguments)
 
     async def request(
-        self, method: str, url: str, *, idempotent: bool | None = None, **arguments: Any
+        self,
+        method: str,
+        url: str,
+        *,
+        idempotent: bool | None = None,
+        max_bytes: int | None = None,
+        **arguments: Any,
     ) -> httpx.Response:
         """Send a request and read its answer to the end.
 
@@ -85,7 +94,9 @@ class HTTPClient:
             method: GET, POST, ...
             url: Relative to the base URL, or whole.
             idempotent: Whether it may arrive twice; ``None``: by its method.
-            arguments: As for ``httpx.AsyncClient.build_request``: params, headers, json, content, data, files.
+            max_bytes: Bytes of the answer at most, decompressed; ``None``: as the client's.
+            arguments: As for ``httpx.AsyncClient.build_request``: params, headers, json, content, data, files. Headers
+                go to the server of that URL; where a redirect leads to another one, only harmless ones go along.
 
         Raises:
             HTTPStatusError: The answer is an error, 400 or above; of the last attempt.
@@ -93,11 +104,14 @@ class HTTPClient:
             HTTPCertificateError: The server's certificate is not one to trust.
             HTTPConnectionLost: The connection ended before the answer did.
             HTTPTimeout: No whole answer in time.
+            HTTPTooLarge: The answer is larger than ``max_bytes``.
             HTTPError: Any other failure: a wrong URL, too many redirects.
         """
 
+        most = self.options.max_bytes if max_bytes is None else max_bytes
+
         async def attempt() -> httpx.Response:
-            response, opened, give_up_at = await self._open(method, url, arguments)
+            response, opened, give_up_at = await self._open(method, url, arguments, most)
             async with opened:
                 with translated(response.request, self.options.timeout_s):
                     async with asyncio.timeout_at(give_up_at):
@@ -108,18 +122,24 @@ class HTTPClient:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, url: str, *, idempotent: bool | None = None, **arguments: Any
+        self,
+        method: str,
+        url: str,
+        *,
+        idempotent: bool | None = None,
+        max_bytes: int | None = None,
+        **arguments: Any,
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and give out its answer while it arrives: ``response.aiter_bytes()``, ``aiter_lines()``.
 
         What fails before the answer's head is there is tried again, what fails later is not. Takes and raises what
-        :meth:`request` does.
+        :meth:`request` does; ``max_bytes=None`` sets no bound here. What the block itself raises comes out unchanged.
         """
         retry = self._retrying(method, idempotent, arguments)
-        opening: _Opened = await retry(self._open, method, url, arguments)
+        opening: _Opened = await retry(self._open, method, url, arguments, max_bytes)
         response, opened, _ = opening
         async with opened:
-            with translated(response.request, self.options.timeout_s):
+            with failures_of(response, self.options.timeout_s):
                 yield response
 
     # -- lists ---------------------------------------------------------------------------------------------------------
@@ -131,6 +151,7 @@ class HTTPClient:
         pages: Paging | None = None,
         items: str | None = None,
         params: Mapping[str, Any] | None = None,
+        max_pages: int = MAX_PAGES,
         **arguments: Any,
     ) -> AsyncGenerator[Page, None]:
         """Give out the pages of a list, one request each, sent when the page is asked for.
@@ -140,20 +161,21 @@ class HTTPClient:
             pages: How the list goes on: :class:`Links` (the default), :class:`Cursor`, :class:`Numbers`.
             items: Where in a page's JSON its items are, as ``data.orders``; ``None``: the page is a list of them.
             params: Added to the URL's query.
+            max_pages: A list that goes on after so many is an error.
             arguments: As for :meth:`request`.
 
         Raises:
-            HTTPPageError: An answer is not such a page, or leads nowhere or to another server.
+            HTTPPageError: An answer is not such a page, or leads nowhere, elsewhere, or back to an earlier page.
             HTTPError: A request failed.
         """
         how = pages or Links()
         next_url: httpx.URL | None = begin(how, url, params)
-        page: Page | None = None
+        trail = Trail(max_pages)
         while next_url is not None:
             response = await self.get(str(next_url), **arguments)
-            page = Page.of(response, items, after=page)
+            page = Page.of(response, items, trail)
             yield page
-            next_url = follow(how, page)
+            next_url = follow(how, page, trail)
 
     async def items(self, url: str, **arguments: Any) -> AsyncGenerator[Any, None]:
         """Give out the items of a list, page by page; memory holds one page. Takes and raises what `pages` does."""
@@ -168,13 +190,14 @@ class HTTPClient:
         may_repeat = method.upper() in IDEMPOTENT if idempotent is None else idempotent
         return retrying(self.options, idempotent=may_repeat, repeatable=can_be_sent_again(arguments))
 
-    async def _open(self, method: str, url: str, arguments: dict[str, Any]) -> _Opened:
+    async def _open(self, method: str, url: str, arguments: dict[str, Any], max_bytes: int | None) -> _Opened:
         """Wait for the host's permit, send, and check the answer's head.
 
         Returns the answer, what gives back connection and permit, and when by the loop's clock its time is over.
         """
         try:
             request = self._client.build_request(method.upper(), url, **arguments)
+            request.extensions.update(called_with(request.url, arguments.get("headers")), **{MAX_BYTES: max_bytes})
         except httpx.InvalidURL as exc:
             raise HTTPError(f"{method.upper()} {redacted(url)!r:.200}: {exc}", method=method.upper()) from None
         async with AsyncExitStack() as stack:
@@ -189,8 +212,15 @@ class HTTPClient:
                         if error.status == _TOO_MANY_REQUESTS and error.retry_after_s is not None:
                             self._hosts.close_for(request.url, min(error.retry_after_s, self.options.most_wait_s))
                         raise error
+                    if max_bytes is not None and _announced_bytes(response) > max_bytes:
+                        raise too_large(response, max_bytes)
             return response, stack.pop_all(), give_up_at
         raise AssertionError("not reached")
+
+
+def _announced_bytes(response: httpx.Response) -> int:
+    said = response.headers.get("Content-Length", "")
+    return int(said) if said.isdecimal() and response.request.method != "HEAD" else 0
 
 
 async def open_client(base_url: str, **options: Any) -> HTTPClient:

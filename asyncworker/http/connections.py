@@ -14,7 +14,15 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 
-__all__ = ["Connections"]
+from asyncworker.errors import HTTPTooLarge
+from asyncworker.http.shown import shown
+
+__all__ = ["MAX_BYTES", "Answer", "Connections", "too_large"]
+
+#: The extension of a request that says how many bytes of its answer are read.
+MAX_BYTES = "asyncworker.max_bytes"
+
+_PIECE_BYTES = 4096
 
 
 class Connections(httpx.AsyncBaseTransport):
@@ -52,8 +60,9 @@ class Connections(httpx.AsyncBaseTransport):
             raise
         body = response.stream
         assert isinstance(body, httpx.AsyncByteStream)
-        response.stream = _Body(body, lambda well: self._give_back(connection, host, well=well))
-        return response
+        compressed = response.headers.get("Content-Encoding", "identity") != "identity"
+        ended = _Body(body, lambda well: self._give_back(connection, host, well=well), in_pieces=compressed)
+        return Answer(response.status_code, headers=response.headers, stream=ended, extensions=response.extensions)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -97,17 +106,54 @@ class Connections(httpx.AsyncBaseTransport):
         task.add_done_callback(self._closing.discard)
 
 
-class _Body(httpx.AsyncByteStream):
-    """An answer's body; tells once whether it was read to its end."""
+class Answer(httpx.Response):
+    """An answer, of which no more is read than its request allows."""
 
-    def __init__(self, body: httpx.AsyncByteStream, ended: Callable[[bool], None]) -> None:
+    async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        """Give out the body, decompressed.
+
+        Raises:
+            HTTPTooLarge: It is larger than the request allows.
+        """
+        max_bytes, received = self.request.extensions.get(MAX_BYTES), 0
+        async for piece in super().aiter_bytes(chunk_size):
+            received += len(piece)
+            if max_bytes is not None and received > max_bytes:
+                raise too_large(self, max_bytes)
+            yield piece
+
+
+def too_large(answer: httpx.Response, max_bytes: int) -> HTTPTooLarge:
+    """Make the error of an answer that is larger than that."""
+    request = answer.request
+    url = shown(request.url)
+    return HTTPTooLarge(
+        f"{request.method} {url}: the answer has more than max_bytes={max_bytes:,}", method=request.method, url=url
+    )
+
+
+class _Body(httpx.AsyncByteStream):
+    """An answer's body; tells once whether it was read to its end.
+
+    Args:
+        body: What is read.
+        ended: Is told.
+        in_pieces: Give it out in small pieces: each may be a thousand times as large once it is decompressed.
+    """
+
+    def __init__(self, body: httpx.AsyncByteStream, ended: Callable[[bool], None], *, in_pieces: bool) -> None:
         self._body = body
+        self._in_pieces = in_pieces
         self._ended: Callable[[bool], None] | None = ended
         self._whole = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for piece in self._body:
-            yield piece
+            if not self._in_pieces:
+                yield piece
+                continue
+            for start in range(0, len(piece), _PIECE_BYTES):
+                yield piece[start : start + _PIECE_BYTES]
         self._whole = True
 
     async def aclose(self) -> None:

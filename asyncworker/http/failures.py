@@ -17,8 +17,9 @@ from asyncworker.errors import (
     HTTPTimeout,
 )
 from asyncworker.http.retries import retry_after_s
+from asyncworker.http.shown import shown
 
-__all__ = ["refusal", "shown", "translated"]
+__all__ = ["failures_of", "refusal", "translated"]
 
 #: Of an answer that is an error: what is read, and what is quoted.
 _READ_BYTES = 4096
@@ -27,12 +28,6 @@ _QUOTED = 200
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 #: Our own fault, however often it is sent.
 _CANNOT_BE_SENT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
-
-
-def shown(url: httpx.URL) -> str:
-    """Return the URL as it may stand in a log: no password, and no query, which may hold a key."""
-    query = "?..." if url.query else ""
-    return str(url.copy_with(userinfo=b"", query=None, fragment=None)) + query
 
 
 @contextmanager
@@ -53,6 +48,25 @@ def translated(request: httpx.Request, timeout_s: float) -> Iterator[None]:
         raise HTTPConnectionLost(f"{name}: the connection ended before the answer did: {_said(exc)}", **where) from exc
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise HTTPError(f"{name}: {_said(exc)}", **where) from exc
+
+
+@contextmanager
+def failures_of(response: httpx.Response, timeout_s: float) -> Iterator[None]:
+    """Do the same for what goes wrong while that answer is read; whatever else is raised is the caller's own."""
+    try:
+        yield
+    except httpx.RequestError as exc:
+        if _request_of(exc) is not response.request:
+            raise
+        with translated(response.request, timeout_s):
+            raise
+
+
+def _request_of(error: httpx.RequestError) -> httpx.Request | None:
+    try:
+        return error.request
+    except RuntimeError:  # it was raised without one
+        return None
 
 
 def _is_certificate(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ import httpx
 
 from asyncworker.errors import SettingsError
 from asyncworker.http.connections import Connections
+from asyncworker.http.own_headers import OwnHeaders
 from asyncworker.redaction import redacted
 
 __all__ = ["Options"]
@@ -22,9 +23,10 @@ class Options:
 
     Attributes:
         base_url: What relative URLs are added to.
-        headers: Sent with every request.
-        token: Sent as ``Authorization: Bearer``.
-        auth: User and password for HTTP's basic log-in.
+        headers: Sent with every request to the base URL's own server, and to no other: not where a redirect or a whole
+            URL leads elsewhere.
+        token: Sent as ``Authorization: Bearer``, to that server only.
+        auth: User and password for HTTP's basic log-in, to that server only.
         verify: Whether certificates are checked; a path: against the authorities in that file.
         proxy: The URL of a proxy; ``None``: none, whatever the environment says.
         follow_redirects: Whether a redirect is followed.
@@ -33,6 +35,8 @@ class Options:
         connect_timeout_s: Seconds to make a connection, and to wait for one of the others to come free.
         timeout_s: Seconds for one attempt, from sending to the end of the answer; of a streamed answer: to its head,
             and then between two pieces.
+        max_bytes: Bytes of one answer, decompressed, that are read into memory; a larger one is an error. It does not
+            bound a streamed answer.
         attempts: How often a request is sent at most.
         backoff_s: Before a second attempt; doubled for each further one, with jitter.
         most_wait_s: Between two attempts at most. A server that asks for more is not asked again.
@@ -49,6 +53,7 @@ class Options:
     per_host: int = 20
     connect_timeout_s: float = 10.0
     timeout_s: float = 30.0
+    max_bytes: int = 100_000_000
     attempts: int = 4
     backoff_s: float = 0.5
     most_wait_s: float = 60.0
@@ -62,7 +67,7 @@ class Options:
             raise SettingsError(f"HTTP base_url is {redacted(self.base_url)!r}: expected http://HOST or https://HOST")
         if self.token is not None and self.auth is not None:
             raise SettingsError("HTTP token and auth are both given: a request can carry one of them")
-        for name in ("connections", "per_host", "attempts"):
+        for name in ("connections", "per_host", "max_bytes", "attempts"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise SettingsError(f"HTTP {name} is {value!r}: a whole number of 1 or more is needed")
@@ -112,6 +117,7 @@ class Options:
             headers=headers,
             auth=self.auth,
             follow_redirects=self.follow_redirects,
+            event_hooks={"request": [OwnHeaders(self.base_url, headers)]},
             transport=Connections(self.connections, verify, self.proxy),
             timeout=httpx.Timeout(self.timeout_s, connect=self.connect_timeout_s, pool=self.connect_timeout_s),
         )

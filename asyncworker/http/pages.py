@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,10 +11,13 @@ import httpx
 import msgspec
 
 from asyncworker.errors import HTTPPageError
-from asyncworker.http.failures import shown
+from asyncworker.http.shown import shown
 from asyncworker.redaction import redacted
 
-__all__ = ["Cursor", "Links", "Numbers", "Page", "Paging", "begin", "follow"]
+__all__ = ["MAX_PAGES", "Cursor", "Links", "Numbers", "Page", "Paging", "Trail", "begin", "follow"]
+
+#: Of one list, unless the caller says otherwise.
+MAX_PAGES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Page:
         items: What it holds.
         content: The whole of its JSON.
         response: The answer.
-        repeats: Whether its items are those of the page before.
+        repeats: Whether its items are those of an earlier page.
     """
 
     number: int
@@ -40,13 +44,13 @@ class Page:
         return self.response.url
 
     @classmethod
-    def of(cls, response: httpx.Response, items: str | None, after: Page | None) -> Page:
+    def of(cls, response: httpx.Response, items: str | None, trail: Trail) -> Page:
         """Read a page from an answer; ``items`` says where in it its items are.
 
         Raises:
             HTTPPageError: It is not JSON, or has no list there.
         """
-        number = after.number + 1 if after is not None else 1
+        number = trail.enter(response)
         try:
             content = msgspec.json.decode(response.content)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -56,7 +60,39 @@ class Page:
             there = f"it has {', '.join(map(repr, content))}" if isinstance(content, dict) else "it is no object"
             where = "it should be a list; name the field of it that is" if items is None else f"no list in {items!r}"
             raise _wrong(response, f"page {number}: {where}; {there}")
-        return cls(number, found, content, response, after is not None and found == after.items)
+        return cls(number, found, content, response, trail.repeats(found))
+
+
+class Trail:
+    """The pages of one list that were read: what leads back to one of them would go on for ever.
+
+    Args:
+        max_pages: At most.
+    """
+
+    def __init__(self, max_pages: int) -> None:
+        self.max_pages = max_pages
+        self._urls: dict[int, int] = {}  # hash of the URL to the number of its page
+        self._items: set[bytes] = set()
+        self._number = 0
+
+    def enter(self, response: httpx.Response) -> int:
+        """Note a page, and where it was asked for; returns its number."""
+        self._number += 1
+        for each in (*response.history, response):
+            self._urls.setdefault(hash(str(each.url)), self._number)
+        return self._number
+
+    def number_of(self, url: httpx.URL) -> int | None:
+        """Return the number of the page that came from there; ``None``: none did."""
+        return self._urls.get(hash(str(url)))
+
+    def repeats(self, items: list[Any]) -> bool:
+        """Tell whether an earlier page had the same items; a page without items repeats none."""
+        digest = hashlib.blake2b(msgspec.json.encode(items), digest_size=16).digest()
+        known = digest in self._items
+        self._items.add(digest)
+        return known and bool(items)
 
 
 class Paging(Protocol):
@@ -131,7 +167,7 @@ class Numbers:
         if not page.items:
             return None
         if page.repeats:  # it would go on for ever
-            raise _wrong(page.response, f"page {page.number} is the one before again: is {self.param!r} the parameter?")
+            raise _wrong(page.response, f"page {page.number} is an earlier one again: is {self.param!r} the parameter?")
         return page.url.copy_set_param(self.param, str(self._first + self._step * page.number))
 
 
@@ -147,11 +183,12 @@ def begin(how: Paging, url: str, params: Mapping[str, Any] | None) -> httpx.URL:
         raise HTTPPageError(f"{redacted(url)!r} is not a URL: {exc}") from None
 
 
-def follow(how: Paging, page: Page) -> httpx.URL | None:
+def follow(how: Paging, page: Page, trail: Trail) -> httpx.URL | None:
     """Return the URL of the page after that one; ``None``: there is none.
 
     Raises:
-        HTTPPageError: It would be the same page, or on another server, which is not to get this one's log-in.
+        HTTPPageError: It would be one that was read, one too many, or on another server, which is not to get this one's
+            log-in.
     """
     found = how.next(page)
     if found is None:
@@ -164,6 +201,11 @@ def follow(how: Paging, page: Page) -> httpx.URL | None:
         raise _wrong(page.response, f"page {page.number} says that it is followed by itself")
     if (url.scheme, url.netloc) != (page.url.scheme, page.url.netloc):
         raise _wrong(page.response, f"page {page.number} leads to another server, {shown(url)}")
+    earlier = trail.number_of(url)
+    if earlier is not None:
+        raise _wrong(page.response, f"page {page.number} leads back to page {earlier}, {shown(url)}")
+    if page.number >= trail.max_pages:
+        raise _wrong(page.response, f"the list goes on after page {page.number:,}, the last that max_pages= allows")
     return url
 
 

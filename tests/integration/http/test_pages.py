@@ -74,7 +74,7 @@ async def test_a_page_is_asked_for_when_it_is_needed(server: HTTPServer, connect
     [
         ({"results": []}, {}, "page 1: it should be a list; name the field of it that is; it has 'results'"),
         ({"results": []}, {"items": "result"}, "page 1: no list in 'result'; it has 'results'"),
-        ([1], {"pages": Numbers()}, "page 2 is the one before again: is 'page' the parameter?"),
+        ([1], {"pages": Numbers()}, "page 2 is an earlier one again: is 'page' the parameter?"),
         ({"r": [1], "next": "/orders"}, {"items": "r", "pages": Cursor("next")}, "page 1 says .* followed by itself"),
         ({"r": [1], "next": [1]}, {"items": "r", "pages": Cursor("next")}, r"page 1: 'next' is \[1\], not a cursor"),
         (
@@ -127,3 +127,45 @@ def test_a_task_of_a_worker_is_a_source_over_pages(
     result = fetch.iterate(number=client.tasks["http.orders"].s(server.url)).delay()
     assert result.get(timeout=GET_S) == [10, 11, 20, 21, 30, 31]
     assert server.most_connections <= 3
+
+
+def in_a_circle(exchange: Exchange) -> None:
+    after = exchange.query.get("after", "a")
+    exchange.send({"results": [after], "next": {"a": "b", "b": "c", "c": "b"}[after]})
+
+
+def link_in_a_circle(exchange: Exchange) -> None:
+    page = exchange.query.get("page", "1")
+    exchange.send([page], Link=f'</orders?page={3 - int(page)}>; rel="next"')
+
+
+def two_by_turns(exchange: Exchange) -> None:
+    exchange.send([int(exchange.query["page"]) % 2])
+
+
+@pytest.mark.parametrize(
+    ("answer", "how", "items", "said"),
+    [
+        (in_a_circle, Cursor("next", "after"), "results", "page 3 leads back to page 2"),
+        (link_in_a_circle, Links(), None, "page 2 leads back to page 1"),
+        (two_by_turns, Numbers(), None, "page 3 is an earlier one again: is 'page' the parameter"),
+    ],
+)
+async def test_a_list_that_goes_round_in_a_circle_is_refused(
+    server: HTTPServer, connect: Connect, answer: Any, how: Any, items: str | None, said: str
+) -> None:
+    server.on("/orders", answer)
+    client = await connect()
+    with pytest.raises(HTTPPageError, match=said):
+        async for _ in client.items("/orders", params={"page": "1"}, pages=how, items=items):
+            assert len(server.seen) < 10
+
+
+async def test_a_list_that_never_ends_is_refused(server: HTTPServer, connect: Connect) -> None:
+    server.on("/orders", lambda exchange: exchange.send([len(server.seen)]))
+    client = await connect()
+    found = []
+    with pytest.raises(HTTPPageError, match="the list goes on after page 7, the last that max_pages= allows"):
+        async for item in client.items("/orders", pages=Numbers(), max_pages=7):
+            found.append(item)
+    assert found == [1, 2, 3, 4, 5, 6, 7]
