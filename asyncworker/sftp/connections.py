@@ -13,6 +13,7 @@ from typing import Protocol
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import SFTPConnectionLost, SFTPError
+from asyncworker.sftp.bandwidth import Bandwidth
 from asyncworker.sftp.easing import Easing
 from asyncworker.sftp.options import Options
 from asyncworker.sftp.session import Session
@@ -72,7 +73,9 @@ class Connections:
         self._ending: set[asyncio.Task[None]] = set()  # of connections that are lost
         self._waiting: OrderedDict[Job, None] = OrderedDict()  # in order, and any of them leaves in O(1)
         self._held: set[Held] = set()
-        self._traffic = Traffic(options.in_flight, options.window_bytes)
+        rate = options.max_bytes_per_s
+        bandwidth = None if rate is None else Bandwidth(rate, clock)
+        self._traffic = Traffic(options.in_flight, options.window_bytes, bandwidth)
         self._easing = Easing(options, self._traffic, clock)
         self._logged_in = False  # whether the server has ever let us in
         self._least = 0  # that were wanted before that

@@ -70,6 +70,7 @@ class PoolOptions(TypedDict, total=False):
     connections: int
     in_flight: int
     window_bytes: int | None
+    max_bytes_per_s: float | None
     gentle: bool
     timeout_s: float
     connect_timeout_s: float
@@ -106,6 +107,8 @@ class Options:
             moved at once. The server's own limit of open handles lowers it.
         window_bytes: Maximum number of bytes asked for, or sent and not answered, over all connections. ``None``: 8 MB
             sent a connection, and 4 MB asked for a file.
+        max_bytes_per_s: Maximum number of bytes a second, in both directions together, over all connections; ``None``:
+            no limit. Counted as SFTP, before encryption and compression.
         timeout_s: Seconds without any byte from the server while requests are open, after which a connection is given
             up as lost.
         connect_timeout_s: Seconds for a connection to be usable: network, SSH, login, subsystem and version.
@@ -130,6 +133,7 @@ class Options:
     connections: int = 4
     in_flight: int = 2048
     window_bytes: int | None = None
+    max_bytes_per_s: float | None = None
     timeout_s: float = 60.0
     connect_timeout_s: float = 30.0
     keepalive_s: float = 15.0
@@ -145,6 +149,9 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise SettingsError(f"SFTP {name} is {value!r}: a whole number of 1 or more is needed")
+        rate = self.max_bytes_per_s
+        if rate is not None and not 1 <= rate < math.inf:
+            raise SettingsError(f"SFTP max_bytes_per_s is {rate!r}: a number of 1 or more is needed")
         window = self.window_bytes
         if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < _WINDOW_MIN):
             raise SettingsError(f"SFTP window_bytes is {window!r}: a whole number of {_WINDOW_MIN} or more is needed")

@@ -17,6 +17,7 @@ from asyncworker.errors import (
     SFTPTimeout,
 )
 from asyncworker.sftp import packets
+from asyncworker.sftp.metered import MeteredProtocol
 from asyncworker.sftp.options import Options
 from asyncworker.sftp.packets import Status
 from asyncworker.sftp.protocol import SFTPProtocol
@@ -33,6 +34,8 @@ _HANDLES_WITHOUT_LIMITS = 64
 HANDLES_MAX = 256
 #: Sent to be written and not answered, on one session: more would only fill buffers.
 _UNANSWERED_BYTES = 8 * 1024 * 1024
+#: The same where there is a limit of bytes a second, in requests of its size.
+_WAITING_REQUESTS = 4
 #: The clock of a connection looks so often within ``timeout_s``. It counts looks and not seconds: a loop that was
 #: blocked, or a machine that slept, must not make a server's answers late.
 _LOOKS = 10
@@ -71,9 +74,7 @@ class Session:
         self._unsent = 0  # bytes that the transport had not passed on at the last look
         self._unanswered_max = min(_UNANSWERED_BYTES, options.window_bytes or _UNANSWERED_BYTES)
         self.address = options.address
-        self.protocol = SFTPProtocol(
-            self._become_ready, self.wake, host=options.address, window_bytes=options.window_bytes
-        )
+        self.protocol = self._make_protocol(options, traffic)
         self.cut_requests = 0
         self.opened_at = 0.0
         self.capacity = 0
@@ -115,6 +116,15 @@ class Session:
             raise
         session.capacity = _capacity(session.protocol.limits)
         return session
+
+    def _make_protocol(self, options: Options, traffic: Traffic) -> SFTPProtocol:
+        callbacks, bandwidth = (self._become_ready, self.wake), traffic.bandwidth
+        if bandwidth is None:
+            return SFTPProtocol(*callbacks, host=options.address, window_bytes=options.window_bytes)
+        # What waits for bandwidth is ahead of all that comes later, what removes a file among it.
+        self._unanswered_max = min(self._unanswered_max, _WAITING_REQUESTS * bandwidth.request_bytes)
+        largest = min(bandwidth.request_bytes, options.window_bytes or bandwidth.request_bytes)
+        return MeteredProtocol(bandwidth, *callbacks, host=options.address, window_bytes=largest)
 
     @property
     def alive(self) -> bool:

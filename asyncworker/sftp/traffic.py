@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from typing import Protocol
+
+from asyncworker.sftp.bandwidth import Bandwidth
 
 __all__ = ["Sender", "Traffic"]
 
@@ -31,10 +34,13 @@ class Traffic:
     Args:
         requests: Maximum number of requests without an answer.
         window_bytes: Maximum number of bytes asked for, or sent and not answered; ``None``: no limit.
+        bandwidth: What may be sent and asked for in a time; ``None``: no limit.
     """
 
-    def __init__(self, requests: int, window_bytes: int | None) -> None:
+    def __init__(self, requests: int, window_bytes: int | None, bandwidth: Bandwidth | None = None) -> None:
         self.requests = requests
+        self.bandwidth = bandwidth
+        self._timer: asyncio.TimerHandle | None = None  # until there is bandwidth again: one, whoever waits for it
         self.window_bytes = window_bytes
         self.held: OrderedDict[Sender, None] = OrderedDict()
         """Sessions that have requests to send and no room for them; served in turn."""
@@ -49,6 +55,9 @@ class Traffic:
         if sender in self._senders:
             self._senders.remove(sender)
         self.held.pop(sender, None)
+        if not self._senders and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self.release()
 
     @property
@@ -73,6 +82,12 @@ class Traffic:
     def hold(self, sender: Sender) -> None:
         """Wake that session when there is room again."""
         self.held[sender] = None
+        if self.bandwidth is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.bandwidth.wait_s(), self._have_bandwidth)
+
+    def _have_bandwidth(self) -> None:
+        self._timer = None
+        self.release()
 
     def release(self) -> None:
         """Wake the sessions that were held; those that find no room are held again, at the end of the line."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["AGE", "DURATION", "SIZE"]
+__all__ = ["AGE", "DURATION", "RATE", "SIZE"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([kmgtp]?)(i?b)?", re.ASCII | re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -33,6 +33,20 @@ class _Size(click.ParamType):  # type: ignore[type-arg]  # generic in some versi
         number, unit, suffix = found.groups()
         step = 1000 if unit and (suffix or "").lower() == "b" else 1024
         return int(float(number) * step ** _POWERS[unit.lower()])
+
+
+class _Rate(_Size):
+    """Bytes a second, as sizes are written; but a plain number is KiB, as rsync and rclone have it."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*", value, re.ASCII):
+            value += "K"
+        rate = super().convert(value, param, ctx)
+        if rate < 1:
+            self.fail(f"{value!r} would move nothing", param, ctx)
+        return rate
 
 
 class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic in some versions only
@@ -83,5 +97,6 @@ def _seconds(text: str) -> float | None:
 
 
 SIZE = _Size()
+RATE = _Rate()
 DURATION = _Duration()
 AGE = _Age()

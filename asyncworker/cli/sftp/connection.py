@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from asyncworker.cli.sftp.amounts import RATE
 from asyncworker.errors import SettingsError
 from asyncworker.sftp.urls import parse_url
 
@@ -20,6 +21,7 @@ _VALUES = (
     "connections",
     "in_flight",
     "window_bytes",
+    "max_bytes_per_s",
     "timeout_s",
     "connect_timeout_s",
     "known_hosts",
@@ -42,6 +44,13 @@ def connection_options(command: C) -> C:
         click.option("--connections", type=click.IntRange(min=1), help="At most; default 4."),
         click.option("--in-flight", type=click.IntRange(min=1), help="Requests at once over all connections, at most."),
         click.option("--window-bytes", type=click.IntRange(min=1024), help="Asked for or sent, and not answered."),
+        click.option(
+            "--bwlimit",
+            "max_bytes_per_s",
+            type=RATE,
+            metavar="RATE",
+            help="A second, both directions together: 500K, 1.5M; a plain number is KiB, as rsync and rclone have it.",
+        ),
         click.option("--gentle", is_flag=True, help="One connection, 4 requests at once: for servers that hang up."),
         click.option("--timeout", "timeout_s", type=float, help="Seconds without any answer; default 60."),
         click.option("--connect-timeout", "connect_timeout_s", type=float, help="Seconds to connect; default 30."),
