@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -30,10 +30,13 @@ __all__ = [
     "Orders",
     "listed",
     "located",
+    "patiently",
     "the_pool",
     "tracker_of",
     "transfer_all",
 ]
+
+T = TypeVar("T")
 
 #: Larger files go into the lane of the large ones.
 LARGE_BYTES = 1024 * 1024
@@ -133,17 +136,28 @@ async def transfer_all(
 
 
 async def _tried(order: Large, patience: Patience) -> FileResult:
+    try:
+        return FileResult(order.remote, order.local, transfer=await patiently(order.run, patience))
+    except Exception as error:
+        return FileResult(order.remote, order.local, error=error)
+
+
+async def patiently(run: Callable[[], Awaitable[T]], patience: Patience | None = None) -> T:
+    """Run it, and again after a pause while the connection is lost or cannot be made: for what may be done twice.
+
+    Raises:
+        SFTPError: As it does; of several losses the last one.
+    """
+    patience = patience or Patience(_TRIES)
     attempt = 1
     while True:
         try:
-            return FileResult(order.remote, order.local, transfer=await order.run())
+            return await run()
         except (SFTPConnectionLost, SFTPConnectError) as error:
             pause = patience.pause_s(attempt, error)
             if pause is None:
-                return FileResult(order.remote, order.local, error=error)
+                raise
             attempt = next_attempt(attempt, error)
-        except Exception as error:
-            return FileResult(order.remote, order.local, error=error)
         await asyncio.sleep(pause)
 
 

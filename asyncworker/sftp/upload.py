@@ -26,6 +26,7 @@ from asyncworker.sftp.bulk import (
     Orders,
     listed,
     located,
+    patiently,
     the_pool,
     tracker_of,
     transfer_all,
@@ -190,7 +191,7 @@ class _Run:
                 mode = None if like is None else await asyncio.to_thread(folder_mode, like)
                 top = like is None or path == self._remote
                 try:
-                    await self._pool.mkdir(path, mode=mode, parents=top, exist_ok=True)
+                    await patiently(partial(self._pool.mkdir, path, mode=mode, parents=top, exist_ok=True))
                 except SFTPFileNotFound:
                     if top or not climbs:
                         raise
@@ -207,7 +208,7 @@ class _Run:
 
     async def _attributes(self, remote: str) -> Attributes | None:
         try:
-            return await self._pool.stat(remote)
+            return await patiently(partial(self._pool.stat, remote))
         except (SFTPConnectionLost, SFTPConnectError):
             raise
         except SFTPError:  # not there, or the server refuses to say: then it is sent

@@ -101,6 +101,8 @@ class Session(asyncssh.SSHServerSession[bytes]):
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Take what came together as in the air together, then answer it."""
+        if not self.alive:
+            return
         self._rest()
         self._buffer += data
         requests = []
@@ -179,6 +181,8 @@ class Session(asyncssh.SSHServerSession[bytes]):
         return any(self.server.hang_up_if(request) for request in requests)
 
     def _hang_up(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
         self.server.hung_up += 1
         self.alive = False
         self.connection.abort()
