@@ -14,9 +14,6 @@ from tests.integration.sftp.conftest import Folders, ThroughSsh, in_mid_run, poo
 from tests.integration.sftp.test_get import settled
 from tests.servers.sftp_hostile import Hostile, running_hostile_server
 
-no_time_limit = pytest.mark.xfail(
-    raises=TypeError, reason="timeout_s without any answer, while requests are in the air, ends a connection"
-)
 FILES = {f"{folder}{n}": random.Random(n).randbytes(n * 50) for folder in ("", "sub/") for n in range(150)}
 
 
@@ -90,7 +87,6 @@ async def test_one_connection_and_one_file_at_once_means_few_requests_at_once(fo
 # -- silence ---------------------------------------------------------------------------------------------------------
 
 
-@no_time_limit
 @pytest.mark.parametrize("transport", ["asyncssh", "openssh"])
 @pytest.mark.parametrize("kind", ["limits", "STAT", "OPENDIR", "READDIR", "OPEN", "READ"])
 async def test_a_server_that_falls_silent_is_given_up(folders: Folders, kind: str, transport: str) -> None:
@@ -107,7 +103,6 @@ async def test_a_server_that_falls_silent_is_given_up(folders: Folders, kind: st
             assert await settled(pool)
 
 
-@no_time_limit
 async def test_silence_once_costs_no_file(folders: Folders) -> None:
     hostile = serving(hang_after=100, bad_sessions=1)
     async with pool_on(hostile, folders.remote, connections=2, timeout_s=1) as pool:
@@ -115,7 +110,6 @@ async def test_silence_once_costs_no_file(folders: Folders) -> None:
         assert await settled(pool)
 
 
-@no_time_limit
 async def test_a_slow_server_is_not_a_silent_one(folders: Folders) -> None:
     hostile = serving(delay_s=0.5)
     async with pool_on(hostile, folders.remote, connections=1, timeout_s=20) as pool:
