@@ -15,6 +15,7 @@ from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, 
 from asyncworker.sftp.calls import Awaited
 from asyncworker.sftp.connections import CLEAN_UP_S, Connections
 from asyncworker.sftp.file_end import gone_since
+from asyncworker.sftp.open_files import OPEN_FILES, out_of_descriptors
 from asyncworker.sftp.transfer import Download, Transfer
 
 __all__ = ["Batch", "FileResult", "Order", "Outcome", "Patience", "each", "next_attempt"]
@@ -92,7 +93,7 @@ class Patience:
         self._tries = tries
         self._hope = True
 
-    def pause_s(self, attempt: int, error: SFTPError) -> float | None:
+    def pause_s(self, attempt: int, error: SFTPError | OSError) -> float | None:
         """Seconds until the next try; ``None``: there is none."""
         if next_attempt(attempt, error) > self._tries or not self._hope:
             return None
@@ -106,7 +107,7 @@ class Patience:
             self._hope = False
 
 
-def next_attempt(attempt: int, error: SFTPError) -> int:
+def next_attempt(attempt: int, error: SFTPError | OSError) -> int:
     """Return the number of the next try: a loss that made the pool reduce its load does not count as one."""
     return attempt if isinstance(error, SFTPConnectionLost) and error.eased else attempt + 1
 
@@ -194,7 +195,7 @@ class Batch:
         error = future.exception()
         if error is None:
             self._finish(FileResult(order.remote, order.local, transfer=future.result()))
-        elif isinstance(error, SFTPConnectionLost | SFTPConnectError) and self._again(
+        elif isinstance(error, SFTPConnectionLost | SFTPConnectError | OSError) and self._again(
             order, attempt, error, lost or isinstance(error, SFTPConnectionLost)
         ):
             pass
@@ -204,7 +205,11 @@ class Batch:
                 error = gone_since(error)
             self._finish(FileResult(order.remote, order.local, error=error))
 
-    def _again(self, order: Order, attempt: int, error: SFTPError, lost: bool) -> bool:
+    def _again(self, order: Order, attempt: int, error: SFTPError | OSError, lost: bool) -> bool:
+        if isinstance(error, OSError):
+            if not out_of_descriptors(error):
+                return False
+            OPEN_FILES.shrink()
         pause = self._patience.pause_s(attempt, error)
         if pause is None:
             return False

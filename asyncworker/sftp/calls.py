@@ -13,6 +13,7 @@ from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, 
 from asyncworker.sftp import packets
 from asyncworker.sftp.connections import CLEAN_UP_S, Connections
 from asyncworker.sftp.names import remote_text
+from asyncworker.sftp.open_files import OPEN_FILES, out_of_descriptors
 from asyncworker.sftp.options import Options
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.placing import ProcedureJob, put_back
@@ -30,6 +31,8 @@ PathLike = str | os.PathLike[str]
 
 #: Before a second try. Connections seldom die alone: those that die with this one have to be seen dead first.
 _PAUSE_S = 0.1
+#: Tries of a file for which the process had no descriptor left.
+_DESCRIPTOR_TRIES = 5
 #: Turns of the loop within which the end of a connection, which has arrived, becomes known.
 _TURNS = 5
 #: A connection that nobody has used for so long is asked something harmless before what must not be asked twice.
@@ -75,7 +78,7 @@ class Calls:
 
         Losses that made the pool reduce its load do not count: they come to an end by themselves.
         """
-        losses = 0
+        losses = without_descriptor = 0
         while True:
             try:
                 return await self._submit(make())
@@ -83,6 +86,11 @@ class Calls:
                 losses += not error.eased
                 if losses == 2:
                     raise
+            except OSError as error:
+                without_descriptor += 1
+                if not out_of_descriptors(error) or without_descriptor == _DESCRIPTOR_TRIES:
+                    raise
+                OPEN_FILES.shrink()
             await pause()
 
     async def _run(self, job: Awaited[T], *, cleans_up: bool = False) -> T:

@@ -8,6 +8,7 @@ import logging
 import random
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import partial
 from operator import attrgetter
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import SFTPConnectionLost, SFTPError
 from asyncworker.sftp.bandwidth import Bandwidth
 from asyncworker.sftp.easing import Easing
+from asyncworker.sftp.open_files import OPEN_FILES, OpensFiles, Ticket
 from asyncworker.sftp.options import Options
 from asyncworker.sftp.session import Session
 from asyncworker.sftp.traffic import Traffic
@@ -80,6 +82,8 @@ class Connections:
         self._logged_in = False  # whether the server has ever let us in
         self._least = 0  # that were wanted before that
         self._running: dict[Job, None] = {}
+        self._descriptors: dict[Job, int] = {}  # that running jobs have taken
+        self._parked: dict[Job, tuple[Session, Ticket]] = {}  # running, and waiting for descriptors before they start
         self._cleaners: set[Job] = set()  # of those that wait or run, what is started and ends while the pool closes
         self._released = asyncio.Event()  # set at each end of a job
         self._used_at = 0.0
@@ -157,16 +161,20 @@ class Connections:
         """Forget a job that waits; one that has started is left alone."""
         self._waiting.pop(job, None)
         self._cleaners.discard(job)
+        if job in self._parked:
+            self.release(self._unpark(job), job)
 
     def release(self, session: Session, job: Job) -> None:
         """Give a job's place back."""
         self._running.pop(job, None)
+        if self._descriptors and (count := self._descriptors.pop(job, 0)):
+            OPEN_FILES.give(count)
         self._cleaners.discard(job)
         self._released.set()
         if self._waiting and session.alive and len(self._running) < self._places:  # the first in line gets this place
             following, _ = self._waiting.popitem(last=False)
             self._running[following] = None
-            following.start(session)
+            self._start(following, session)
             self._grow()
             return
         session.in_flight -= 1
@@ -202,7 +210,7 @@ class Connections:
             self._idle_timer.cancel()
         for job in [*self._waiting, *self._running]:
             if job not in self._cleaners:
-                self._waiting.pop(job, None)
+                self.withdraw(job)
                 _end(job, self._was_closed())
 
     async def close(self) -> None:
@@ -211,6 +219,10 @@ class Connections:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._easing.stop()
+        for job in list(self._parked):
+            self._unpark(job)
+            del self._running[job]
+            job.fail(self._was_closed())
         self._fail_waiting(self._was_closed())
         making = list(self._making)
         for task in making:
@@ -225,6 +237,29 @@ class Connections:
         where = self._options.address
         return SFTPError(f"{where}: the pool was closed", host=where)
 
+    def _start(self, job: Job, session: Session) -> None:
+        count = job.descriptors(session.protocol.read_bytes) if isinstance(job, OpensFiles) else 0
+        if count:
+            ticket = OPEN_FILES.take(count, partial(self._start_parked, job, session, count))
+            if ticket is not None:
+                self._parked[job] = (session, ticket)
+                return
+            self._descriptors[job] = count
+        job.start(session)
+
+    def _start_parked(self, job: Job, session: Session, count: int) -> None:
+        if self._parked.pop(job, None) is None:
+            OPEN_FILES.give(count)
+            return
+        self._descriptors[job] = count
+        job.start(session)
+
+    def _unpark(self, job: Job) -> Session:
+        """Take a job out of the line for descriptors; one whose turn has come just now gives them back there."""
+        session, ticket = self._parked.pop(job)
+        OPEN_FILES.leave(ticket)
+        return session
+
     def _pump(self) -> None:
         while self._waiting:
             session = min(self._sessions, key=_load, default=None)
@@ -236,7 +271,7 @@ class Connections:
             job, _ = self._waiting.popitem(last=False)
             session.in_flight += 1
             self._running[job] = None
-            job.start(session)
+            self._start(job, session)
         if self._waiting and len(self._held) >= len(self._running):
             for held in list(self._held):
                 held.hurry()
@@ -326,6 +361,11 @@ class Connections:
         if session in self._sessions:
             self._sessions.remove(session)
         self._easing.lost(session, len(self._sessions))
+        for job in [job for job, (taken, _) in self._parked.items() if taken is session]:
+            self._unpark(job)  # it has not begun: another connection will do
+            del self._running[job]
+            self._waiting[job] = None
+            self._waiting.move_to_end(job, last=False)
         if self._waiting:
             self._pump()
 

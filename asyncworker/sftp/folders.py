@@ -14,6 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from asyncworker.sftp.open_files import soft_limit
 from asyncworker.sftp.temporary_names import temporary_name
 
 __all__ = ["Destination", "Found", "OpenFolder", "folded", "folders_above"]
@@ -68,6 +69,7 @@ class Destination:
         self.root = root
         self._top = OpenFolder(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         self._open: OrderedDict[str, OpenFolder] = OrderedDict()
+        self._kept = min(_KEPT, soft_limit() // 8)
         self._all = weakref.WeakSet((self._top,))
         self._folds: bool | None = None
         self._modes: dict[str, int] = {}
@@ -116,7 +118,7 @@ class Destination:
             raise OSError(error.errno, error.strerror, self.path(relative)) from None
         self._open[relative] = made
         self._all.add(made)
-        if len(self._open) > _KEPT:
+        if len(self._open) > self._kept:
             self._open.popitem(last=False)
         return made
 

@@ -16,6 +16,7 @@ from asyncworker.errors import SFTPError, SFTPFileChanged
 from asyncworker.sftp import packets
 from asyncworker.sftp.localsource import Block, LocalSource
 from asyncworker.sftp.names import remote_text
+from asyncworker.sftp.open_files import OpensFiles
 from asyncworker.sftp.packets import OpenFlag, Status
 from asyncworker.sftp.placing import Outcome, Placing, Procedure, log_kept
 from asyncworker.sftp.session import Released, Session, refusal
@@ -33,7 +34,7 @@ _FIRST_BYTES = 64 * 1024
 _BLOCK_BYTES = 1024 * 1024
 
 
-class Upload:
+class Upload(OpensFiles):
     """The state of one file. Its ``future`` gets a :class:`~asyncworker.sftp.transfer.Transfer` or an error.
 
     Args:
@@ -105,6 +106,10 @@ class Upload:
     def leftover(self) -> str | None:
         """Path of its temporary file while that may be on the server."""
         return remote_text(self._temporary) if self._there else None
+
+    def descriptors(self, read_bytes: int) -> int:
+        """Return how many it may keep open: that of its source."""
+        return 1
 
     def start(self, session: Session) -> None:
         """Take a place on that session and begin."""

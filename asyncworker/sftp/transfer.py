@@ -20,6 +20,7 @@ from asyncworker.sftp import packets
 from asyncworker.sftp.background import BackgroundWriter
 from asyncworker.sftp.file_end import ReadTo, other_size
 from asyncworker.sftp.localfile import LocalFile
+from asyncworker.sftp.open_files import OpensFiles
 from asyncworker.sftp.packets import Attributes, Status
 from asyncworker.sftp.protocol import Answer
 from asyncworker.sftp.session import Released, Session, refusal
@@ -48,7 +49,7 @@ class Transfer(Struct, frozen=True, gc=False):
     mtime: int | None
 
 
-class Download:
+class Download(OpensFiles):
     """The state of one file. Its ``future`` gets a :class:`Transfer` or an error.
 
     Args:
@@ -128,6 +129,14 @@ class Download:
         file, self._file = self._file, None
         if file is not None:
             file.remove()
+
+    def descriptors(self, read_bytes: int) -> int:
+        """Return how many it may keep open: none if the file comes in one piece, and is closed at once."""
+        small = not self._attributes_due and self._read_to == "size" and self._stop <= read_bytes
+        if small and not (self._sync or self._read_once):
+            return 0
+        own_folder = isinstance(self._open_file, partial) and self._open_file.func is not LocalFile
+        return 2 if own_folder else 1
 
     def start(self, session: Session) -> None:
         """Take a slot of that session and begin."""
