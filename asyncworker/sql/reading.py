@@ -23,10 +23,12 @@ async def stream_rows(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Give out the rows of a query, as dicts, while they are fetched; memory holds one chunk.
 
-    A connection and its transaction, with its view of the data, are held until the end.
+    A connection and its transaction, with its view of the data, are held until the end. On an engine the transaction is
+    committed once all rows were given out, so that ``DELETE ... RETURNING`` deletes; left early, by ``break`` or an
+    error, it is rolled back. Leave it by ``contextlib.aclosing``, so that this happens at once.
 
     Args:
-        on: An engine, or a connection within its transaction.
+        on: An engine, or a connection within its transaction, whose commit is the caller's.
         statement: SQL with ``:name`` for parameters, or an SQLAlchemy statement.
         parameters: The values of those.
         chunk: Rows a fetch.
@@ -38,14 +40,17 @@ async def stream_rows(
     query = text(statement) if isinstance(statement, str) else statement
     given = 0
     with translated(lambda: f"query, after {given:,} rows"):
-        async with (
-            _connection(on) as connection,
-            connection.stream(query, parameters, execution_options={"yield_per": chunk}) as result,
-        ):
-            async for part in result.mappings().partitions(chunk):
-                for row in part:
-                    given += 1
-                    yield dict(row)
+        async with _connection(on) as connection:
+            result = await connection.stream(query, parameters, execution_options={"yield_per": chunk})
+            try:
+                async for part in result.mappings().partitions(chunk):
+                    for row in part:
+                        given += 1
+                        yield dict(row)
+            finally:
+                await result.close()
+            if connection is not on:
+                await connection.commit()
 
 
 @asynccontextmanager

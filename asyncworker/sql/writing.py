@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from asyncworker.errors import SQLError, SQLRowsRefused
 from asyncworker.sql.engine import WRITES
 from asyncworker.sql.failures import translated
+from asyncworker.sql.json_columns import JSONColumns
 from asyncworker.sql.rows import Row, Rows, TableLike, chunks, each_row, named, table_of
 
 __all__ = ["copy_rows", "insert_rows", "upsert_rows"]
@@ -27,7 +28,9 @@ async def insert_rows(on: AsyncEngine | AsyncConnection, table: TableLike, rows:
     Args:
         on: An engine: all rows are stored, in a transaction of their own, or none is. A connection: within its own.
         table: Its name (``orders``, ``shop.orders``), SQLAlchemy's ``Table``, or a mapped class.
-        rows: Mappings, all with the same columns; any iterable or async iterable, read as fast as they are stored.
+        rows: Mappings, all with the same columns; any iterable or async iterable, read as fast as they are stored. For
+            a table by its name, objects and lists are written to JSON columns as JSON, and text as JSON that it is
+            already; a ``Table`` says itself how its columns are sent.
         chunk: Rows a statement; memory holds so many.
 
     Raises:
@@ -112,13 +115,15 @@ async def copy_rows(on: AsyncEngine | AsyncConnection, table: TableLike, rows: R
     if on.dialect.driver != "asyncpg":
         raise SQLError(f"COPY to {name}: it takes PostgreSQL by asyncpg, this is {on.dialect.driver}", table=name)
 
-    async def records(first: Row, others: AsyncGenerator[Row, None]) -> AsyncIterator[tuple[Any, ...]]:
+    async def records(
+        first: Row, others: AsyncGenerator[Row, None], json_columns: JSONColumns | None
+    ) -> AsyncIterator[tuple[Any, ...]]:
         nonlocal sent
         columns = list(first)
-        sent = 1
-        yield tuple(first.values())
-        async for row in others:
+        async for row in _after(first, others):
             sent += 1
+            if json_columns is not None:
+                [row] = json_columns.encode([row], sent)
             yield tuple([row[column] for column in columns])
 
     with translated(lambda: f"COPY to {name}, after {sent:,} rows", name):
@@ -130,11 +135,12 @@ async def copy_rows(on: AsyncEngine | AsyncConnection, table: TableLike, rows: R
             async with _connection(on) as connection:
                 # SQLAlchemy begins its transaction with its first statement: without one, COPY would be outside of it.
                 await connection.exec_driver_sql("SELECT 1")
+                json_columns = await JSONColumns.of(connection, target, name) if isinstance(table, str) else None
                 driver: Any = (await connection.get_raw_connection()).driver_connection
                 try:
                     await driver.copy_records_to_table(
                         target.name,
-                        records=records(first, checked),
+                        records=records(first, checked, json_columns),
                         columns=list(first),
                         schema_name=getattr(target, "schema", None),
                     )
@@ -153,6 +159,7 @@ async def _write(
 ) -> int:
     name, sent, under_way = named(table), 0, 0
     statement: Insert | None = None
+    json_columns: JSONColumns | None = None
     if chunk < 1:
         raise SQLRowsRefused(f"{verb} {name}: chunk is {chunk!r}, 1 or more is needed", table=name)
 
@@ -165,12 +172,22 @@ async def _write(
             async for part in parts:
                 if statement is None:
                     columns = list(part[0])
-                    statement = make(table_of(table, columns), columns)
+                    target = table_of(table, columns)
+                    statement = make(target, columns)
+                    if isinstance(table, str):
+                        json_columns = await JSONColumns.of(connection, target, name)
                 under_way = len(part)
+                encoded = part if json_columns is None else json_columns.encode(part, sent + 1)
                 # As many executions of one statement: a key may come twice, and no limit of parameters is met.
-                await connection.execute(statement, part)
+                await connection.execute(statement, encoded)
                 sent, under_way = sent + under_way, 0
     return sent
+
+
+async def _after(first: Row, others: AsyncGenerator[Row, None]) -> AsyncIterator[Row]:
+    yield first
+    async for row in others:
+        yield row
 
 
 @asynccontextmanager

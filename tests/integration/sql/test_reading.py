@@ -149,3 +149,35 @@ def test_a_task_of_a_worker_is_a_source_over_a_query(worker: Callable[..., Worke
     result = double.iterate(order=client.tasks["sql.orders"].s(pg_url)).delay()
     assert result.get(timeout=GET_S)["done"] == 1000
     assert client.tasks["sql.total"].delay(pg_url).get(timeout=GET_S) == [1000, sum(range(1000)) * 2]
+
+
+REMOVE = "DELETE FROM orders WHERE id <= 2500 RETURNING id"
+
+
+async def test_rows_that_a_statement_returns_are_changed_once_all_were_given(engine: AsyncEngine) -> None:
+    await sql.insert_rows(engine, "orders", [{"id": n, "shop": "Oslo", "amount": n} for n in range(1, 2502)])
+    gone = [row["id"] async for row in sql.stream_rows(engine, REMOVE, chunk=100)]
+    assert sorted(gone) == list(range(1, 2501))
+    assert [row["id"] async for row in sql.stream_rows(engine, "SELECT id FROM orders")] == [2501]
+
+
+@pytest.mark.parametrize("statement", [REMOVE, "UPDATE orders SET amount = -1 RETURNING id"])
+async def test_left_early_a_statement_has_changed_nothing(engine: AsyncEngine, statement: str) -> None:
+    await sql.insert_rows(engine, "orders", [{"id": n, "shop": "Oslo", "amount": n} for n in range(1, 2502)])
+    async with aclosing(sql.stream_rows(engine, statement, chunk=100)) as rows:
+        async for _ in rows:
+            break
+    with pytest.raises(ZeroDivisionError):
+        async with aclosing(sql.stream_rows(engine, statement, chunk=100)) as rows:
+            async for _ in rows:
+                raise ZeroDivisionError
+    left = [row async for row in sql.stream_rows(engine, "SELECT count(*) AS n, min(amount) AS low FROM orders")]
+    assert left == [{"n": 2501, "low": 1}]
+
+
+async def test_on_a_connection_the_commit_is_the_callers(engine: AsyncEngine) -> None:
+    await sql.insert_rows(engine, "orders", [{"id": 1, "shop": "Oslo", "amount": 1}])
+    async with engine.connect() as connection:
+        assert [row async for row in sql.stream_rows(connection, "DELETE FROM orders RETURNING id")] == [{"id": 1}]
+        await connection.rollback()
+    assert [row["id"] async for row in sql.stream_rows(engine, "SELECT id FROM orders")] == [1]
