@@ -23,7 +23,7 @@ from asyncworker.errors import (
 from asyncworker.sftp.batch import FileResult, Order
 from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, listed, located, the_pool, tracker_of, transfer_all
 from asyncworker.sftp.calls import PathLike
-from asyncworker.sftp.file_end import gone_since
+from asyncworker.sftp.file_end import truthful
 from asyncworker.sftp.folders import Destination, Found, folded, folders_above
 from asyncworker.sftp.links import check_target, make_local_link
 from asyncworker.sftp.listing import Entry, type_unknown
@@ -410,21 +410,11 @@ class _Run:
     def _large(self, remote: str, goal: str, folder: str, attributes: Attributes) -> Large:
         size, mtime = attributes.size_bytes, attributes.mtime
         if size is None or mtime is None or size < _STRIPED_BYTES or not self._how.in_stripes:
-            lost = False
 
             async def run() -> Transfer:
-                nonlocal lost
-                try:
-                    return await self._pool._run(self._download(remote, goal, folder, attributes))
-                except SFTPConnectionLost:
-                    lost = True
-                    raise
-                except SFTPFileNotFound as error:
-                    if not lost:
-                        raise
-                    raise gone_since(error) from None
+                return await self._pool._run(self._download(remote, goal, folder, attributes))
 
-            return Large(remote, goal, run)
+            return Large(remote, goal, truthful(run))
 
         async def run_striped() -> Transfer:
             assert size is not None and mtime is not None and self._destination is not None
@@ -460,7 +450,7 @@ class _Run:
             seen += count
             self._tracker.bytes_done += count
 
-        return Large(remote, goal, run_striped, counts_itself=True)
+        return Large(remote, goal, truthful(run_striped), counts_itself=True)
 
     def _origin(self, remote: str) -> bytes:
         """Tell a file from others of its size and time. Without the port: that of a tunnel may be another each time."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypeVar
 
-from asyncworker.errors import SFTPFileNotFound, SFTPReadInterrupted
+from asyncworker.errors import SFTPConnectionLost, SFTPFileNotFound, SFTPReadInterrupted
 
-__all__ = ["READ_TO", "ReadTo", "gone_since", "other_size"]
+__all__ = ["READ_TO", "ReadTo", "gone_since", "other_size", "truthful"]
+
+T = TypeVar("T")
 
 #: Where a file ends: at the announced size, and a file of another size is refused; where the server says EOF, whatever
 #: size it announced; at the size that it had when it was opened, however it grows.
@@ -31,3 +34,22 @@ def gone_since(error: SFTPFileNotFound) -> SFTPReadInterrupted:
         host=error.host,
         path=error.path,
     )
+
+
+def truthful(run: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+    """Make tries of a file that say so if it is gone after the connection of an earlier one was lost."""
+    lost = False
+
+    async def tried() -> T:
+        nonlocal lost
+        try:
+            return await run()
+        except SFTPConnectionLost:
+            lost = True
+            raise
+        except SFTPFileNotFound as error:
+            if not lost:
+                raise
+            raise gone_since(error) from None
+
+    return tried

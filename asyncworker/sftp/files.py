@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Literal, overload
+from typing import Literal, TypeVar, overload
 
 from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPNameError
 from asyncworker.sftp.batch import Batch, FileResult, Order, each
-from asyncworker.sftp.calls import PathLike, pause
+from asyncworker.sftp.calls import Awaited, PathLike, pause
 from asyncworker.sftp.file_end import READ_TO, ReadTo, gone_since
 from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.localblocks import LocalBlocks
@@ -27,6 +27,8 @@ from asyncworker.sftp.transfer import Download, Transfer
 from asyncworker.sftp.trees import Trees
 
 __all__ = ["Files", "Pair"]
+
+T = TypeVar("T")
 
 #: Threads that write large files and read local ones.
 _THREADS = 2
@@ -83,19 +85,7 @@ class Files(Trees):
         """
         text, raw, goal = os.fspath(remote), remote_bytes(remote), os.fspath(local)
         one_of("read_to", read_to, READ_TO)
-        tries = 0
-
-        def make() -> Download:
-            nonlocal tries
-            tries += 1
-            return self._download(text, raw, goal, size_bytes, mtime, read_to, read_once)
-
-        try:
-            return await self._twice(make)
-        except SFTPFileNotFound as error:
-            if tries == 1:
-                raise
-            raise gone_since(error) from None
+        return await self._read_twice(partial(self._download, text, raw, goal, size_bytes, mtime, read_to, read_once))
 
     async def put(
         self,
@@ -304,7 +294,7 @@ class Files(Trees):
     @asynccontextmanager
     async def _reading(self, path: PathLike, window_bytes: int) -> AsyncIterator[ReadStream]:
         text, raw = os.fspath(path), remote_bytes(path)
-        stream = await self._twice(lambda: ReadStream(text, raw, window_bytes, self._connections.release))
+        stream = await self._read_twice(lambda: ReadStream(text, raw, window_bytes, self._connections.release))
         try:
             yield stream
         finally:
@@ -323,6 +313,22 @@ class Files(Trees):
         await stream.close()
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _read_twice(self, make: Callable[[], Awaited[T]]) -> T:
+        """Run a job that opens a file, as :meth:`_twice` does; say so if the file is gone at the second try."""
+        tries = 0
+
+        def counted() -> Awaited[T]:
+            nonlocal tries
+            tries += 1
+            return make()
+
+        try:
+            return await self._twice(counted)
+        except SFTPFileNotFound as error:
+            if tries == 1:
+                raise
+            raise gone_since(error) from None
 
     def _download(
         self,

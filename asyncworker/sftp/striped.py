@@ -11,8 +11,8 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import TypeVar
 
-from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileChanged
-from asyncworker.sftp.file_end import other_size
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileChanged, SFTPFileNotFound
+from asyncworker.sftp.file_end import gone_since, other_size
 from asyncworker.sftp.files import Files
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.partfile import PartFile
@@ -75,6 +75,9 @@ class Striped:
         self._open_ranges: dict[int, None] = {}  # their beginnings: asked for, returned, or not written yet
         self._moved = 0
         self._end_seen = False
+        self._running = 0  # stripes
+        self._opened_once = False
+        self._alone = False  # the server lets nobody open it a second time
 
     async def run(self) -> Transfer:
         """Fetch it.
@@ -125,10 +128,35 @@ class Striped:
         )
 
     def _work_left(self) -> int:
-        return -(-(self._size - self._next) // _WINDOW_BYTES) + len(self._returned)
+        work = -(-(self._size - self._next) // _WINDOW_BYTES) + len(self._returned)
+        return min(work, 1) if self._alone else work
 
     async def _stripe(self, part: PartFile) -> None:
-        stream = await self._pool._run(RangeStream(self._remote, self._raw, self._pool._connections.release))
+        self._running += 1
+        try:
+            stream = await self._open()
+            if stream is not None:
+                await self._fetch(stream, part)
+        finally:
+            self._running -= 1
+
+    async def _open(self) -> RangeStream | None:
+        """Open it; ``None``: another stripe has, or may have, and it cannot be opened once more."""
+        try:
+            stream = await self._pool._run(RangeStream(self._remote, self._raw, self._pool._connections.release))
+        except (SFTPConnectionLost, SFTPConnectError):
+            raise
+        except SFTPError as error:
+            if self._running > 1:
+                self._alone = True
+                return None
+            if self._opened_once and isinstance(error, SFTPFileNotFound):
+                raise gone_since(error) from None
+            raise
+        self._opened_once = True
+        return stream
+
+    async def _fetch(self, stream: RangeStream, part: PartFile) -> None:
         asked: deque[tuple[int, int, asyncio.Future[bytes]]] = deque()
         try:
             self._check(await _told(stream), "the open file has")

@@ -6,7 +6,14 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from asyncworker.errors import ItemErrors, SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
+from asyncworker.errors import (
+    ItemErrors,
+    SFTPConnectError,
+    SFTPConnectionLost,
+    SFTPError,
+    SFTPFileNotFound,
+    SFTPTypeUnknown,
+)
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.namespace import Namespace
 from asyncworker.sftp.pulling import run_each
@@ -168,5 +175,7 @@ class _Removal:
         self._fail(error.path or "", error)
 
     def _cannot_list(self, folder: str, error: SFTPError) -> None:
+        if isinstance(error, SFTPTypeUnknown):
+            return  # REMOVE shows whether it is a file
         self.again |= isinstance(error, SFTPConnectionLost)
         self._fail(folder, error)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from asyncworker.errors import SettingsError, SFTPFileChanged, SFTPReadInterrupted
+from asyncworker.errors import SettingsError, SFTPFileChanged, SFTPPermissionDenied, SFTPReadInterrupted
 from asyncworker.sftp import FileResult, SFTPPool, download, upload
 from tests.integration.sftp.conftest import Folders, pool_of
 from tests.integration.sftp.test_get import settled
@@ -314,3 +314,55 @@ async def test_read_once_has_the_file_on_the_disk_before_the_server_may_take_it(
             report.raise_for_errors()
             assert await settled(pool)
     assert there == [True, True]
+
+
+async def test_a_large_file_that_is_handed_out_once_comes_over_the_connection_that_has_it(folders: Folders) -> None:
+    """Even without read_once: the other connections, which cannot open it, must not spoil it."""
+    hostile = Hostile(one_time_reads=True)
+    hostile.tree.write("/in/message", content(20_000_000))
+    with running_hostile_server(folders.remote, hostile) as server:
+        async with pool_of(server, connections=3) as pool, asyncio.timeout(240):
+            await asyncio.gather(*(pool.stat("/in") for _ in range(100)))  # so that there are several
+            (await download(pool, "/in", folders.local)).raise_for_errors()
+            assert await settled(pool)
+    assert (folders.local / "message").read_bytes() == content(20_000_000)
+
+
+async def test_a_large_file_that_nobody_may_open_has_one_error(folders: Folders) -> None:
+    hostile = Hostile(refuse={"OPEN": PERMISSION_DENIED})
+    hostile.tree.write("/in/large", content(20_000_000))
+    with running_hostile_server(folders.remote, hostile) as server:
+        async with pool_of(server, connections=3) as pool, asyncio.timeout(240):
+            report = await download(pool, "/in", folders.local)
+            assert await settled(pool)
+    assert [type(result.error) for result in report.errors] == [SFTPPermissionDenied]
+    assert folders.left() == []
+
+
+async def test_a_large_file_that_is_used_up_by_lost_connections_is_said_to_be(folders: Folders) -> None:
+    hostile = Hostile(one_time_reads=True, bad_sessions=1)
+    hostile.hang_up_if = lambda request: request.kind == "READ" and request.offset > 10_000_000
+    hostile.tree.write("/in/message", content(20_000_000))
+    with running_hostile_server(folders.remote, hostile) as server:
+        async with pool_of(server, connections=1) as pool, asyncio.timeout(240):
+            report = await download(pool, "/in", folders.local)
+            assert await settled(pool)
+    assert [type(result.error) for result in report.errors] == [SFTPReadInterrupted]
+    assert "hands it out only once" in str(report.errors[0].error)
+
+
+async def test_a_stream_says_that_a_file_was_used_up_while_it_was_opened(folders: Folders) -> None:
+    hostile = Hostile(bad_sessions=1)
+    hostile.tree.write("/in/message", b"content")
+
+    def take(request: Request) -> bool:
+        if request.kind == "OPEN":
+            hostile.tree.root.entries.clear()
+        return request.kind == "OPEN"
+
+    hostile.hang_up_if = take
+    with running_hostile_server(folders.remote, hostile) as server:
+        async with pool_of(server, connections=1) as pool:
+            with pytest.raises(SFTPReadInterrupted, match="hands it out only once"):
+                async with pool.open("/in/message"):
+                    pass

@@ -286,3 +286,13 @@ async def test_a_tree_of_1500_levels_is_sent(sshd: Sshd, folders: Folders, deep:
     async with pool_of(sshd) as pool, asyncio.timeout(240):
         (await upload(pool, folders.local, str(folders.remote), include="*.xml")).raise_for_errors()
     assert Path(f"{folders.remote}/{deep}/a.xml").read_bytes() == b"content"
+
+
+async def test_remove_tree_takes_files_whose_type_is_unknown(folders: Folders) -> None:
+    hostile = Hostile(claim=without_type_bits("READDIR"))
+    hostile.refuse_if = lambda request: FAILURE if request.kind == "LSTAT" and request.path != b"/in" else None
+    for name in "abc":
+        hostile.tree.write(f"/in/{name}")
+    async with pool_on(hostile, folders.remote) as pool:
+        assert await pool.remove_tree("/in") == 4
+    assert hostile.tree.paths() == []
