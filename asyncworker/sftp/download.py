@@ -26,7 +26,7 @@ from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.file_end import truthful
 from asyncworker.sftp.folders import Destination, Found, folded, folders_above
 from asyncworker.sftp.links import check_target, make_local_link
-from asyncworker.sftp.listing import Entry, type_unknown
+from asyncworker.sftp.listing import Entry, age_unknown, type_unknown
 from asyncworker.sftp.localfile import LocalFile
 from asyncworker.sftp.mirror_plan import Inventory
 from asyncworker.sftp.named_paths import NamedPaths
@@ -322,6 +322,8 @@ class _Run:
             if self._how.skip != "never" and self._destination is not None:
                 known = self._scans.get(folder)
                 found = (await self._scan(folder) if known is None else known).get(name)
+                if found is not None and self._how.skip == "newer" and attributes.mtime is None:
+                    raise age_unknown(entry.path, self._pool.options.address)
                 if (
                     found is not None
                     and (found.is_link if attributes.is_link else found.is_file)

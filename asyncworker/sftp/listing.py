@@ -19,7 +19,7 @@ from asyncworker.sftp.packets import Attributes, FileType, Name, Status
 from asyncworker.sftp.session import Session, refusal
 from asyncworker.sftp.untold import Batch, Untold
 
-__all__ = ["BadNames", "Entry", "Listing", "type_unknown"]
+__all__ = ["BadNames", "Entry", "Listing", "age_unknown", "type_unknown"]
 
 logger = logging.getLogger(__name__)
 
@@ -276,3 +276,9 @@ def type_unknown(entry: Entry, address: str) -> SFTPTypeUnknown:
     why = "neither its folder nor LSTAT says it" if entry.refused is None else f"LSTAT: {entry.refused}"
     message = f"{address}: it is unknown whether {entry.path} is a file or a folder: {why}"
     return SFTPTypeUnknown(message, host=address, path=entry.path)
+
+
+def age_unknown(path: str, address: str) -> SFTPError:
+    """The error of a file that may be newer than the one that it is compared with."""
+    message = f"{address}: {path}: the server does not say when it was changed, and so not which file is newer"
+    return SFTPError(message, host=address, path=path)

@@ -34,7 +34,7 @@ from asyncworker.sftp.bulk import (
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.links import is_same_link, upload_link
-from asyncworker.sftp.listing import Entry
+from asyncworker.sftp.listing import Entry, age_unknown
 from asyncworker.sftp.local_tree import LocalFolder, folder_mode, look_at, look_up, scan
 from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
@@ -342,6 +342,10 @@ class _Run:
             self._same_links.discard(entry.path)
         elif not entry.is_file:
             reason = "a link" if entry.is_link else "no file"
+        elif there is not None and self._how.skip == "newer" and there.mtime is None:
+            path = remote or self._remote_of(relative)
+            self._bad.append(FileResult(path, entry.path, error=age_unknown(path, self._pool.options.address)))
+            return False
         elif there is not None and there.is_file and self._is_there(entry.attributes, there):
             reason = THERE[self._how.skip]
         if reason is not None:
@@ -363,6 +367,8 @@ class _Run:
         except (SFTPConnectionLost, SFTPConnectError):
             raise
         except SFTPError as error:
+            if self._how.skip == "newer":  # what may be newer is not replaced
+                raise
             logger.warning("%s; sending all files of that folder, since what it holds is unknown", error)
             return None
 

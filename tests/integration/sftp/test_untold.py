@@ -296,3 +296,21 @@ async def test_remove_tree_takes_files_whose_type_is_unknown(folders: Folders) -
     async with pool_on(hostile, folders.remote) as pool:
         assert await pool.remove_tree("/in") == 4
     assert hostile.tree.paths() == []
+
+
+async def test_what_may_be_newer_is_not_replaced(folders: Folders) -> None:
+    hostile = Hostile(claim=lambda kind, path, told: Stat(size=told.size, mode=told.mode))
+    hostile.tree.write("/in/a", b"theirs")
+    (folders.local / "a").write_bytes(b"mine")
+    (folders.local / "b").write_bytes(b"mine")
+    async with pool_on(hostile, folders.remote) as pool:
+        down = await download(pool, "/in", folders.local, skip="newer")
+        up = await upload(pool, folders.local, "/in", skip="newer")
+        hostile.refuse = {"OPENDIR": PERMISSION_DENIED}
+        with pytest.raises(SFTPPermissionDenied):
+            await upload(pool, folders.local, "/in", skip="newer")
+    for report in (down, up):
+        assert [result.remote for result in report.errors] == ["/in/a"]
+        assert "does not say when it was changed" in str(report.errors[0].error)
+    assert hostile.tree.files() == {"/in/a": b"theirs", "/in/b": b"mine"}
+    assert (folders.local / "a").read_bytes() == b"mine"
