@@ -55,13 +55,13 @@ class Large(Struct, frozen=True):
     Attributes:
         remote: Its path on the server.
         local: Its path here.
-        run: Moves it, once for each try.
+        run: Moves it, once for each try; returns what became of it if it was not moved.
         counts_itself: Whether it tells its bytes while they come.
     """
 
     remote: str
     local: str
-    run: Callable[[], Awaitable[Transfer]]
+    run: Callable[[], Awaitable[Transfer | FileResult]]
     counts_itself: bool = False
 
 
@@ -137,9 +137,10 @@ async def transfer_all(
 
 async def _tried(order: Large, patience: Patience) -> FileResult:
     try:
-        return FileResult(order.remote, order.local, transfer=await patiently(order.run, patience))
+        done = await patiently(order.run, patience)
     except Exception as error:
         return FileResult(order.remote, order.local, error=error)
+    return done if isinstance(done, FileResult) else FileResult(order.remote, order.local, transfer=done)
 
 
 async def patiently(run: Callable[[], Awaitable[T]], patience: Patience | None = None) -> T:

@@ -21,13 +21,25 @@ from asyncworker.errors import (
     SFTPTypeUnknown,
 )
 from asyncworker.sftp.batch import FileResult, Order
-from asyncworker.sftp.bulk import LARGE_BYTES, Large, Orders, listed, located, the_pool, tracker_of, transfer_all
+from asyncworker.sftp.bulk import (
+    LARGE_AT_ONCE,
+    LARGE_BYTES,
+    Large,
+    Orders,
+    listed,
+    located,
+    the_pool,
+    tracker_of,
+    transfer_all,
+)
 from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.contents import COMPARED_AT_ONCE, compared
 from asyncworker.sftp.file_end import truthful
 from asyncworker.sftp.folders import Destination, Found, folded, folders_above
 from asyncworker.sftp.links import check_target, make_local_link
 from asyncworker.sftp.listing import Entry, age_unknown, type_unknown
 from asyncworker.sftp.localfile import LocalFile
+from asyncworker.sftp.lost_times import warn_of_times
 from asyncworker.sftp.mirror_plan import Inventory
 from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
@@ -109,7 +121,9 @@ async def run_download(
         run = _Run(pool, selection, wishes, tracker, inventory)
         try:
             await run.prepare(remotes, os.fspath(local))
-            await transfer_all(pool, run.orders(), tracker, wishes.at_once, wishes.retries)
+            lanes = COMPARED_AT_ONCE if wishes.skip == "checksum" else LARGE_AT_ONCE
+            await transfer_all(pool, run.orders(), tracker, wishes.at_once, wishes.retries, lanes)
+            warn_of_times(wishes, tracker)
             if wishes.fsync and not wishes.dry_run:
                 await asyncio.to_thread(run.flush_folders)
         finally:
@@ -300,6 +314,7 @@ class _Run:
         folder, _, name = relative.rpartition("/")
         goal = self._prefix + relative
         attributes: Attributes | None = entry.attributes
+        found: Found | None = None
         try:
             if not entry.is_file:
                 if entry.is_dir:
@@ -333,14 +348,23 @@ class _Run:
                     return None
         except (SFTPError, OSError) as error:
             return FileResult(entry.path, goal, error=error)
+        if self._how.skip == "checksum" and _may_be_same(attributes, found):
+            order = self._order_of(entry, goal, folder, attributes, "other contents")
+            return compared(self._pool, order, size or 0, self._tracker)
         self._tracker.find(size or 0)
+        if attributes.is_link and not self._how.dry_run:
+            self._touched.add(folder)
+            return self._link(path[len(source.base) :], entry, relative, goal)
+        reason = "new" if found is None else why_moved(size, attributes.mtime, found.size_bytes, found.mtime)
+        return self._order_of(entry, goal, folder, attributes, reason)
+
+    def _order_of(
+        self, entry: Entry, goal: str, folder: str, attributes: Attributes, reason: str
+    ) -> Order | Large | FileResult:
+        size = attributes.size_bytes
         if self._how.dry_run:
-            there = (self._scans.get(folder) or {}).get(name)
-            reason = "new" if there is None else why_moved(size, attributes.mtime, there.size_bytes, there.mtime)
             return FileResult(entry.path, goal, planned=True, reason=reason, known_bytes=size)
         self._touched.add(folder)
-        if attributes.is_link:
-            return self._link(path[len(source.base) :], entry, relative, goal)
         if size is None or size > LARGE_BYTES:
             return self._large(entry.path, goal, folder, attributes)
         return Order(entry.path, goal, partial(self._download, entry.path, goal, folder, attributes))
@@ -502,3 +526,7 @@ class _Run:
         assert self._destination is not None
         for folder in self._touched:
             os.fsync(self._destination.folder(folder).fd)
+
+
+def _may_be_same(attributes: Attributes, found: Found | None) -> bool:
+    return found is not None and found.is_file and attributes.is_file and attributes.size_bytes == found.size_bytes

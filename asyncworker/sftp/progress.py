@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from asyncworker.clock import SYSTEM_CLOCK, Clock
 from asyncworker.errors import ItemErrors
 from asyncworker.sftp.batch import FileResult
+from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["BulkProgress", "BulkReport", "OnFile", "OnProgress", "Stopped", "Tracker"]
 
@@ -114,6 +115,8 @@ class Tracker:
         self._warnings: list[str] = []
         self.found = self.done = self.failed = self.skipped = self.filtered = self.deleted = 0
         self.bytes_found = self.bytes_done = 0
+        self.timeless = 0  # files that arrived without a time of change
+        self.last: Transfer | None = None  # of those that arrived
         self.listed = False
         self.stopped: str | None = None
 
@@ -130,6 +133,9 @@ class Tracker:
         """
         if result.transfer is not None:
             self.done += 1
+            if result.transfer.mtime is None:
+                self.timeless += 1
+            self.last = result.transfer
             self.bytes_done += result.transfer.size_bytes if size_bytes is None else size_bytes
         elif result.error is not None:
             self.failed += 1
@@ -137,6 +143,9 @@ class Tracker:
                 self._errors.append(result)
         elif result.deletes:
             self.deleted += 1
+        elif result.outcome == "skipped":
+            self.skip(result.remote, result.local, result.reason or "", result.size_bytes)
+            return
         if self._on_file is not None:
             self._on_file(result)
         if self._max_failures is not None and self.failed > self._max_failures:

@@ -14,9 +14,9 @@ from asyncworker.sftp.patterns import MAGIC
 __all__ = ["SKIPS", "THERE", "Age", "Selection", "Skip", "is_there", "seconds_since_1970", "split_glob", "why_moved"]
 
 #: A file that is there already is left out: never; if size and time of change are the same; if the size is; if it is
-#: as new or newer.
-Skip = Literal["never", "same", "size", "newer"]
-SKIPS = ("never", "same", "size", "newer")
+#: as new or newer; if the contents are the same.
+Skip = Literal["never", "same", "size", "newer", "checksum"]
+SKIPS = ("never", "same", "size", "newer", "checksum")
 #: What is said of such a file.
 THERE = {"same": "same size and time", "size": "same size", "newer": "as new or newer"}
 
@@ -103,7 +103,7 @@ def is_there(
     skip: Skip, size_bytes: int | None, mtime: int | None, there_bytes: int | None, there_mtime: int | None
 ) -> bool:
     """Whether what is there already is as good as what could be moved."""
-    if skip == "never":
+    if skip in ("never", "checksum"):  # contents are compared later
         return False
     if skip == "newer":
         return mtime is not None and there_mtime is not None and there_mtime >= mtime

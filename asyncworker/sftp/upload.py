@@ -32,12 +32,14 @@ from asyncworker.sftp.bulk import (
     transfer_all,
 )
 from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.contents import COMPARED_AT_ONCE, compared
 from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.links import is_same_link, upload_link
 from asyncworker.sftp.listing import Entry, age_unknown
 from asyncworker.sftp.local_tree import LocalFolder, folder_mode, look_at, look_up, scan
 from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
+from asyncworker.sftp.lost_times import warn_of_lost_times, warn_of_times
 from asyncworker.sftp.mirror_plan import Inventory
 from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
@@ -112,8 +114,12 @@ async def run_upload(
     async with the_pool(where, of_pool) as pool:
         run = _Run(pool, selection, wishes, tracker, inventory)
         orders = await run.prepare([os.fspath(one) for one in locals_], remotes[0])
-        lanes = min(wishes.at_once or _IN_PLACE_AT_ONCE, _IN_PLACE_AT_ONCE) if wishes.inplace else LARGE_AT_ONCE
+        lanes = COMPARED_AT_ONCE if wishes.skip == "checksum" else LARGE_AT_ONCE
+        if wishes.inplace:
+            lanes = min(wishes.at_once or _IN_PLACE_AT_ONCE, _IN_PLACE_AT_ONCE)
         await transfer_all(pool, orders, tracker, wishes.at_once, wishes.retries, lanes)
+        warn_of_times(wishes, tracker)
+        await warn_of_lost_times(pool, wishes, tracker)
     return tracker.report()
 
 
@@ -139,6 +145,7 @@ class _Run:
         self._remote = ""
         self._bad: list[FileResult] = []
         self._space: Space | None = None
+        self._compare: set[str] = set()  # paths on the server of files that may have the same contents
         self._reasons: dict[str, str] = {}  # of a dry run: why files that are there would be sent
         self._parts: dict[str, list[str]] = {}  # names of parts of large files, by folder on the server
 
@@ -350,9 +357,14 @@ class _Run:
             reason = THERE[self._how.skip]
         if reason is not None:
             self._tracker.skip(remote or self._remote_of(relative), entry.path, reason, entry.size_bytes)
-        elif self._how.dry_run and there is not None:
-            mine, why = entry.attributes, remote or self._remote_of(relative)
-            self._reasons[why] = why_moved(mine.size_bytes, mine.mtime, there.size_bytes, there.mtime)
+        elif there is not None:
+            mine, path = entry.attributes, remote or self._remote_of(relative)
+            same_size = there.is_file and entry.is_file and mine.size_bytes == there.size_bytes
+            if self._how.skip == "checksum" and same_size:
+                self._compare.add(path)
+                self._reasons[path] = "other contents"
+            elif self._how.dry_run:
+                self._reasons[path] = why_moved(mine.size_bytes, mine.mtime, there.size_bytes, there.mtime)
         return reason is None
 
     async def _there(self, remote: str) -> dict[str, Attributes] | None:
@@ -377,7 +389,13 @@ class _Run:
 
     def _order(self, local: str, remote: str, attributes: Attributes) -> Order | Large | FileResult:
         size = attributes.size_bytes or 0
+        if remote in self._compare:
+            self._compare.discard(remote)
+            return compared(self._pool, self._order_of(local, remote, size), size, self._tracker)
         self._tracker.find(size)
+        return self._order_of(local, remote, size)
+
+    def _order_of(self, local: str, remote: str, size: int) -> Order | Large | FileResult:
         if self._how.dry_run:
             return FileResult(remote, local, planned=True, reason=self._reasons.pop(remote, "new"), known_bytes=size)
         try:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from asyncworker.cli.sftp.amounts import RATE
+from asyncworker.cli.sftp.amounts import DURATION, RATE, SIZE
 from asyncworker.errors import SettingsError
 from asyncworker.sftp.urls import parse_url
 
@@ -43,7 +43,7 @@ def connection_options(command: C) -> C:
         click.option("--compress", is_flag=True, help="For slow lines."),
         click.option("--connections", type=click.IntRange(min=1), help="At most; default 4."),
         click.option("--in-flight", type=click.IntRange(min=1), help="Requests at once over all connections, at most."),
-        click.option("--window-bytes", type=click.IntRange(min=1024), help="Asked for or sent, and not answered."),
+        click.option("--window-bytes", type=SIZE, help="Asked for or sent, and not answered."),
         click.option(
             "--bwlimit",
             "max_bytes_per_s",
@@ -52,8 +52,8 @@ def connection_options(command: C) -> C:
             help="A second, both directions together: 500K, 1.5M; a plain number is KiB, as rsync and rclone have it.",
         ),
         click.option("--gentle", is_flag=True, help="One connection, 4 requests at once: for servers that hang up."),
-        click.option("--timeout", "timeout_s", type=float, help="Seconds without any answer; default 60."),
-        click.option("--connect-timeout", "connect_timeout_s", type=float, help="Seconds to connect; default 30."),
+        click.option("--timeout", "timeout_s", type=DURATION, help="Without any answer: 30, 2m; default 60."),
+        click.option("--connect-timeout", "connect_timeout_s", type=DURATION, help="To connect; default 30."),
         click.option("--json", "as_json", is_flag=True, help="JSON, one object a line."),
     )
     for option in reversed(options):

@@ -42,10 +42,9 @@ def transfer_options(command: C) -> C:
         click.option(
             "--skip",
             type=click.Choice(["same", "size", "newer", "never"]),
-            default="same",
-            show_default=True,
-            help="Leave out a file that is there: of the same size and time, of the same size, as new, or none.",
+            help="Leave out a file that is there: of the same size and time (default), the same size, as new, or none.",
         ),
+        click.option("-c", "--checksum", is_flag=True, help="Leave out a file of the same contents; both are read."),
         click.option(
             "--links",
             type=click.Choice(["skip", "follow", "keep"]),
@@ -148,6 +147,10 @@ def put(sources: tuple[str, ...], url: str, **given: Any) -> None:
 def wishes_of(kind: type[W], given: dict[str, Any]) -> W:
     """Return the library's options from those of the command line."""
     values = {name: given[name] for name in kind.__dataclass_fields__ if name in given}
+    if given["skip"] is None:
+        values["skip"] = "checksum" if given["checksum"] else "same"
+    elif given["checksum"]:
+        raise click.UsageError("--skip and --checksum exclude each other")
     if given["fail_fast"]:
         values["max_failures"] = 0
     if given["files_from"] is not None:
