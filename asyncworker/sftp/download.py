@@ -50,6 +50,7 @@ from asyncworker.sftp.progress import BulkReport, Tracker
 from asyncworker.sftp.selection import THERE, Selection, is_there, why_moved
 from asyncworker.sftp.sources import RemoteSource, remote_sources, unmet
 from asyncworker.sftp.striped import Striped
+from asyncworker.sftp.temporary_names import Part, goal_digest, parse
 from asyncworker.sftp.transfer import Download, Transfer
 from asyncworker.sftp.transfer_options import DownloadKeywords, DownloadOptions
 from asyncworker.sftp.walking import Walk
@@ -152,6 +153,8 @@ class _Run:
         self._destination: Destination | None = None
         self._prefix = ""  # of what is below the local folder
         self._scans: OrderedDict[str, dict[str, Found]] = OrderedDict()
+        self._cleaned: set[str] = set()  # folders without files that earlier runs have left
+        self._parts: dict[str, dict[str, list[str]]] = {}  # names of parts, by folder and digest of what they become
         self._names: dict[str, set[str]] | None = None
         self._bad: list[FileResult] = []
         self._touched: set[str] = set()
@@ -313,6 +316,9 @@ class _Run:
         relative = self._name if self._name is not None else path
         folder, _, name = relative.rpartition("/")
         goal = self._prefix + relative
+        if entry.name.endswith(".part") and entry.is_unfinished and not entry.is_dir and entry is not source.entry:
+            self._tracker.leave_out(entry.path, goal, entry.size_bytes)
+            return None
         attributes: Attributes | None = entry.attributes
         found: Found | None = None
         try:
@@ -334,13 +340,16 @@ class _Run:
                 return None
             if self._names is not None:
                 self._refuse_collision(folder, name, entry)
-            if self._how.skip != "never" and self._destination is not None:
+            if self._destination is not None:
                 known = self._scans.get(folder)
                 found = (await self._scan(folder) if known is None else known).get(name)
                 if found is not None and self._how.skip == "newer" and attributes.mtime is None:
                     raise age_unknown(entry.path, self._pool.options.address)
+                if (parts := self._parts.get(folder)) and (old := parts.get(goal_digest(os.fsencode(name)))):
+                    await self._remove_parts(folder, name, old, attributes)
                 if (
-                    found is not None
+                    self._how.skip != "never"
+                    and found is not None
                     and (found.is_link if attributes.is_link else found.is_file)
                     and is_there(self._how.skip, size, attributes.mtime, found.size_bytes, found.mtime)
                 ):
@@ -426,10 +435,26 @@ class _Run:
 
     async def _scan(self, folder: str) -> dict[str, Found]:
         assert self._destination is not None
-        found = self._scans[folder] = await asyncio.to_thread(self._destination.scan, folder)
+        clean = not self._how.dry_run and folder not in self._cleaned
+        found, removed = await asyncio.to_thread(self._destination.scan_and_clean, folder, clean)
+        self._scans[folder] = found
+        self._cleaned.add(folder)
+        self._tracker.remove_leftovers(removed)
+        for name in found:
+            if name.endswith(".part") and isinstance(part := parse(name), Part):
+                self._parts.setdefault(folder, {}).setdefault(part.goal, []).append(name)
         if len(self._scans) > _SCANS_KEPT:
             self._scans.popitem(last=False)
         return found
+
+    async def _remove_parts(self, folder: str, name: str, parts: list[str], attributes: Attributes) -> None:
+        """Remove parts of what a file on the server was before."""
+        assert self._destination is not None
+        if not self._how.dry_run:
+            keep = (attributes.size_bytes or 0, attributes.mtime or 0)
+            self._tracker.remove_leftovers(
+                await asyncio.to_thread(self._destination.remove_parts, folder, name, parts, keep)
+            )
 
     # -- how it is fetched -------------------------------------------------------------------------------------------
 

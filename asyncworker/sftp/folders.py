@@ -14,6 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from asyncworker.sftp.local_leftovers import remove_leftovers, remove_parts
 from asyncworker.sftp.open_files import soft_limit
 from asyncworker.sftp.temporary_names import temporary_name
 
@@ -144,6 +145,15 @@ class Destination:
         finally:
             os.close(fd)
         return found
+
+    def scan_and_clean(self, relative: str, clean: bool) -> tuple[dict[str, Found], int]:
+        """Return what a folder holds, and how many leftovers were removed, if asked to. Blocks: for a thread."""
+        found = self.scan(relative)
+        return found, remove_leftovers(self._top.fd, relative, found) if clean else 0
+
+    def remove_parts(self, relative: str, goal: str, parts: list[str], keep: tuple[int, int]) -> int:
+        """Remove parts of a file that have another size or time of change; returns how many. Blocks: for a thread."""
+        return remove_parts(self._top.fd, relative, goal, parts, keep)
 
     def folds_case(self) -> bool:
         """Whether two names that differ only in case are one file here. Tries it once; blocks: for a thread."""

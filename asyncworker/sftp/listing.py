@@ -17,6 +17,7 @@ from asyncworker.sftp.endless import EndlessListing
 from asyncworker.sftp.names import check_name, remote_text
 from asyncworker.sftp.packets import Attributes, FileType, Name, Status
 from asyncworker.sftp.session import Session, refusal
+from asyncworker.sftp.temporary_names import is_ours
 from asyncworker.sftp.untold import Batch, Untold
 
 __all__ = ["BadNames", "Entry", "Listing", "age_unknown", "type_unknown"]
@@ -77,6 +78,11 @@ class Entry(Struct, frozen=True, gc=False):
     def is_dir(self) -> bool:
         """Whether it is known to be a folder."""
         return self.attributes.is_dir
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether its name is one of ours for a file that is not whole yet: of a transfer that runs, or was stopped."""
+        return is_ours(self.name)
 
     @property
     def is_link(self) -> bool:

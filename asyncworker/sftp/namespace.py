@@ -65,6 +65,8 @@ class Namespace(Metadata):
     ) -> AsyncGenerator[Entry, None]:
         """Give out the entries of a folder while they arrive, without ``.`` and ``..``, in the server's order.
 
+        Files that a transfer has not finished are among them; :attr:`Entry.is_unfinished` tells them.
+
         Args:
             path: The folder.
             bad_names: What to do with a name that is not safe to write locally; ``skip`` logs it, a callable is called.

@@ -27,7 +27,9 @@ class BulkProgress:
         files_failed: Those that have not, and will not.
         files_skipped: Those that were left out: there already, links, special files.
         files_filtered: Those that were not wanted: by filters, size or age.
+        files_unfinished: Files that a transfer of ours has not finished, known by their names, and so not moved.
         files_deleted: Files and folders that a mirror deleted; in a dry run, would delete.
+        leftovers_removed: Such files of earlier runs that were removed from the destination.
         bytes_found: Bytes of the files found.
         bytes_done: Bytes that have arrived, those of files that are not whole yet included.
         listed: Whether all has been found.
@@ -39,7 +41,9 @@ class BulkProgress:
     files_failed: int = 0
     files_skipped: int = 0
     files_filtered: int = 0
+    files_unfinished: int = 0
     files_deleted: int = 0
+    leftovers_removed: int = 0
     bytes_found: int = 0
     bytes_done: int = 0
     listed: bool = False
@@ -113,7 +117,9 @@ class Tracker:
         self._began_at = clock.monotonic()
         self._errors: list[FileResult] = []
         self._warnings: list[str] = []
-        self.found = self.done = self.failed = self.skipped = self.filtered = self.deleted = 0
+        self.found = self.done = self.failed = self.skipped = self.filtered = self.unfinished = 0
+        self.deleted = 0
+        self.leftovers_removed = 0
         self.bytes_found = self.bytes_done = 0
         self.timeless = 0  # files that arrived without a time of change
         self.last: Transfer | None = None  # of those that arrived
@@ -164,6 +170,16 @@ class Tracker:
         if self._on_skipped is not None:
             self._on_skipped(FileResult(remote, local, reason=reason, known_bytes=size_bytes))
 
+    def leave_out(self, remote: str, local: str, size_bytes: int | None) -> None:
+        """Count a file that is not whole, and whose name is ours."""
+        self.unfinished += 1
+        if self._on_skipped is not None:
+            self._on_skipped(FileResult(remote, local, reason="not finished", known_bytes=size_bytes))
+
+    def remove_leftovers(self, count: int) -> None:
+        """Count files of earlier runs that were removed."""
+        self.leftovers_removed += count
+
     def warn(self, sentence: str) -> None:
         """Keep a sentence for the report; the same one once."""
         if sentence not in self._warnings:
@@ -177,7 +193,9 @@ class Tracker:
             self.failed,
             self.skipped,
             self.filtered,
+            self.unfinished,
             self.deleted,
+            self.leftovers_removed,
             self.bytes_found,
             self.bytes_done,
             self.listed,

@@ -39,6 +39,7 @@ __all__ = [
     "owner_has_ended",
     "parse",
     "part_name",
+    "stem_of",
     "temporary_name",
 ]
 
@@ -157,6 +158,11 @@ def parse(name: str) -> Temporary | Part | Aside | None:
 def is_ours(name: str) -> bool:
     """Whether a name is that of a file which is not whole yet."""
     return name.endswith(_SUFFIX) and parse(name) is not None
+
+
+def stem_of(name: str) -> str:
+    """Return the beginning of the file's own name, which is all of it unless it is long, from a name of ours."""
+    return name[1 : name.rfind(".aw")]
 
 
 @lru_cache(maxsize=1024)

@@ -46,6 +46,7 @@ from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.pool import SFTPPool
 from asyncworker.sftp.progress import BulkReport, Tracker
+from asyncworker.sftp.remote_leftovers import RemoteLeftovers
 from asyncworker.sftp.selection import THERE, Selection, is_there, why_moved
 from asyncworker.sftp.sources import unmet_filters
 from asyncworker.sftp.space import Space, bytes_to_come
@@ -112,12 +113,17 @@ async def run_upload(
         raise SettingsError("a local path is needed")
     where, remotes, of_pool = located(where, remote, of_pool)
     async with the_pool(where, of_pool) as pool:
-        run = _Run(pool, selection, wishes, tracker, inventory)
-        orders = await run.prepare([os.fspath(one) for one in locals_], remotes[0])
-        lanes = COMPARED_AT_ONCE if wishes.skip == "checksum" else LARGE_AT_ONCE
-        if wishes.inplace:
-            lanes = min(wishes.at_once or _IN_PLACE_AT_ONCE, _IN_PLACE_AT_ONCE)
-        await transfer_all(pool, orders, tracker, wishes.at_once, wishes.retries, lanes)
+        leftovers = RemoteLeftovers(pool, tracker.remove_leftovers)
+        run = _Run(pool, selection, wishes, tracker, inventory, leftovers)
+        try:
+            orders = await run.prepare([os.fspath(one) for one in locals_], remotes[0])
+            lanes = COMPARED_AT_ONCE if wishes.skip == "checksum" else LARGE_AT_ONCE
+            if wishes.inplace:
+                lanes = min(wishes.at_once or _IN_PLACE_AT_ONCE, _IN_PLACE_AT_ONCE)
+            await transfer_all(pool, orders, tracker, wishes.at_once, wishes.retries, lanes)
+            await leftovers.finish()
+        finally:
+            await leftovers.stop()
         warn_of_times(wishes, tracker)
         await warn_of_lost_times(pool, wishes, tracker)
     return tracker.report()
@@ -133,6 +139,7 @@ class _Run:
         how: UploadOptions,
         tracker: Tracker,
         inventory: Inventory | None,
+        leftovers: RemoteLeftovers,
     ) -> None:
         self._pool = pool
         self._selection = selection
@@ -147,6 +154,7 @@ class _Run:
         self._space: Space | None = None
         self._compare: set[str] = set()  # paths on the server of files that may have the same contents
         self._reasons: dict[str, str] = {}  # of a dry run: why files that are there would be sent
+        self._leftovers = leftovers
         self._parts: dict[str, list[str]] = {}  # names of parts of large files, by folder on the server
 
     async def prepare(self, locals_: list[str], remote: str) -> Orders:
@@ -231,6 +239,7 @@ class _Run:
         if files:
             there = await self._there(self._remote) or {}
             chosen = [file for file in files if self._is_chosen(file.name, file, None, there.get(file.name))]
+            self._clean(self._remote, there, chosen)
             await self._need(self._remote, chosen, there)
             for file in chosen:
                 yield self._order(file.path, self._remote_of(file.name), file.attributes)
@@ -299,7 +308,7 @@ class _Run:
         relative = source.relative(folder)
         remote = self._remote_of(relative)
         try:
-            found = await asyncio.to_thread(scan, folder, self._follow)
+            found = self._finished(await asyncio.to_thread(scan, folder, self._follow), remote)
             there = await self._there(remote)
             base = f"{relative}/" if relative else ""
             if self._inventory is not None:
@@ -321,6 +330,7 @@ class _Run:
             return
         if there is not None:
             self._parts[remote] = [name for name in there if is_ours(name)]
+        self._clean(remote, there, wanted)
         await self._need(remote, (entry for entry in wanted if not entry.is_dir), there or {})
         for entry in wanted:
             yield entry
@@ -332,6 +342,20 @@ class _Run:
         links = [entry for entry in found if entry.is_link and entry.name in there and there[entry.name].is_link]
         same = await asyncio.gather(*(is_same_link(self._pool, one.path, f"{remote}/{one.name}") for one in links))
         self._same_links |= {one.path for one, is_same in zip(links, same, strict=True) if is_same}
+
+    def _finished(self, found: list[Entry], remote: str) -> list[Entry]:
+        """What is left of local entries without files that a download has not finished."""
+        whole = []
+        for entry in found:
+            if entry.is_unfinished and not entry.is_dir:
+                self._tracker.leave_out(f"{remote}/{entry.name}", entry.path, entry.size_bytes)
+            else:
+                whole.append(entry)
+        return whole
+
+    def _clean(self, remote: str, there: dict[str, Attributes] | None, coming: Iterable[Entry]) -> None:
+        if there and not self._how.dry_run:
+            self._leftovers.look(remote, there, {entry.name for entry in coming})
 
     async def _need(self, remote: str, files: Iterable[Entry], there: dict[str, Attributes]) -> None:
         if self._space is not None:

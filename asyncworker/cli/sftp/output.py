@@ -179,8 +179,9 @@ def _sentence(now: BulkProgress) -> str:
 
 def _left_out(now: BulkProgress, deleted: str = "deleted") -> str:
     filtered = f" and {now.files_filtered:,} by filters" if now.files_filtered else ""
+    unfinished = f" and {now.files_unfinished:,} that are not finished" if now.files_unfinished else ""
     surplus = f", {now.files_deleted:,} {deleted}" if now.files_deleted else ""
-    return f"; {now.files_skipped:,} left out{filtered}{surplus}"
+    return f"; {now.files_skipped:,} left out{filtered}{unfinished}{surplus}"
 
 
 def _size(count: float) -> str:

@@ -1,0 +1,179 @@
+"""Files in a folder of the server that an upload has left there, because its process or its connection has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Container, Mapping
+
+from asyncworker.errors import SFTPError
+from asyncworker.sftp import packets
+from asyncworker.sftp.files import Files
+from asyncworker.sftp.leftovers import LOOKS_APART_S, Leftover, age_s, has_ended, leftovers_among
+from asyncworker.sftp.names import remote_bytes, remote_text
+from asyncworker.sftp.packets import Attributes, OpenFlag
+from asyncworker.sftp.pulling import run_each
+from asyncworker.sftp.remotefile import RemoteFile
+from asyncworker.sftp.temporary_names import Aside, Part, Temporary, goal_digest, is_ours, stem_of, temporary_name
+
+__all__ = ["RemoteLeftovers"]
+
+logger = logging.getLogger(__name__)
+
+#: How long a run that is through waits for its cleaning.
+_FINISH_S = 30.0
+
+
+class _Folder:
+    """One folder that is cleaned. Made on a thread: it hashes all its names.
+
+    Args:
+        path: Its path, with a slash at its end.
+        there: What it holds.
+        coming: Names of files that are being sent into it.
+    """
+
+    def __init__(self, path: str, there: Mapping[str, Attributes], coming: Container[str]) -> None:
+        self.path = path
+        self.found = leftovers_among(there)
+        self.alike = {name: there[name] for name in self.found}
+        self._whole = {goal_digest(remote_bytes(name)) for name in there if name not in self.found}
+        self._coming = {goal_digest(remote_bytes(name)) for name in there if name in coming}
+        self.ended = [name for name, leftover in self.found.items() if self._has_ended(leftover)]
+        self.doubtful = [name for name in self.found if name not in self.ended and self._may_be_old(name)]
+
+    def is_whole(self, leftover: Part | Aside) -> bool:
+        """Whether the file that it becomes, or was, is there."""
+        return leftover.goal in self._whole
+
+    def _has_ended(self, leftover: Leftover) -> bool:
+        if isinstance(leftover, Part) and (leftover.goal not in self._whole or leftover.goal in self._coming):
+            return False  # a later run goes on with it
+        return has_ended(leftover)
+
+    def _may_be_old(self, name: str) -> bool:
+        """Whether it is worth asking for the server's time."""
+        leftover, mtime = self.found[name], self.alike[name].mtime
+        now = time.time()
+        if isinstance(leftover, Temporary) and (leftover.created is None or now - leftover.created <= age_s(leftover)):
+            return False
+        return mtime is not None and now - mtime > age_s(leftover)
+
+
+class RemoteLeftovers:
+    """Removes them beside an upload, folder by folder; see :mod:`~asyncworker.sftp.leftovers` for which.
+
+    A file that was moved aside gets its name back if there is none of that name.
+
+    Args:
+        pool: The connections.
+        on_removed: Called with how many.
+    """
+
+    def __init__(self, pool: Files, on_removed: Callable[[int], None]) -> None:
+        self._pool = pool
+        self._on_removed = on_removed
+        self._cleaning: set[asyncio.Task[None]] = set()
+
+    def look(self, folder: str, there: Mapping[str, Attributes], coming: Container[str]) -> None:
+        """Begin to clean a folder, if there is anything of ours in it.
+
+        Args:
+            folder: Its path.
+            there: What it holds.
+            coming: Names of files that are being sent into it, and that parts may be used for.
+        """
+        if any(map(is_ours, there)):
+            task = asyncio.create_task(self._clean(f"{folder.rstrip('/')}/", there, coming))
+            self._cleaning.add(task)
+            task.add_done_callback(self._ended)
+
+    async def finish(self) -> None:
+        """Wait until all is cleaned, in bounded time."""
+        if self._cleaning:
+            await asyncio.wait(self._cleaning, timeout=_FINISH_S)
+
+    async def stop(self) -> None:
+        """Leave the rest to a later run."""
+        cleaning = list(self._cleaning)
+        for task in cleaning:
+            task.cancel()
+        await asyncio.gather(*cleaning, return_exceptions=True)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._cleaning.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("temporary files of earlier uploads are left: %s", error)
+
+    async def _clean(self, path: str, there: Mapping[str, Attributes], coming: Container[str]) -> None:
+        folder = await asyncio.to_thread(_Folder, path, there, coming)
+        removed = 0
+
+        async def remove(name: str) -> None:
+            nonlocal removed
+            gone = await self._remove(folder, name)
+            removed += gone
+
+        await run_each(folder.ended, remove)
+        if folder.doubtful:
+            await run_each(await self._old(folder), remove)
+        if removed:
+            logger.info(
+                "%s: %s: removed %d files that earlier uploads had left", self._pool.options.address, path, removed
+            )
+            self._on_removed(removed)
+
+    async def _old(self, folder: _Folder) -> list[str]:
+        """Those that are old by the server's clock, and have not changed after a while."""
+        try:
+            now = await self._server_time(folder.path)
+        except SFTPError:  # nothing can be written there
+            return []
+        old = [
+            name
+            for name in folder.doubtful
+            if now is not None and now - (folder.alike[name].mtime or 0) > age_s(folder.found[name])
+        ]
+        if old:
+            await asyncio.sleep(LOOKS_APART_S)
+        still = []
+        for name in old:
+            with contextlib.suppress(SFTPError):
+                seen, before = await self._pool.stat(folder.path + name, follow_links=False), folder.alike[name]
+                if (seen.size_bytes, seen.mtime, seen.is_dir) == (before.size_bytes, before.mtime, False):
+                    still.append(name)
+        return still
+
+    async def _server_time(self, folder: str) -> int | None:
+        """Return the time of change of a file that is made now."""
+        path = remote_bytes(folder) + temporary_name(b"clock")
+        how = packets.open_tail(OpenFlag.WRITE | OpenFlag.CREATE | OpenFlag.EXCLUSIVE, 0o600)
+        with self._pool._unfinished.holding(remote_text(path)):
+            try:
+                file = await self._pool._run(RemoteFile(remote_text(path), path, how, self._pool._connections.release))
+                try:
+                    return (await file.stat()).mtime
+                finally:
+                    file.begin_to_close()
+            finally:
+                await self._pool._remove_temporary(path)
+
+    async def _remove(self, folder: _Folder, name: str) -> bool:
+        path, leftover = folder.path + name, folder.found[name]
+        try:
+            if not isinstance(leftover, Aside) or folder.is_whole(leftover):
+                await self._pool.remove(path, missing_ok=True)
+                return True
+            goal = stem_of(name)
+            if goal_digest(remote_bytes(goal)) == leftover.goal:
+                await self._pool.rename(path, folder.path + goal)
+                return True
+            # Its own name was too long for this one.
+            logger.warning("%s: an upload that has ended had moved a file aside: %s", self._pool.options.address, path)
+        except SFTPError as error:
+            logger.info("left on the server: %s", error)
+        return False
