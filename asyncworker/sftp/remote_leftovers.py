@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from asyncworker.errors import SFTPError
 from asyncworker.sftp import packets
@@ -35,18 +35,22 @@ class _Folder:
         coming: Names of files that are being sent into it.
     """
 
-    def __init__(self, path: str, there: Mapping[str, Attributes], coming: Container[str]) -> None:
+    def __init__(self, path: str, there: Mapping[str, Attributes], coming: Collection[str]) -> None:
         self.path = path
         self.found = leftovers_among(there)
         self.alike = {name: there[name] for name in self.found}
         self._whole = {goal_digest(remote_bytes(name)) for name in there if name not in self.found}
-        self._coming = {goal_digest(remote_bytes(name)) for name in there if name in coming}
+        self._coming = {goal_digest(remote_bytes(name)) for name in coming}
         self.ended = [name for name, leftover in self.found.items() if self._has_ended(leftover)]
         self.doubtful = [name for name in self.found if name not in self.ended and self._may_be_old(name)]
 
-    def is_whole(self, leftover: Part | Aside) -> bool:
-        """Whether the file that it becomes, or was, is there."""
+    def is_whole(self, leftover: Aside) -> bool:
+        """Whether a file of the name that it had is there."""
         return leftover.goal in self._whole
+
+    def is_coming(self, leftover: Aside) -> bool:
+        """Whether a file of that name is being sent."""
+        return leftover.goal in self._coming
 
     def _has_ended(self, leftover: Leftover) -> bool:
         if isinstance(leftover, Part) and (leftover.goal not in self._whole or leftover.goal in self._coming):
@@ -76,8 +80,9 @@ class RemoteLeftovers:
         self._pool = pool
         self._on_removed = on_removed
         self._cleaning: set[asyncio.Task[None]] = set()
+        self._asides: list[tuple[str, str]] = []  # paths of those that a file which is being sent may replace
 
-    def look(self, folder: str, there: Mapping[str, Attributes], coming: Container[str]) -> None:
+    def look(self, folder: str, there: Mapping[str, Attributes], coming: Collection[str]) -> None:
         """Begin to clean a folder, if there is anything of ours in it.
 
         Args:
@@ -91,9 +96,14 @@ class RemoteLeftovers:
             task.add_done_callback(self._ended)
 
     async def finish(self) -> None:
-        """Wait until all is cleaned, in bounded time."""
-        if self._cleaning:
-            await asyncio.wait(self._cleaning, timeout=_FINISH_S)
+        """Wait until all is cleaned, in bounded time; called when all files are sent."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FINISH_S):
+                if self._cleaning:
+                    await asyncio.wait(self._cleaning)
+                for aside, goal in self._asides:
+                    with contextlib.suppress(SFTPError):
+                        self._on_removed(await self._restore(aside, goal))
 
     async def stop(self) -> None:
         """Leave the rest to a later run."""
@@ -109,7 +119,7 @@ class RemoteLeftovers:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.warning("temporary files of earlier uploads are left: %s", error)
 
-    async def _clean(self, path: str, there: Mapping[str, Attributes], coming: Container[str]) -> None:
+    async def _clean(self, path: str, there: Mapping[str, Attributes], coming: Collection[str]) -> None:
         folder = await asyncio.to_thread(_Folder, path, there, coming)
         removed = 0
 
@@ -164,16 +174,26 @@ class RemoteLeftovers:
 
     async def _remove(self, folder: _Folder, name: str) -> bool:
         path, leftover = folder.path + name, folder.found[name]
+        goal = stem_of(name)
         try:
             if not isinstance(leftover, Aside) or folder.is_whole(leftover):
                 await self._pool.remove(path, missing_ok=True)
                 return True
-            goal = stem_of(name)
-            if goal_digest(remote_bytes(goal)) == leftover.goal:
-                await self._pool.rename(path, folder.path + goal)
-                return True
-            # Its own name was too long for this one.
-            logger.warning("%s: an upload that has ended had moved a file aside: %s", self._pool.options.address, path)
+            if goal_digest(remote_bytes(goal)) != leftover.goal:  # its own name was too long for this one
+                where = self._pool.options.address
+                logger.warning("%s: an upload that has ended had moved a file aside: %s", where, path)
+            elif folder.is_coming(leftover):
+                self._asides.append((path, folder.path + goal))
+            else:
+                return await self._restore(path, folder.path + goal)
         except SFTPError as error:
             logger.info("left on the server: %s", error)
         return False
+
+    async def _restore(self, aside: str, goal: str) -> bool:
+        """Give a file that was moved aside its name back, unless another one has it."""
+        if await self._pool.exists(goal):
+            await self._pool.remove(aside, missing_ok=True)
+        else:
+            await self._pool.rename(aside, goal)
+        return True
