@@ -242,7 +242,13 @@ class Striped:
         beyond = None if self._end_seen else stream.read_range(self._size, 1)
         self._check(await _told(stream), "it has")
         if beyond is not None:
-            if await beyond:
+            try:
+                more = await beyond
+            except SFTPConnectionLost:
+                raise
+            except SFTPError:  # servers that have no EOF refuse to read beyond it
+                more = b""
+            if more:
                 raise self._changed(other_size(self._size, "more follow"))
             self._end_seen = True
 

@@ -240,9 +240,9 @@ class Download(OpensFiles):
             self._advance()
 
     def _no_data(self, offset: int, status: Status) -> None:
-        if status.code != packets.EOF:
+        if status.code != packets.EOF and not (self._size and offset >= self._size):
             self.fail(self._refused(status, "read"))
-        else:
+        else:  # servers that have no EOF refuse to read beyond it
             if self._size is None or offset < self._size:
                 self._eof_at = offset if self._eof_at is None else min(offset, self._eof_at)
             self._advance()

@@ -86,3 +86,9 @@ def test_get_opens_each_file_once_if_it_is_told_to(hostile: Hostile, run: Comman
     run("get", "--read-once", Path("/in"), str(tmp_path / "got"))
     assert hostile.count("OPEN") == 3
     assert hostile.tree.files() == {}
+
+
+def test_mv_into_a_folder_of_which_nothing_is_told(hostile: Hostile, run: Command) -> None:
+    hostile.refuse = {"STAT": PERMISSION_DENIED}
+    run("mv", Path("/in/a"), Path("/in/sub"))
+    assert set(hostile.tree.files()) == {"/in/sub/a", "/in/sub/b", "/in/sub/deep/c"}

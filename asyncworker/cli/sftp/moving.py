@@ -71,8 +71,7 @@ class _Move:
         Raises:
             SFTPError: It has to be one, and is not.
         """
-        there = await _there(pool, self._goal.rstrip("/") or "/", follow_links=True)
-        if there is not None and there.is_dir:
+        if await pool._is_folder(self._goal.rstrip("/") or "/"):
             return True
         if must or self._goal.endswith("/"):
             where = pool.options.address
@@ -85,7 +84,7 @@ class _Move:
         where = pool.options.address
         if goal == source:
             raise SFTPError(f"{where}: {source} would be moved onto itself", host=where, path=source)
-        there = await _there(pool, goal, follow_links=False)
+        there = await _there(pool, goal)
         if there is not None and self._no_clobber:
             self._print("skipped", source, goal)
             return
@@ -103,8 +102,8 @@ class _Move:
             self._output.line(f"{action} {source} -> {goal}")
 
 
-async def _there(pool: SFTPPool, path: str, *, follow_links: bool) -> Attributes | None:
+async def _there(pool: SFTPPool, path: str) -> Attributes | None:
     try:
-        return await pool.stat(path, follow_links=follow_links)
+        return await pool.stat(path, follow_links=False)
     except SFTPFileNotFound:
         return None

@@ -79,6 +79,10 @@ def refusing(*kinds: str, status: int = PERMISSION_DENIED) -> dict[str, Any]:
     return {"refuse": dict.fromkeys(kinds, status)}
 
 
+def is_beyond_the_end(request: Request) -> bool:
+    return request.kind == "READ" and request.offset >= int(request.path.rpartition(b"/")[2]) > 0
+
+
 UNTOLD: Mapping[str, dict[str, Any]] = {
     "FSTAT denied": refusing("FSTAT"),
     "FSTAT unsupported": refusing("FSTAT", status=UNSUPPORTED),
@@ -90,6 +94,7 @@ UNTOLD: Mapping[str, dict[str, Any]] = {
     "nothing told at all": refusing("FSTAT", "STAT", "LSTAT", "SETSTAT", "FSETSTAT", "REALPATH", "limits"),
     "no size": {"claim": claim_size(lambda _: None, *ALL)},
     "no size and short reads": {"claim": claim_size(lambda _: None, *ALL), "read_bytes": 70_001},
+    "a failure in place of EOF": {"refuse_if": lambda request: FAILURE if is_beyond_the_end(request) else None},
     "a size of 0": {"claim": claim_size(lambda _: 0, *ALL)},
     "a size of 0 and short reads": {"claim": claim_size(lambda _: 0, *ALL), "read_bytes": 70_001},
 }
