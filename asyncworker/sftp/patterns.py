@@ -50,6 +50,8 @@ def expression(pattern: str) -> tuple[str | None, str]:
         text = text[:-3]
     folders_only = text.endswith("/") and not everything
     text = text.rstrip("/")
+    if everything and text == "**" and not rooted:  # begins anywhere, the first folder included
+        text = ""
     if not text and not everything:
         raise SettingsError(f"the pattern {pattern!a} names nothing")
     if "." in (names := text.split("/")) or ".." in names or "" in names[1:]:
