@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import click
 import pytest
 
-from asyncworker.cli.sftp.amounts import AGE, DURATION, SIZE
+from asyncworker.cli.sftp.amounts import AGE, DURATION, RATE, SIZE
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,25 @@ def test_ages_and_moments() -> None:
 def test_what_is_neither_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
         AGE.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("100", 100 * 1024),
+        ("1.5", 1536),
+        ("1M", 1024**2),
+        ("1MB", 10**6),
+        ("500B", 500),
+        (" 2k ", 2048),
+        ("1GiB", 1024**3),
+    ],
+)
+def test_a_rate_without_a_unit_is_in_kib(text: str, rate: int) -> None:
+    assert RATE.convert(text, None, None) == rate
+
+
+@pytest.mark.parametrize("text", ["", "0", "0B", "0.5B", "-1", "fast", "1.2.3", "10/s"])
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        RATE.convert(text, None, None)
