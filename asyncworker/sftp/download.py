@@ -46,7 +46,7 @@ from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.partfile import PartFile
 from asyncworker.sftp.pool import SFTPPool
-from asyncworker.sftp.progress import BulkReport, Tracker
+from asyncworker.sftp.progress import BulkReport, Tracker, warn_of_folder_times
 from asyncworker.sftp.selection import THERE, Selection, is_there, why_moved
 from asyncworker.sftp.sources import RemoteSource, remote_sources, unmet
 from asyncworker.sftp.striped import Striped
@@ -125,6 +125,8 @@ async def run_download(
             lanes = COMPARED_AT_ONCE if wishes.skip == "checksum" else LARGE_AT_ONCE
             await transfer_all(pool, run.orders(), tracker, wishes.at_once, wishes.retries, lanes)
             warn_of_times(wishes, tracker)
+            if wishes.folder_times and not wishes.dry_run:
+                await run.set_folder_times()
             if wishes.fsync and not wishes.dry_run:
                 await asyncio.to_thread(run.flush_folders)
         finally:
@@ -217,7 +219,7 @@ class _Run:
         if base and not self._selection.enters(base):
             return
         if self._destination is not None:
-            self._destination.expect(base, source.mode)
+            self._destination.expect(base, source.mode, source.mtime)
         if base and (failed := self._make_folder(base, self._prefix + base, source)) is not None:
             self._bad.append(failed)
         if self._how.paths is not None:
@@ -262,7 +264,7 @@ class _Run:
             ordered, await asyncio.gather(*(self._stat(source.path_of(folder)) for folder in ordered)), strict=True
         ):
             if isinstance(found, Attributes) and found.is_dir:
-                self._destination.expect(source.base + folder, found.mode)
+                self._destination.expect(source.base + folder, found.mode, found.mtime)
 
     async def _stat(self, remote: str) -> Attributes | SFTPError:
         try:
@@ -325,7 +327,7 @@ class _Run:
             if not entry.is_file:
                 if entry.is_dir:
                     if self._destination is not None:
-                        self._destination.expect(relative, entry.attributes.mode)
+                        self._destination.expect(relative, entry.mode, entry.mtime)
                     return self._make_folder(relative, goal, source)
                 if entry.file_type is None and entry is not source.entry:
                     return self._unknown(path, entry, goal, source)
@@ -545,6 +547,11 @@ class _Run:
         """Close the local folders."""
         if self._destination is not None:
             self._destination.close()
+
+    async def set_folder_times(self) -> None:
+        """Give the folders that were made or filled the times of those that they come from."""
+        assert self._destination is not None
+        warn_of_folder_times(self._tracker, await asyncio.to_thread(self._destination.set_times))
 
     def flush_folders(self) -> None:
         """Make the names of what arrived as durable as their contents. Blocks: for a thread."""

@@ -74,14 +74,32 @@ class Destination:
         self._all = weakref.WeakSet((self._top,))
         self._folds: bool | None = None
         self._modes: dict[str, int] = {}
+        self._times: dict[str, int] = {}
+        self._entered: set[str] = set()
 
-    def expect(self, relative: str, mode: int | None) -> None:
-        """Take the permissions of a folder in case it has to be made; ``None``: not known.
+    def expect(self, relative: str, mode: int | None, mtime: int | None = None) -> None:
+        """Take the permissions of a folder in case it has to be made, and its time of change; ``None``: not known.
 
         The umask applies, and its owner may always write to it: files follow.
         """
         if mode is not None:
             self._modes[relative] = mode & 0o777 | 0o700
+        if mtime is not None:
+            self._times[relative] = mtime
+
+    def set_times(self) -> list[OSError]:
+        """Give the folders that were opened their times, once nothing is written in them any more.
+
+        Blocks: for a thread. Returns why some could not be given theirs.
+        """
+        errors = []
+        for relative in sorted(self._entered & self._times.keys()):
+            mtime = self._times[relative]
+            try:
+                os.utime(self.folder(relative).fd, (mtime, mtime))
+            except OSError as error:
+                errors.append(OSError(error.errno, error.strerror, self.path(relative)))
+        return errors
 
     def path(self, relative: str) -> str:
         """The path for messages, and of a file's goal."""
@@ -118,6 +136,7 @@ class Destination:
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.path(relative)) from None
         self._open[relative] = made
+        self._entered.add(relative)
         self._all.add(made)
         if len(self._open) > self._kept:
             self._open.popitem(last=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
@@ -11,7 +11,7 @@ from asyncworker.errors import ItemErrors
 from asyncworker.sftp.batch import FileResult
 from asyncworker.sftp.transfer import Transfer
 
-__all__ = ["BulkProgress", "BulkReport", "OnFile", "OnProgress", "Stopped", "Tracker"]
+__all__ = ["BulkProgress", "BulkReport", "OnFile", "OnProgress", "Stopped", "Tracker", "warn_of_folder_times"]
 
 #: Errors that are kept whole; those beyond are counted.
 _ERRORS_KEPT = 1000
@@ -214,3 +214,10 @@ class Tracker:
             told = self._on_progress(self.now())
             if inspect.isawaitable(told):
                 await told
+
+
+def warn_of_folder_times(tracker: Tracker, errors: Sequence[Exception]) -> None:
+    """Keep a sentence on folders whose times could not be set."""
+    if errors:
+        more = f", and {len(errors) - 1:,} others" if len(errors) > 1 else ""
+        tracker.warn(f"the time of a folder could not be set{more}: {errors[0]}")

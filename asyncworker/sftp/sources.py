@@ -32,6 +32,7 @@ class RemoteSource(Struct, frozen=True):
         pattern: What its files must meet; ``None``: nothing.
         entry: The file, if it is one.
         mode: Permissions of the folder, where the server tells them.
+        mtime: Its time of change, likewise.
     """
 
     remote: str
@@ -41,6 +42,7 @@ class RemoteSource(Struct, frozen=True):
     pattern: Selection | None = None
     entry: Entry | None = None
     mode: int | None = None
+    mtime: int | None = None
     _start: int = 0
 
     @classmethod
@@ -52,10 +54,11 @@ class RemoteSource(Struct, frozen=True):
         max_depth: int | None,
         pattern: Selection | None,
         mode: int | None = None,
+        mtime: int | None = None,
     ) -> Self:
         """Make one of a folder."""
         start = len(root) + (not root.endswith("/")) if root else 0
-        return cls(remote, root, base, max_depth, pattern, mode=mode, _start=start)
+        return cls(remote, root, base, max_depth, pattern, mode=mode, mtime=mtime, _start=start)
 
     def relative(self, path: str) -> str:
         """Where a path of the server goes to below the destination."""
@@ -119,7 +122,7 @@ async def _source(pool: SFTPPool, remote: str, how: TransferOptions, several: bo
     if several and pattern is None and not path.endswith("/"):
         name = root.rpartition("/")[2]
         base = f"{check_name(name, host=pool.options.address)}/" if name not in ("", ".", "..") else ""
-    return RemoteSource.folder(remote, root, base, depth, pattern, attributes.mode)
+    return RemoteSource.folder(remote, root, base, depth, pattern, attributes.mode, attributes.mtime)
 
 
 def unmet(

@@ -42,6 +42,7 @@ class TransferOptions:
         links: ``skip`` leaves links out; ``follow`` moves the file that a link leads to; ``keep`` makes a link on the
             other side, if it stays within the folder that is moved: one that is absolute or leads out is an error in
             the report. Links to folders are never gone into.
+        folder_times: Whether to give folders below the first one the times of change that they come with, at the end.
         resume: Whether to keep and use parts of large files.
         fsync: Flush each file to the disk before it appears; on a server, where it offers that.
         allow_empty: Whether it is well that no file meets a pattern, in the path or in ``include``; else that is an
@@ -67,6 +68,7 @@ class TransferOptions:
     older_than: Age | None = None
     skip: Skip = "same"
     links: Links = "skip"
+    folder_times: bool = True
     resume: bool = True
     fsync: bool = False
     allow_empty: bool = False
@@ -185,6 +187,7 @@ class TransferKeywords(PoolOptions, total=False):
     older_than: Age | None
     skip: Skip
     links: Links
+    folder_times: bool
     resume: bool
     fsync: bool
     allow_empty: bool

@@ -33,6 +33,7 @@ from asyncworker.sftp.bulk import (
 )
 from asyncworker.sftp.calls import PathLike
 from asyncworker.sftp.contents import COMPARED_AT_ONCE, compared
+from asyncworker.sftp.folder_times import FolderTimes
 from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.links import is_same_link, upload_link
 from asyncworker.sftp.listing import Entry, age_unknown
@@ -45,7 +46,7 @@ from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.pool import SFTPPool
-from asyncworker.sftp.progress import BulkReport, Tracker
+from asyncworker.sftp.progress import BulkReport, Tracker, warn_of_folder_times
 from asyncworker.sftp.remote_leftovers import RemoteLeftovers
 from asyncworker.sftp.selection import THERE, Selection, is_there, why_moved
 from asyncworker.sftp.sources import unmet_filters
@@ -122,6 +123,8 @@ async def run_upload(
                 lanes = min(wishes.at_once or _IN_PLACE_AT_ONCE, _IN_PLACE_AT_ONCE)
             await transfer_all(pool, orders, tracker, wishes.at_once, wishes.retries, lanes)
             await leftovers.finish()
+            if wishes.folder_times and not wishes.dry_run:
+                await run.set_folder_times()
         finally:
             await leftovers.stop()
         warn_of_times(wishes, tracker)
@@ -145,6 +148,7 @@ class _Run:
         self._selection = selection
         self._how = how
         self._follow = how.links == "follow"
+        self._times = FolderTimes(pool)
         self._same_links: set[str] = set()  # local paths of those that the folder in hand has on the server, too
         self._tracker = tracker
         self._inventory = inventory
@@ -250,14 +254,21 @@ class _Run:
                     while self._bad:
                         yield self._bad.pop()
                     remote = self._remote_of(folder.relative(entry.path))
+                    if entry.is_dir:
+                        continue
+                    self._times.touch(remote.rpartition("/")[0])
                     if entry.is_link:
                         yield self._link(entry, remote, folder)
-                    elif not entry.is_dir:
+                    else:
                         yield self._order(entry.path, remote, entry.attributes)
         while self._bad:
             yield self._bad.pop()
         for failed in self._unmet():
             yield failed
+
+    async def set_folder_times(self) -> None:
+        """Give the folders below the first one the times of those that they come from."""
+        warn_of_folder_times(self._tracker, await self._times.set())
 
     def _unmet(self) -> Iterator[FileResult]:
         for message in unmet_filters(self._selection, self._how, self._tracker):
@@ -328,6 +339,13 @@ class _Run:
                 raise
             self._bad.append(FileResult(remote, folder, error=error))
             return
+        self._times.enter(remote)
+        for entry in wanted:
+            if entry.is_dir:
+                known = (there or {}).get(entry.name)
+                self._times.find(f"{remote.rstrip('/')}/{entry.name}", entry.mtime, known)
+                if known is None:  # it is about to be made
+                    self._times.touch(remote)
         if there is not None:
             self._parts[remote] = [name for name in there if is_ours(name)]
         self._clean(remote, there, wanted)

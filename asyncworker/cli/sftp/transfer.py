@@ -52,6 +52,9 @@ def transfer_options(command: C) -> C:
             show_default=True,
             help="Leave links out, move the files that they lead to, or make links that stay within the folder.",
         ),
+        click.option(
+            "-O", "--omit-dir-times", "folder_times", flag_value=False, default=True, help="Leave folders' times alone."
+        ),
         click.option("--fsync", is_flag=True, help="Flush each file to the disk."),
         click.option("--retries", type=click.IntRange(min=0), default=3, help="After a lost connection."),
         click.option("--max-errors", "max_failures", type=click.IntRange(min=0), help="Stop once more have failed."),
