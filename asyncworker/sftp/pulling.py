@@ -31,8 +31,9 @@ async def run_each(
             running.add(asyncio.ensure_future(run(thing)))
             if len(running) >= at_once:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for future in done:
-                    future.result()
+                for error in [future.exception() for future in done]:  # of all: the first one ends the loop
+                    if error is not None:
+                        raise error
         await asyncio.gather(*running)
     finally:
         await source.aclose()

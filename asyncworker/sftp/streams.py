@@ -261,6 +261,7 @@ class RangeStream(_Stream):
                 answered.set_result(b"")
             else:
                 answered.set_exception(refusal(answer, "read", session.address, self.path))
+                answered.exception()  # read: whoever asked may have ended by an earlier one
 
         session.protocol.read(handle, offset, length, take, _Settles(answered))
         return answered

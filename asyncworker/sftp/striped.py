@@ -7,7 +7,7 @@ import contextlib
 import heapq
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from functools import partial
 from typing import TypeVar
 
@@ -108,7 +108,7 @@ class Striped:
     async def _opened(self) -> PartFile:
         opening = self._executor.submit(self._open_part)
         try:
-            return await asyncio.shield(asyncio.wrap_future(opening))
+            return await asyncio.wrap_future(opening)  # which cannot be cancelled once a thread has begun
         except asyncio.CancelledError:
             await self._in_any_case(partial(_keep_opened, opening))
             raise
@@ -272,5 +272,5 @@ async def _told(stream: RangeStream) -> Attributes:
 
 def _keep_opened(opening: Future[PartFile]) -> None:
     """On a thread: nobody waits any more for a file that is being opened on another, or was."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, CancelledError):
         opening.result().keep()

@@ -219,8 +219,7 @@ class StripedUpload:
         finally:
             for _, _, reading in asked:
                 reading.cancel()
-            if asked:
-                await asyncio.wait([reading for _, _, reading in asked])
+            await asyncio.gather(*(reading for _, _, reading in asked), return_exceptions=True)
             file.begin_to_close()
 
     # -- the bytes -----------------------------------------------------------------------------------------------------

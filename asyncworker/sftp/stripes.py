@@ -50,7 +50,8 @@ async def run_stripes(
                     raise RuntimeError("a part of a large file was lost sight of")
                 return
             ended, running = await asyncio.wait(running, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-            for error in filter(None, (task.exception() for task in ended)):
+            errors = [task.exception() for task in ended]  # of all: the first one may end the loop
+            for error in filter(None, errors):
                 if not isinstance(error, SFTPConnectionLost | SFTPConnectError):
                     raise error
                 failures = failures + 1 if moved_before == moved() else 1
