@@ -79,7 +79,7 @@ def make_local_link(folder: OpenFolder, name: str, target: str, mtime: int | Non
         raise OSError(error.errno, error.strerror, goal) from None
 
 
-async def upload_link(pool: Namespace, local: str, remote: str, path: str) -> Transfer:
+async def upload_link(pool: Namespace, local: str, remote: str, path: str, mtime: int | None) -> Transfer:
     """Make a link on the server that holds what the local one does, in the place of a file or a link that is there.
 
     Args:
@@ -87,6 +87,7 @@ async def upload_link(pool: Namespace, local: str, remote: str, path: str) -> Tr
         local: The local link.
         remote: Its path on the server.
         path: Its path, relative to the root of the tree.
+        mtime: Its time of change, for the result: no server of version 3 sets that of a link.
 
     Raises:
         SFTPNameError: It leads out of the tree.
@@ -109,7 +110,7 @@ async def upload_link(pool: Namespace, local: str, remote: str, path: str) -> Tr
             with contextlib.suppress(SFTPError):  # the first error says more
                 await pool._remove_temporary(temporary)
             raise
-    return Transfer(remote, local, 0, None)
+    return Transfer(remote, local, 0, mtime)
 
 
 async def is_same_link(pool: Namespace, local: str, remote: str) -> bool:

@@ -122,7 +122,7 @@ class Tracker:
         self.leftovers_removed = 0
         self.bytes_found = self.bytes_done = 0
         self.timeless = 0  # files that arrived without a time of change
-        self.last: Transfer | None = None  # of those that arrived
+        self.last: Transfer | None = None  # of the files that arrived
         self.listed = False
         self.stopped: str | None = None
 
@@ -141,7 +141,8 @@ class Tracker:
             self.done += 1
             if result.transfer.mtime is None:
                 self.timeless += 1
-            self.last = result.transfer
+            if result.transfer.size_bytes:  # else it may be a link
+                self.last = result.transfer
             self.bytes_done += result.transfer.size_bytes if size_bytes is None else size_bytes
         elif result.error is not None:
             self.failed += 1

@@ -463,7 +463,7 @@ class _Run:
         if self._how.dry_run:
             return FileResult(remote, entry.path, planned=True, known_bytes=0)
         path = entry.path[len(source.path) :].lstrip("/")
-        return Large(remote, entry.path, partial(upload_link, self._pool, entry.path, remote, path))
+        return Large(remote, entry.path, partial(upload_link, self._pool, entry.path, remote, path, entry.mtime))
 
     def _in_place(self, local: str, remote: str, raw: bytes, opens: partial[LocalSource]) -> Large:
         file = LocalBlocks(local, opens, self._pool._threads)
