@@ -49,6 +49,9 @@ ON_PURPOSE: list[tuple[str, set[str]]] = [
     ("sftp/openssh.py", {"_start", "_remove"}),
     # The folders on the way to it are opened, and made, as it comes.
     ("sftp/folders.py", {"folder", "close"}),
+    # Histories in virtual time have no threads, and look at the disk between two steps.
+    ("histories/clockwork.py", {"submit"}),
+    ("histories/fetching.py", {"_changed", "_check_end", "_calm"}),
 ]
 
 #: How long a process that was just ended may take to be gone.
@@ -188,6 +191,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--interleavings-every", type=int, default=300, help="Run each n-th schedule of two deviations; 1: all."
     )
+    group.addoption("--sftp-histories", type=int, default=150, help="Random histories of a file on an SFTP server.")
     group.addoption("--chaos-tasks", type=int, default=300, help="How many tasks a chaos run has.")
 
 

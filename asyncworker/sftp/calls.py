@@ -139,8 +139,7 @@ class Calls:
     async def _remove_temporary(self, path: bytes) -> None:
         """Remove a temporary file, even while the pool is being closed; if that takes long, nobody waits for it.
 
-        Raises:
-            SFTPError: The server refuses.
+        A refusal is logged: it comes after an error that says more.
         """
 
         def ask(session: Session, request: Command) -> None:
@@ -153,6 +152,8 @@ class Calls:
             pass
         except (SFTPConnectionLost, SFTPConnectError, TimeoutError):
             self._forget_remote(path)
+        except SFTPError as error:
+            logger.warning("a temporary file is left on the server: %s", error)
 
     def _forget_remote(self, path: bytes) -> None:
         """Remove a temporary file whose connection was lost, on another one. Nobody waits; a failure is logged."""

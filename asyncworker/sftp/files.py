@@ -19,6 +19,7 @@ from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.options import one_of
+from asyncworker.sftp.placing import Doubt
 from asyncworker.sftp.sending import Upload
 from asyncworker.sftp.session import HANDLES_MAX
 from asyncworker.sftp.streamput import Blocks, StreamUpload
@@ -134,11 +135,9 @@ class Files(Trees):
             except SFTPConnectionLost:
                 await pause()
                 return await put()
-        return await self._twice(
-            lambda: self._upload(
-                source, text, raw, partial(LocalSource, source), mode=mode, mtime=preserve_mtime, fsync=fsync
-            )
-        )
+        opens = partial(LocalSource, source)
+        make = partial(self._upload, source, text, raw, opens, mode=mode, mtime=preserve_mtime, fsync=fsync)
+        return await self._twice(partial(make, doubt=Doubt()))
 
     async def put_stream(
         self,
@@ -235,7 +234,9 @@ class Files(Trees):
                     yield FileResult(text, source, error=error)
                 else:
                     opens = partial(LocalSource, source)
-                    make = partial(self._upload, source, text, raw, opens, mode=None, mtime=True, fsync=fsync)
+                    make = partial(
+                        self._upload, source, text, raw, opens, mode=None, mtime=True, fsync=fsync, doubt=Doubt()
+                    )
                     yield Order(text, source, make)
 
         return self._batched(orders(), at_once)  # itself: whoever leaves the loop and closes it, closes that
@@ -362,6 +363,7 @@ class Files(Trees):
         mode: int | None,
         mtime: bool,
         fsync: bool,
+        doubt: Doubt,
     ) -> Upload:
         return Upload(
             source,
@@ -375,6 +377,7 @@ class Files(Trees):
             on_released=self._connections.release,
             on_left=self._forget_remote,
             on_aside=self._restore_remote,
+            doubt=doubt,
         )
 
     def _remove_here(self) -> list[str]:

@@ -173,14 +173,14 @@ class Namespace(Metadata):
             placing = Placing(protocol, first, second)
             return placing.steps()
 
-        def lost() -> None:
+        def over() -> None:
             if placing is not None and placing.aside is not None:
                 self._restore_remote(placing.aside, second)
 
-        outcome = await self._run(ProcedureJob(make, self._connections.release, lost))
+        outcome = await self._run(ProcedureJob(make, self._connections.release, over))
         if outcome.status.code != packets.OK:
             raise outcome.error("rename", self.options.address, what)
-        if outcome.kept is not None:
+        if outcome.kept:
             log_kept(self.options.address, second, outcome.kept)
 
     async def _place(self, part: bytes, remote: str, size: int, mtime: int | None = None) -> None:

@@ -83,8 +83,7 @@ class PartClaim:
                 except SFTPError:  # somebody else was faster
                     continue
             else:
-                with contextlib.suppress(SFTPError):
-                    await self._pool._remove_temporary(self._folder + name)
+                await self._pool._remove_temporary(self._folder + name)
         return taken
 
     # -- inside --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ callbacks, :class:`ProcedureJob` as a job of the pool.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import stat
 from collections.abc import Callable, Generator
@@ -27,7 +28,7 @@ from asyncworker.sftp.protocol import Answer, Owner, SFTPProtocol
 from asyncworker.sftp.session import Released, Session, refusal
 from asyncworker.sftp.temporary_names import aside_name
 
-__all__ = ["Outcome", "Placing", "Procedure", "ProcedureJob", "Steps", "log_kept", "put_back"]
+__all__ = ["Doubt", "Outcome", "Placing", "Procedure", "ProcedureJob", "Steps", "log_kept", "put_back"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,18 +47,18 @@ class Outcome(Struct, frozen=True):
 
     Attributes:
         status: OK: the file is in place; else the refusal.
-        kept: Path of the file that was there before, where it could be neither moved back nor removed.
+        kept: Paths of files that were there before, where they could be neither moved back nor removed.
     """
 
     status: Status
-    kept: bytes | None = None
+    kept: tuple[bytes, ...] = ()
 
     def error(self, action: str, address: str, path: str) -> SFTPError:
         """Make the error of a refusal; it names what was kept."""
         error = refusal(self.status, action, address, path)
-        if self.kept is None:
+        if not self.kept:
             return error
-        message = f"{error}; the file that was there is kept as {remote_text(self.kept)}"
+        message = f"{error}; the file that was there is kept as {_shown(self.kept)}"
         return type(error)(message, host=address, path=path)
 
 
@@ -70,7 +71,8 @@ class Placing:
         goal: Path that it gets; a file or a link there is replaced, a folder is not.
 
     Attributes:
-        aside: Where the old file is, or may be, while it is neither in its place nor removed.
+        aside: Where the old file is, or may be, while it is neither in its place nor removed; what stays there when the
+            steps are over, because the connection was lost, is for :func:`put_back`.
     """
 
     def __init__(self, protocol: SFTPProtocol, whole: bytes, goal: bytes) -> None:
@@ -78,7 +80,7 @@ class Placing:
         self._protocol = protocol
         self._whole = whole
         self._goal = goal
-        self._kept: bytes | None = None
+        self._kept: tuple[bytes, ...] = ()
 
     def steps(self) -> Steps:
         """All of it."""
@@ -133,7 +135,8 @@ class Placing:
             return Outcome(moved, self._kept)
         answer = yield self._rename(self._whole, self._goal)
         if answer.code == packets.OK:
-            yield from self._remove(aside)
+            with contextlib.suppress(SFTPConnectionLost):  # it is in place, whatever becomes of the old one
+                yield from self._remove(aside)
             return Outcome(answer, self._kept)
         back = yield self._rename(aside, self._goal)
         if back.code == packets.OK:
@@ -141,9 +144,9 @@ class Placing:
             return Outcome(answer, self._kept)
         there = yield partial(self._protocol.lstat, self._goal)
         if isinstance(there, Status):
-            if back.code == packets.NO_SUCH_FILE:  # another run has put it back, or has replaced it
-                self.aside = None
-            return Outcome(answer, self.aside or self._kept)
+            self.aside = None
+            # Not found: another run has put it back, or has replaced it.
+            return Outcome(answer, self._kept if back.code == packets.NO_SUCH_FILE else (*self._kept, aside))
         # Another writer has put a whole file there, which replaces the one that was moved aside.
         yield from self._remove(aside)
         return answer
@@ -152,7 +155,7 @@ class Placing:
         removed = yield partial(self._protocol.remove, aside)
         self.aside = None
         if removed.code not in (packets.OK, packets.NO_SUCH_FILE):
-            self._kept = aside
+            self._kept += (aside,)
 
     def _is_folder(self, there: Attributes) -> Generator[Send, Answer, bool]:
         if there.mode is not None and stat.S_IFMT(there.mode):
@@ -167,11 +170,11 @@ class Placing:
         return partial(self._protocol.rename_plain, old, new)
 
 
-def log_kept(address: str, goal: bytes, kept: bytes) -> None:
+def log_kept(address: str, goal: bytes, kept: tuple[bytes, ...]) -> None:
     """Log that a file was replaced, and that the server would not remove the one before it."""
     logger.warning(
         "%s: %s was replaced; the file that was there cannot be removed, and is kept as %s",
-        address, remote_text(goal), remote_text(kept),
+        address, remote_text(goal), _shown(kept),
     )  # fmt: skip
 
 
@@ -187,13 +190,33 @@ def put_back(protocol: SFTPProtocol, aside: bytes, goal: bytes) -> Steps:
             answer = yield partial(protocol.remove, aside)
             break
         if there.code != packets.NO_SUCH_FILE:
-            return Outcome(there, aside)
+            return Outcome(there, (aside,))
         answer = yield partial(protocol.rename_plain, aside, goal)
         if answer.code in (packets.OK, *_FINAL):
             break
     if answer.code in (packets.OK, packets.NO_SUCH_FILE):
         return Outcome(Status(packets.OK))
-    return Outcome(answer, aside)
+    return Outcome(answer, (aside,))
+
+
+def _shown(paths: tuple[bytes, ...]) -> str:
+    return ", ".join(map(remote_text, paths))
+
+
+class Doubt:
+    """Whether an earlier try of one file may have put it in place: its connection was lost before the answer."""
+
+    __slots__ = ("raised",)
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    def error(self, error: Exception) -> Exception:
+        """Return the error of a later try; it says so if there is that doubt."""
+        if not self.raised or not isinstance(error, SFTPError) or isinstance(error, SFTPConnectionLost):
+            return error
+        message = f"{error}; an earlier try, whose connection was lost, may have put the file in place"
+        return type(error)(message, host=error.host, path=error.path)
 
 
 class Procedure:
@@ -229,8 +252,15 @@ class Procedure:
 
     def fail(self, error: Exception) -> None:
         """Take that no answer will come."""
-        self._steps.close()
-        self._on_lost(error)
+        try:
+            self._steps.throw(error)
+        except StopIteration as end:
+            self._on_end(end.value)
+        except Exception as problem:
+            self._on_lost(problem)
+        else:  # a session that is over answers nothing
+            self._steps.close()
+            self._on_lost(error)
 
 
 class ProcedureJob:
@@ -239,19 +269,19 @@ class ProcedureJob:
     Args:
         make: Makes the steps for the protocol of the session.
         on_released: Called once, when the slot on the session is free again.
-        on_lost: Called if it has begun, and an answer will never come.
+        on_end: Called once it has begun and is over, whether with an outcome or because an answer will never come.
     """
 
     def __init__(
         self,
         make: Callable[[SFTPProtocol], Steps],
         on_released: Released,
-        on_lost: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._make = make
         self._on_released = on_released
-        self._on_lost = on_lost
+        self._on_end = on_end
         self._session: Session | None = None
 
     def start(self, session: Session) -> None:
@@ -270,10 +300,11 @@ class ProcedureJob:
         self.future.cancel()
 
     def _lost(self, error: Exception) -> None:
-        self._on_lost()
+        self._on_end()
         self.fail(error)
 
     def _ended(self, outcome: Outcome) -> None:
+        self._on_end()
         if not self.future.done():
             self.future.set_result(outcome)
         self._release()

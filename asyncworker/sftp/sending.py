@@ -18,7 +18,7 @@ from asyncworker.sftp.localsource import Block, LocalSource
 from asyncworker.sftp.names import remote_text
 from asyncworker.sftp.open_files import OpensFiles
 from asyncworker.sftp.packets import OpenFlag, Status
-from asyncworker.sftp.placing import Outcome, Placing, Procedure, log_kept
+from asyncworker.sftp.placing import Doubt, Outcome, Placing, Procedure, log_kept
 from asyncworker.sftp.session import Released, Session, refusal
 from asyncworker.sftp.temporary_names import temporary_name
 from asyncworker.sftp.transfer import Transfer
@@ -50,10 +50,11 @@ class Upload(OpensFiles):
         on_left: Called with the path of a temporary file that could not be removed, its connection being lost.
         on_aside: Called with two paths, if the connection is lost while the file that is replaced is under the first
             of them and not under the second, its own.
+        doubt: That of all tries of this file.
     """
 
     __slots__ = (
-        "_block", "_closing", "_executor", "_fsync", "_handle", "_last", "_loop", "_mode", "_mtime", "_next",
+        "_block", "_closing", "_doubt", "_executor", "_fsync", "_handle", "_last", "_loop", "_mode", "_mtime", "_next",
         "_on_aside", "_on_left", "_on_released", "_opening", "_path", "_reading", "_renaming", "_sent", "_session",
         "_set_mtime", "_source", "_source_of", "_temporary", "_there", "_unanswered", "_waiting", "future", "local",
         "remote",
@@ -73,6 +74,7 @@ class Upload(OpensFiles):
         on_released: Released,
         on_left: Callable[[bytes], None],
         on_aside: Callable[[bytes, bytes], None],
+        doubt: Doubt,
     ) -> None:
         self.local = local
         self.remote = remote
@@ -89,6 +91,7 @@ class Upload(OpensFiles):
         self._on_released = on_released
         self._on_left = on_left
         self._on_aside = on_aside
+        self._doubt = doubt
         self._session: Session | None = None
         self._source: LocalSource | None = None
         self._handle: bytes | None = None
@@ -124,7 +127,8 @@ class Upload(OpensFiles):
     def fail(self, error: Exception) -> None:
         """Stop with that error. Also what the protocol calls for each request that gets no answer."""
         if not self.future.done():
-            self.future.set_exception(error)
+            self.future.set_exception(self._doubt.error(error))
+            self._doubt.raised |= self._renaming  # the rename that was not answered may have been done
         self._drop()
 
     # -- reading, on a thread ----------------------------------------------------------------------------------------
@@ -226,16 +230,18 @@ class Upload(OpensFiles):
 
     def _renamed(self, in_one_step: bool, answer: Status) -> None:
         if answer.code == packets.OK:  # nearly always: the rest of the procedure is not even made
-            self._placed(None)
+            self._placed(())
         elif self.future.done():
             self._renaming = False
             self._drop()
         else:
             placing = Placing(self._live().protocol, self._temporary, self._path)
-            lost = partial(self._lost_while_placing, placing)
-            Procedure(placing.steps_after(answer, in_one_step), self._end_placing, lost).start()
+            ended, lost = partial(self._end_placing, placing), partial(self._lost_while_placing, placing)
+            Procedure(placing.steps_after(answer, in_one_step), ended, lost).start()
 
-    def _end_placing(self, outcome: Outcome) -> None:
+    def _end_placing(self, placing: Placing, outcome: Outcome) -> None:
+        if placing.aside is not None:
+            self._on_aside(placing.aside, self._path)
         if outcome.status.code == packets.OK:
             self._placed(outcome.kept)
             return
@@ -243,14 +249,13 @@ class Upload(OpensFiles):
         self.fail(outcome.error("write", self._live().address, self.remote))
 
     def _lost_while_placing(self, placing: Placing, error: Exception) -> None:
-        self._renaming = False
         if placing.aside is not None:
             self._on_aside(placing.aside, self._path)
         self.fail(error)
 
-    def _placed(self, kept: bytes | None) -> None:
+    def _placed(self, kept: tuple[bytes, ...]) -> None:
         self._renaming = self._there = False
-        if kept is not None:
+        if kept:
             log_kept(self._live().address, self._path, kept)
         if not self.future.done():
             self.future.set_result(Transfer(self.remote, self.local, self._sent, self._mtime))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
 
@@ -75,8 +74,7 @@ class StreamUpload:
             except BaseException as error:
                 if self._in_place is not None:
                     raise await self._in_place.failed(self._pool, error) from None
-                with contextlib.suppress(SFTPError):  # the first error says more
-                    await self._pool._remove_temporary(self._path)
+                await self._pool._remove_temporary(self._path)
                 raise
         return Transfer(self._remote, "", size, self._mtime)
 

@@ -9,7 +9,6 @@ that the server has not taken. What is used of it was compared with the local fi
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -32,8 +31,6 @@ from asyncworker.sftp.temporary_names import Part, claimed_part_name, goal_diges
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["StripedUpload", "is_part_of"]
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -121,7 +118,7 @@ class StripedUpload:
         try:
             return await self._send(source, part)
         except ChangedWhileRead as changed:
-            await self._remove(part)
+            await self._pool._remove_temporary(part)
             raise SFTPFileChanged(
                 f"{self._pool.options.address}: {changed}", host=self._pool.options.address, path=self._remote
             ) from None
@@ -131,11 +128,11 @@ class StripedUpload:
             raise
         except asyncio.CancelledError:
             if not _resumable(source, self._resume):
-                await self._remove(part)
+                await self._pool._remove_temporary(part)
             raise
         except (SFTPError, OSError):
             if not (self._pool._connections.stopped and _resumable(source, self._resume)):
-                await self._remove(part)
+                await self._pool._remove_temporary(part)
             raise
 
     async def _send(self, source: LocalSource, part: bytes) -> Transfer:
@@ -182,7 +179,7 @@ class StripedUpload:
             begin = length - _SPAN_BYTES
             if length <= source.size and begin > 0 and await _twice(partial(self._is_same, source, claim.path, begin)):
                 return begin
-            await self._remove(claim.path)
+            await self._pool._remove_temporary(claim.path)
         await self._make(claim.path, source.mode | _OURS)
         return 0
 
@@ -281,12 +278,6 @@ class StripedUpload:
         finally:
             file.begin_to_close()
         return mtime_set
-
-    async def _remove(self, part: bytes) -> None:
-        try:
-            await self._pool._remove_temporary(part)
-        except SFTPError as error:  # the first error says more
-            logger.warning("a temporary file is left on the server: %s", error)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ from asyncworker.sftp.mirror_plan import Inventory
 from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.packets import Attributes
+from asyncworker.sftp.placing import Doubt
 from asyncworker.sftp.pool import SFTPPool
 from asyncworker.sftp.progress import BulkReport, Tracker, warn_of_folder_times
 from asyncworker.sftp.remote_leftovers import RemoteLeftovers
@@ -447,7 +448,9 @@ class _Run:
         opens = partial(LocalSource, local, self._follow)
         if self._how.inplace:
             return self._in_place(local, remote, raw, opens)
-        make = partial(self._pool._upload, local, remote, raw, opens, mode=None, mtime=True, fsync=self._how.fsync)
+        make = partial(
+            self._pool._upload, local, remote, raw, opens, mode=None, mtime=True, fsync=self._how.fsync, doubt=Doubt()
+        )
         if size <= LARGE_BYTES:
             return Order(remote, local, make)
         if size >= _STRIPED_BYTES:
