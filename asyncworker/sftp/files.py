@@ -363,7 +363,7 @@ class Files(Trees):
         mode: int | None,
         mtime: bool,
         fsync: bool,
-        doubt: Doubt,
+        doubt: Doubt | None = None,
     ) -> Upload:
         return Upload(
             source,
@@ -377,7 +377,7 @@ class Files(Trees):
             on_released=self._connections.release,
             on_left=self._forget_remote,
             on_aside=self._restore_remote,
-            doubt=doubt,
+            doubt=doubt or Doubt(),
         )
 
     def _remove_here(self) -> list[str]:
