@@ -258,6 +258,7 @@ class Listing:
             self._finished = True
         self._news.set()
         self._give_back()
+        self._release_at_last()
 
     def _give_back(self) -> None:
         """Close the handle once nobody needs it; the place is free when the server has answered that."""
@@ -268,7 +269,16 @@ class Listing:
             self._release()
         elif self._handle is not None and not self._closing:
             self._closing = True
-            session.protocol.close(self._handle, lambda _: self._release(), self)
+            session.protocol.close(self._handle, self._closed, self)
+
+    def _closed(self, _: Status) -> None:
+        self._handle = None
+        self._release_at_last()
+
+    def _release_at_last(self) -> None:
+        """Give the place back once the handle is closed and no LSTAT is on its way."""
+        if self._closing and self._handle is None and not self._untold.busy:
+            self._release()
 
     def _release(self) -> None:
         session, self._session = self._session, None

@@ -40,7 +40,7 @@ class Untold:
 
     Args:
         folder: Its path, as bytes.
-        on_complete: Called when a batch has got all its answers.
+        on_complete: Called when a batch has got all its answers, and when no answer is due any more.
         owner: Whose requests these are.
     """
 
@@ -111,7 +111,8 @@ class Untold:
                 self._send(session, batch, place)
                 return
             batch.refused[place] = answer
-            self._all_told |= batch.names[place].attributes.file_type is not None
+            if answer.code != packets.NO_SUCH_FILE:  # it has just gone
+                self._all_told |= batch.names[place].attributes.file_type is not None
         else:
             name = batch.names[place]
             known = _together(name.attributes, answer)
@@ -124,7 +125,7 @@ class Untold:
 
     def _settle(self, batch: Batch) -> None:
         batch.missing -= 1
-        if not batch.missing:
+        if not batch.missing or not self.busy:
             self._on_complete()
 
 

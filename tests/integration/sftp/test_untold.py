@@ -314,3 +314,35 @@ async def test_what_may_be_newer_is_not_replaced(folders: Folders) -> None:
         assert "does not say when it was changed" in str(report.errors[0].error)
     assert hostile.tree.files() == {"/in/a": b"theirs", "/in/b": b"mine"}
     assert (folders.local / "a").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("handles", [6, 8])
+async def test_lstats_and_downloads_share_a_server_of_few_handles(folders: Folders, handles: int) -> None:
+    hostile = serving(claim=without_attributes("READDIR"), limits=(262_144, 32_768, 32_768, handles))
+    async with pool_on(hostile, folders.remote, connections=1) as pool, asyncio.timeout(240):
+        (await download(pool, "/in", folders.local)).raise_for_errors()
+        assert await settled(pool)
+    assert arrived(folders.local) == sorted(NAMES)
+
+
+async def test_a_connection_that_is_lost_between_lstats_loses_no_name(folders: Folders) -> None:
+    hostile = serving(claim=without_attributes("READDIR"), bad_sessions=1)
+    lstats = itertools.count()
+    hostile.hang_up_if = lambda request: request.kind == "LSTAT" and next(lstats) == 20
+    async with pool_on(hostile, folders.remote, connections=1) as pool, asyncio.timeout(240):
+        (await download(pool, "/in", folders.local)).raise_for_errors()
+        assert await settled(pool)
+    assert hostile.hung_up == 1
+    assert arrived(folders.local) == sorted(NAMES)
+
+
+async def test_a_listing_that_is_left_while_lstats_are_out_gives_its_place_back(folders: Folders) -> None:
+    hostile = serving(claim=without_attributes("READDIR"), delay_s={"LSTAT": 0.05}, names_per_answer=5)
+    async with pool_on(hostile, folders.remote, connections=1) as pool, asyncio.timeout(240):
+        entries = pool.list("/in")
+        async for _ in entries:
+            break
+        await entries.aclose()
+        assert await settled(pool)
+        assert hostile.open_handles == []
+        assert len([entry async for entry in pool.list("/in/sub")]) == 41
