@@ -53,7 +53,7 @@ from asyncworker.sftp.striped import Striped
 from asyncworker.sftp.temporary_names import Part, goal_digest, parse
 from asyncworker.sftp.transfer import Download, Transfer
 from asyncworker.sftp.transfer_options import DownloadKeywords, DownloadOptions
-from asyncworker.sftp.walking import Walk
+from asyncworker.sftp.walking import BottomlessTree, Walk
 
 __all__ = ["download", "run_download"]
 
@@ -150,6 +150,7 @@ class _Run:
         self._how = how
         self._tracker = tracker
         self._inventory = inventory
+        self._picky = True  # whether a file may be unwanted
         self._sources: list[RemoteSource] = []
         self._name: str | None = None  # of the one file that is meant, here
         self._destination: Destination | None = None
@@ -165,6 +166,7 @@ class _Run:
     async def prepare(self, remotes: list[str], local: str) -> None:
         """Find out what is meant, and make the destination."""
         self._sources = await remote_sources(self._pool, remotes, self._how, self._bad)
+        self._picky = not self._selection.takes_all or any(source.pattern is not None for source in self._sources)
         into = local
         if len(remotes) == 1 and (entry := self._sources[0].entry) is not None:
             self._name = entry.name
@@ -188,16 +190,23 @@ class _Run:
         """What is to be done, as it is found."""
         anything = False
         for source in self._sources:
-            async with aclosing(self._found(source)) as found:
-                async for path, entry in found:
-                    anything = True
-                    if self._inventory is not None:
-                        self._inventory.add(path, entry.attributes)
-                    while self._bad:
-                        yield self._bad.pop()
-                    order = await self._order(path, entry, source)
-                    if order is not None:
-                        yield order
+            if not self._begin(source):
+                continue
+            base, start = source.base, source.start
+            try:
+                async with aclosing(self._found(source)) as found:
+                    async for entry in found:
+                        path = base + entry.path[start:]
+                        anything = True
+                        if self._inventory is not None:
+                            self._inventory.add(path, entry.attributes)
+                        while self._bad:
+                            yield self._bad.pop()
+                        order = await self._order(path, entry, source)
+                        if order is not None:
+                            yield order
+            except BottomlessTree as error:
+                self._bad.append(FileResult(error.path or source.root, "", error=error))
         if self._root_error is not None:
             if not anything:
                 raise self._root_error
@@ -210,27 +219,27 @@ class _Run:
 
     # -- what is wanted ----------------------------------------------------------------------------------------------
 
-    async def _found(self, source: RemoteSource) -> AsyncGenerator[tuple[str, Entry], None]:
-        """What is in a source, by its path below the local folder."""
-        if source.entry is not None:
-            yield source.entry.name, source.entry
-            return
+    def _begin(self, source: RemoteSource) -> bool:
+        """Make the folder of a source of several; whether the filters let it in."""
         base = source.base.rstrip("/")
+        if source.entry is not None:
+            return True
         if base and not self._selection.enters(base):
-            return
+            return False
         if self._destination is not None:
             self._destination.expect(base, source.mode, source.mtime)
         if base and (failed := self._make_folder(base, self._prefix + base, source)) is not None:
             self._bad.append(failed)
-        if self._how.paths is not None:
-            async for found in self._listed(source):
-                yield found
-            return
-        async with aclosing(self._walk(source, source.root)) as entries:
-            async for entry in entries:
-                yield source.relative(entry.path), entry
+        return True
 
-    async def _listed(self, source: RemoteSource) -> AsyncGenerator[tuple[str, Entry], None]:
+    def _found(self, source: RemoteSource) -> AsyncGenerator[Entry, None]:
+        """What is in a source."""
+        if source.entry is not None:
+            return _only(source.entry)
+        # Not through another generator: every file would pay for it.
+        return self._walk(source, source.root) if self._how.paths is None else self._listed(source)
+
+    async def _listed(self, source: RemoteSource) -> AsyncGenerator[Entry, None]:
         """What the caller has named, and what is below the folders among it."""
         assert self._how.paths is not None
         named = NamedPaths(self._how.paths, self._selection)
@@ -244,11 +253,11 @@ class _Run:
                     self._bad.append(FileResult(remote, "", error=found))
                     continue
                 entry = Entry(path.rpartition("/")[2], remote, found)
-                yield source.base + path, entry
+                yield entry
                 if found.is_dir and self._how.recursive and self._selection.enters(source.base + path):
                     async with aclosing(self._walk(source, remote)) as entries:
                         async for below in entries:
-                            yield source.relative(below.path), below
+                            yield below
         self._bad.extend(FileResult("", self._prefix + path, error=error) for path, error in named.refused)
         for path in named.filtered:
             self._tracker.filter(source.path_of(path), self._prefix + path, "filters", None)
@@ -274,7 +283,7 @@ class _Run:
         except SFTPError as error:
             return error
 
-    async def _walk(self, source: RemoteSource, root: str) -> AsyncGenerator[Entry, None]:
+    def _walk(self, source: RemoteSource, root: str) -> AsyncGenerator[Entry, None]:
         few = self._pool._connections.capacity < _FEW_PLACES
         walk = Walk(
             lambda folder: listed(self._pool, folder, partial(self._bad_name, source)),
@@ -285,12 +294,7 @@ class _Run:
             folders_at_once=1 if few else 8,
             ahead=None if few else 20_000,
         )
-        try:
-            async with aclosing(walk.entries(root)) as entries:
-                async for entry in entries:
-                    yield entry
-        except SFTPError as error:  # a tree without a bottom
-            self._bad.append(FileResult(error.path or root, "", error=error))
+        return walk.entries(root)
 
     def _bad_name(self, source: RemoteSource, error: SFTPNameError) -> None:
         """Take a name that is refused for an error only where what has it is wanted."""
@@ -338,7 +342,7 @@ class _Run:
                 self._tracker.skip(entry.path, goal, "a link" if entry.is_link else "no file", entry.size_bytes)
                 return None
             size = attributes.size_bytes
-            if self._is_unwanted(path, entry, attributes, goal, source):
+            if self._picky and self._is_unwanted(path, entry, attributes, goal, source):
                 return None
             if self._names is not None:
                 self._refuse_collision(folder, name, entry)
@@ -562,3 +566,7 @@ class _Run:
 
 def _may_be_same(attributes: Attributes, found: Found | None) -> bool:
     return found is not None and found.is_file and attributes.is_file and attributes.size_bytes == found.size_bytes
+
+
+async def _only(entry: Entry) -> AsyncGenerator[Entry, None]:
+    yield entry

@@ -66,7 +66,7 @@ class Selection:
         self._after = None if newer_than is None else seconds_since_1970("newer_than", newer_than, now)
         self._before = None if older_than is None else seconds_since_1970("older_than", older_than, now)
         self._any_time = self._after is None and self._before is None
-        self._plain = not self.filters and self._any_time and not self._min and self._max is None
+        self.takes_all = not self.filters and self._any_time and not self._min and self._max is None
 
     @property
     def only_some(self) -> bool:
@@ -83,7 +83,7 @@ class Selection:
 
     def reason_against(self, file: str, size_bytes: int | None, mtime: int | None) -> str | None:
         """Return why a file is left out, in a few words; ``None``: it is wanted."""
-        if self._plain:
+        if self.takes_all:
             return None
         if self.filters and not self.filters.wants(file):
             return "filters"

@@ -33,6 +33,7 @@ class RemoteSource(Struct, frozen=True):
         entry: The file, if it is one.
         mode: Permissions of the folder, where the server tells them.
         mtime: Its time of change, likewise.
+        start: Where the part of a path begins that is below the folder.
     """
 
     remote: str
@@ -43,7 +44,7 @@ class RemoteSource(Struct, frozen=True):
     entry: Entry | None = None
     mode: int | None = None
     mtime: int | None = None
-    _start: int = 0
+    start: int = 0
 
     @classmethod
     def folder(
@@ -58,11 +59,11 @@ class RemoteSource(Struct, frozen=True):
     ) -> Self:
         """Make one of a folder."""
         start = len(root) + (not root.endswith("/")) if root else 0
-        return cls(remote, root, base, max_depth, pattern, mode=mode, mtime=mtime, _start=start)
+        return cls(remote, root, base, max_depth, pattern, mode=mode, mtime=mtime, start=start)
 
     def relative(self, path: str) -> str:
         """Where a path of the server goes to below the destination."""
-        return self.base + path[self._start :]
+        return self.base + path[self.start :]
 
     def path_of(self, relative: str) -> str:
         """The path on the server of what is below this folder."""
@@ -116,7 +117,7 @@ async def _source(pool: SFTPPool, remote: str, how: TransferOptions, several: bo
         attributes = await pool._told(path)
     if not await pool._is_folder(path, attributes):
         name = check_name(remote_bytes(path.rpartition("/")[2]), host=pool.options.address)
-        return RemoteSource(remote, entry=Entry(name, path, attributes))
+        return RemoteSource(remote, entry=Entry(name, path, attributes), start=len(path) - len(name))
     root = path.rstrip("/") or ("/" if path.startswith("/") else "")
     base = ""
     if several and pattern is None and not path.endswith("/"):

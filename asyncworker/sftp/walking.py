@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from asyncworker.errors import SFTPError
 from asyncworker.sftp.listing import Entry, type_unknown
 
-__all__ = ["Walk"]
+__all__ = ["BottomlessTree", "Walk"]
 
 #: Folders that are listed at the same time: each has 32 READDIRs under way.
 _FOLDERS_AT_ONCE = 8
@@ -19,6 +19,10 @@ _AHEAD = 20_000
 _DEPTH_MAX = 2048
 #: From here on folders are listed one by one: a tree without a bottom is soon known for one, and trees end before.
 _DEEP = 128
+
+
+class BottomlessTree(SFTPError):
+    """A walk has been given up: folders in each other never end."""
 
 
 class Walk:
@@ -132,7 +136,7 @@ class Walk:
             return
         if depth > _DEPTH_MAX and self._max_depth is None:
             # Not for `on_error`: the walk would come back to this depth for ever.
-            self._error = SFTPError(
+            self._error = BottomlessTree(
                 f"{self._address}: gave up after {_DEPTH_MAX:,} folders in each other (max_depth= sets another bound):"
                 f" {entry.path[:200]}...",
                 host=self._address,
