@@ -156,7 +156,7 @@ class Tracker:
         if self._on_file is not None:
             self._on_file(result)
         if self._max_failures is not None and self.failed > self._max_failures:
-            self.stopped = f"stopped after {self.failed:,} failures"
+            self.stopped = self.stopped or f"stopped after {self.failed:,} failures"
             raise Stopped(self.stopped)
 
     def skip(self, remote: str, local: str, reason: str, size_bytes: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,7 @@ from asyncworker.sftp.download import run_download
 from asyncworker.sftp.mirror_plan import Inventory, MirrorPlan, Step
 from asyncworker.sftp.mirror_targets import LocalTarget, RemoteTarget, Target
 from asyncworker.sftp.pool import SFTPPool
-from asyncworker.sftp.progress import BulkReport, Tracker
+from asyncworker.sftp.progress import BulkReport, Stopped, Tracker
 from asyncworker.sftp.transfer_options import DownloadOptions, SyncKeywords, UploadOptions
 from asyncworker.sftp.upload import run_upload
 from asyncworker.sftp.urls import is_url
@@ -151,13 +152,14 @@ class _Sync:
     async def run(self) -> None:
         """Move what differs, and delete what is too much."""
         await self._check_source()
-        if self._mirror.force:
-            await self._make_room()
-        inventory = Inventory()
-        await self._move(self._wishes, self._tracker, inventory)
-        if self._mirror.delete:
-            await self._delete_surplus(inventory)
-            await self._tracker.tell()
+        with contextlib.suppress(Stopped):  # more has failed than may: the tracker knows
+            if self._mirror.force:
+                await self._make_room()
+            inventory = Inventory()
+            await self._move(self._wishes, self._tracker, inventory)
+            if self._mirror.delete:
+                await self._delete_surplus(inventory)
+                await self._tracker.tell()
 
     async def _check_source(self) -> None:
         if self._down:

@@ -87,6 +87,8 @@ class TransferOptions:
             _at_least(name, getattr(self, name), least, none=True)
         for name in ("min_size_bytes", "retries"):
             _at_least(name, getattr(self, name), 0, none=False)
+        if isinstance(self.paths, str):
+            raise SettingsError(f"paths is {self.paths!r}: a list of paths is needed")
         for name in ("include", "exclude", "filters"):  # an iterator would be empty the second time
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))

@@ -212,6 +212,8 @@ async def test_named_paths_that_are_not_there_or_lead_out(sshd: Sshd, folders: F
             pool, direction, folders.remote, folders.local, paths=["a.xml", "../secret", "sub/../../secret", "gone", ""]
         )
         assert report.files_failed == 4
+        with pytest.raises(SettingsError, match="list of paths"):
+            await move(pool, direction, folders.remote, folders.local, paths="a.xml")
         with pytest.raises(SettingsError, match="one folder"):
             await move(pool, direction, folders.remote / "a.xml", folders.local, paths=["a"])
     assert files(folders.local) == {"a.xml"}

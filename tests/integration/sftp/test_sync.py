@@ -320,6 +320,17 @@ async def test_links_at_the_source_keep_what_has_their_name(
     assert tree(folders.local) == {"a", "link"}
 
 
+async def test_it_stops_after_so_many_failed_deletions(folders: Folders) -> None:
+    hostile = Hostile(refuse={"REMOVE": PERMISSION_DENIED})
+    for number in range(300):
+        hostile.tree.write(f"/out/{number}", b"x")
+    make(folders.remote, "a")
+    async with pool_on(hostile, folders.remote.parent / "server") as pool:
+        report = await sync(folders.remote, (pool, "/out"), delete=True, max_failures=2)
+    assert report.stopped == "stopped after 3 failures"
+    assert hostile.count("REMOVE") < 300
+
+
 async def test_what_makes_no_sense_is_refused(sshd: Server, folders: Folders, tmp_path: Path) -> None:
     make(folders.remote, "a")
     async with pool_of(sshd) as pool:
