@@ -10,12 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
+from functools import partial
 
-from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPNameError
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPNameError
+from asyncworker.sftp import packets
 from asyncworker.sftp.folders import OpenFolder
 from asyncworker.sftp.names import check_name, remote_bytes, remote_text
 from asyncworker.sftp.namespace import Namespace
-from asyncworker.sftp.temporary_names import temporary_name
+from asyncworker.sftp.packets import Status
+from asyncworker.sftp.placing import Outcome, ProcedureJob, Send, Steps, log_kept
+from asyncworker.sftp.protocol import SFTPProtocol
+from asyncworker.sftp.temporary_names import aside_name, temporary_name
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["check_target", "is_same_link", "make_local_link", "upload_link"]
@@ -98,19 +104,77 @@ async def upload_link(pool: Namespace, local: str, remote: str, path: str, mtime
     check_target(target, path, pool.options.address)
     try:
         await pool.symlink(target, remote)
+    except (SFTPConnectionLost, SFTPConnectError):
+        raise
     except SFTPError:
-        if not await pool.exists(remote, follow_links=False):
-            raise
-        folder, slash, name = remote_bytes(remote).rpartition(b"/")
-        temporary = folder + slash + temporary_name(name)
-        await pool.symlink(target, remote_text(temporary))
         try:
-            await pool.rename(remote_text(temporary), remote, replace=True)
-        except BaseException:
-            with contextlib.suppress(SFTPError):  # the first error says more
-                await pool._remove_temporary(temporary)
+            there = await pool.stat(remote, follow_links=False)
+        except SFTPFileNotFound:
+            there = None
+        if there is None or (there.is_dir and not await _is_link(pool, remote)):
             raise
+        await _replace(pool, target, remote)
     return Transfer(remote, local, 0, mtime)
+
+
+async def _is_link(pool: Namespace, remote: str) -> bool:
+    try:
+        await pool.readlink(remote)
+    except (SFTPConnectionLost, SFTPConnectError):
+        raise
+    except SFTPError:
+        return False
+    return True
+
+
+async def _replace(pool: Namespace, target: str, remote: str) -> None:
+    """Make a link in the place of a file or a link, which comes back if that fails.
+
+    All on one session: processes of ProFTPD remember for seconds what they have seen.
+    """
+    path = remote_bytes(remote)
+    if pool._link_first is None:  # the order of its arguments has to be known before anything is removed
+        folder, slash, name = path.rpartition(b"/")
+        proof = remote_text(folder + slash + temporary_name(name))
+        await pool.symlink(target, proof)
+        await pool.remove(proof)
+    link_first = pool._link_first_guess if pool._link_first is None else pool._link_first
+
+    def steps(protocol: SFTPProtocol) -> Steps:
+        def make(holds: bytes) -> Send:
+            return partial(protocol.symlink, *((path, holds) if link_first else (holds, path)))
+
+        return _replacing(protocol, path, remote_bytes(target), make)
+
+    outcome = await pool._run(ProcedureJob(steps, pool._connections.release))
+    if outcome.status.code != packets.OK:
+        raise outcome.error("make the link", pool.options.address, remote)
+    if outcome.kept:
+        log_kept(pool.options.address, path, outcome.kept)
+
+
+def _replacing(protocol: SFTPProtocol, path: bytes, target: bytes, make: Callable[[bytes], Send]) -> Steps:
+    """Return the steps. A link is never renamed: ProFTPD renames the file that it leads to."""
+    held = yield partial(protocol.readlink, path)  # LSTAT does not tell: that of ProFTPD follows links
+    if not isinstance(held, Status):
+        removed = yield partial(protocol.remove, path)
+        if removed.code != packets.OK:
+            return Outcome(removed)
+        made = yield make(target)
+        if made.code != packets.OK:
+            yield make(held[0].filename)
+        return Outcome(made)
+    folder, slash, name = path.rpartition(b"/")
+    aside = folder + slash + aside_name(name)
+    moved = yield partial(protocol.rename_plain, path, aside)
+    if moved.code != packets.OK:
+        return Outcome(moved)
+    made = yield make(target)
+    if made.code == packets.OK:
+        done = yield partial(protocol.remove, aside)
+    else:
+        done = yield partial(protocol.rename_plain, aside, path)
+    return Outcome(made, () if done.code == packets.OK else (aside,))
 
 
 async def is_same_link(pool: Namespace, local: str, remote: str) -> bool:

@@ -28,7 +28,7 @@ from asyncworker.sftp.protocol import Answer, Owner, SFTPProtocol
 from asyncworker.sftp.session import Released, Session, refusal
 from asyncworker.sftp.temporary_names import aside_name
 
-__all__ = ["Doubt", "Outcome", "Placing", "Procedure", "ProcedureJob", "Steps", "log_kept", "put_back"]
+__all__ = ["Doubt", "Outcome", "Placing", "Procedure", "ProcedureJob", "Send", "Steps", "log_kept", "put_back"]
 
 logger = logging.getLogger(__name__)
 

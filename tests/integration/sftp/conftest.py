@@ -1,4 +1,4 @@
-"""An OpenSSH server, an asyncssh server and a paramiko server, and pools on them."""
+"""Servers of OpenSSH, asyncssh, paramiko and ProFTPD, a scripted one, and pools on them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from asyncworker.sftp import SFTPPool
+from tests.servers.proftpd import running_proftpd
 from tests.servers.proxy import Proxy
 from tests.servers.sftp import SFTPServer, running_sftp_server
 from tests.servers.sftp_hostile import Hostile, running_hostile_server
@@ -84,12 +85,33 @@ def _paramiko_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SFTPS
         yield server
 
 
-@pytest.fixture(params=["openssh", "asyncssh", "paramiko"])
+@pytest.fixture(scope="session")
+def _proftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_proftpd(tmp_path_factory.mktemp("proftpd")) as server:
+        yield server
+
+
+@pytest.fixture
+def proftpd(_proftpd: Sshd) -> Sshd:
+    """ProFTPD's mod_sftp, shared by all tests."""
+    return _proftpd
+
+
+@pytest.fixture(params=["openssh", "asyncssh", "paramiko", "proftpd"])
 def any_server(request: pytest.FixtureRequest) -> Sshd | SFTPServer:
-    """Each of the three, shared by all tests; paramiko's is slow and knows no extension."""
-    names = {"openssh": "_sshd", "asyncssh": "_asyncssh_server", "paramiko": "_paramiko_server"}
+    """Each of the four, shared by all tests; paramiko's is slow and knows no extension, proftpd's names no limits."""
+    names = {
+        "openssh": "_sshd",
+        "asyncssh": "_asyncssh_server",
+        "paramiko": "_paramiko_server",
+        "proftpd": "_proftpd",
+    }
     found: Sshd | SFTPServer = request.getfixturevalue(names[request.param])
     return found
+
+
+#: ProFTPD answers READLINK with the absolute path that a link leads to, and renames what it leads to.
+links_as_they_are = pytest.mark.parametrize("any_server", ["openssh", "asyncssh", "paramiko"], indirect=True)
 
 
 def pool_of(server: Sshd | SFTPServer, **options: Any) -> SFTPPool:

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from asyncworker.cli import main
 from asyncworker.errors import SFTPNameError
 from asyncworker.sftp import BulkReport, SFTPPool, download, upload
-from tests.integration.sftp.conftest import Folders, pool_of
+from tests.integration.sftp.conftest import Folders, links_as_they_are, pool_of, pool_on
 from tests.servers.sftp import SFTPServer
+from tests.servers.sftp_hostile import FAILURE, Hostile, Request
 from tests.servers.sshd import Sshd
 
 Server = Sshd | SFTPServer
@@ -56,6 +57,7 @@ def direction(request: pytest.FixtureRequest) -> str:
     return found
 
 
+@links_as_they_are
 async def test_links_are_made_as_links_and_left_alone_the_next_time(
     any_server: Server, folders: Folders, direction: str
 ) -> None:
@@ -95,6 +97,7 @@ async def test_a_link_that_leads_out_is_refused_and_the_rest_is_moved(
     assert links_of(goal) == KEPT
 
 
+@links_as_they_are
 async def test_a_file_in_its_place_is_replaced_and_a_folder_is_not(
     any_server: Server, folders: Folders, direction: str
 ) -> None:
@@ -109,6 +112,49 @@ async def test_a_file_in_its_place_is_replaced_and_a_folder_is_not(
     assert links_of(goal) == {path: target for path, target in KEPT.items() if path != "dangling"}
     assert (goal / "dangling" / "precious").read_text() == "x"
     assert sorted(path.name for path in goal.iterdir()) == sorted(path.name for path in source.iterdir())
+
+
+async def test_replacing_links_touches_no_file_where_a_server_renames_what_they_lead_to(
+    proftpd: Sshd, folders: Folders
+) -> None:
+    make_tree(folders.local)
+    folders.remote.joinpath("link").write_text("a file")
+    async with pool_of(proftpd) as pool:
+        for _ in range(2):  # over a file; over the same links
+            (await upload(pool, folders.local, folders.remote, links="keep", skip="never")).raise_for_errors()
+            assert links_of(folders.remote) == KEPT
+        report = await download(pool, folders.remote, folders.local.parent / "back", links="keep")
+    assert (folders.remote / "a").read_text() == "a"
+    assert (folders.remote / "sub" / "b").read_text() == "b"
+    assert len(list(folders.remote.rglob("*"))) == 3 + 2 + len(KEPT)  # nothing temporary is left
+    assert {type(result.error) for result in report.errors} == {SFTPNameError}  # their targets are told as absolute
+
+
+@pytest.mark.parametrize("there", ["link", "file"])
+async def test_what_was_there_comes_back_where_the_link_cannot_be_made(folders: Folders, there: str) -> None:
+    (folders.local / "link").symlink_to("new")
+    hostile = Hostile()
+    if there == "link":
+        hostile.tree.symlink("/in/link", "old")
+    else:
+        hostile.tree.write("/in/link", b"old")
+    refused = []
+
+    def refuse(request: Request) -> int | None:
+        if request.kind != "SYMLINK" or request.second != b"new" or hostile.tree.exists("/in/link"):
+            return None
+        refused.append(request)
+        return FAILURE if request.path == b"/in/link" else None
+
+    hostile.refuse_if = refuse
+    async with pool_on(hostile, folders.remote) as pool:
+        report = await upload(pool, folders.local, "/in", links="keep")
+        assert not report.ok
+        assert refused
+        if there == "link":
+            assert await pool.readlink("/in/link") == "old"
+    assert hostile.tree.paths("/in") == ["/in/link"]
+    assert hostile.tree.files("/in") == ({} if there == "link" else {"/in/link": b"old"})
 
 
 async def test_nothing_is_written_through_a_link_that_was_made(sshd: Sshd, folders: Folders) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asyncworker.errors import SFTPError, SFTPFileNotFound
-from tests.integration.sftp.conftest import Folders, pool_of
+from tests.integration.sftp.conftest import Folders, links_as_they_are, pool_of
 from tests.servers.sftp import SFTPServer, TidyFiles, running_sftp_server
 from tests.servers.sshd import Sshd
 
@@ -90,6 +90,7 @@ async def test_a_link_is_made_and_read_on_every_server(each_way: Server, folders
     assert sorted(path.name for path in folders.remote.iterdir()) == ["a", "link"]
 
 
+@links_as_they_are
 async def test_links_on_paramiko(any_server: Server, folders: Folders) -> None:
     async with pool_of(any_server) as pool:
         for number in range(3):

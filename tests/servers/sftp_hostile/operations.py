@@ -273,11 +273,11 @@ class Operations:
         return wire.status(request.id, OK)
 
     def _on_SYMLINK(self, request: Request) -> bytes:
-        """As OpenSSH has it, the target comes first."""
-        folder, name = self._tree.place(request.second)
+        """As the draft has it, and as this server's identification lets expect, the link comes first."""
+        folder, name = self._tree.place(request.path)
         if name in folder.entries:
             raise Refused(FAILURE, "it exists")
-        folder.entries[name] = Link(target=request.path)
+        folder.entries[name] = Link(target=request.second)
         return wire.status(request.id, OK)
 
     def _on_hardlink(self, request: Request) -> bytes:
