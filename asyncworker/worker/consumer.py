@@ -12,6 +12,7 @@ from typing import Any
 from celery import bootsteps
 from celery.exceptions import InvalidTaskError, NotRegistered
 from celery.worker import consumer as stock
+from celery.worker.consumer import consumer as stock_module
 from celery.worker.state import active_requests, task_ready, task_reserved
 from kombu.utils.encoding import safe_repr
 from vine import promise
@@ -19,6 +20,7 @@ from vine import promise
 from asyncworker.worker.containment import is_broker_error
 from asyncworker.worker.copies import Copies, NotedSettlement
 from asyncworker.worker.dead_letters import bury, letter_of
+from asyncworker.worker.failures import TraceInfo
 from asyncworker.worker.persist import log_wait
 from asyncworker.worker.refusals import PAUSE_S, RefusedForNow
 from asyncworker.worker.wellformed import objection
@@ -35,6 +37,7 @@ _ACKNOWLEDGEMENTS = frozenset({"ack_log_error", "reject_log_error"})
 
 #: For mypy, which knows half of its attributes.
 _StockConsumer: Any = stock.Consumer
+_stock_module: Any = stock_module
 _RUN: Any = bootsteps.RUN  # type: ignore[attr-defined]
 
 
@@ -63,6 +66,14 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
             self.qos.increment_eventually(count)
         else:
             self.qos.decrement_eventually(-count)
+
+    def update_strategies(self) -> None:
+        """Make tracers as Celery does, by what may have taken the place of its function; their failures cost less."""
+        super().update_strategies()
+        for name, task in self.app.tasks.items():
+            task.__trace__ = _stock_module.build_tracer(
+                name, task, self.app.loader, self.hostname, app=self.app, Info=TraceInfo
+            )
 
     def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> None:
         """Consume from one more queue; not where the worker was told to end in between."""

@@ -20,6 +20,7 @@ from celery.exceptions import Reject, Retry
 from asyncworker.loop import Bridge, LoopThread, current_job
 from asyncworker.loop.threads import DaemonExecutor
 from asyncworker.worker.deliveries import DeliveryGuard
+from asyncworker.worker.failures import let_go_of_frames
 from asyncworker.worker.gate import start_gate
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.outbox import Outbox
@@ -292,10 +293,12 @@ def _is_given_back(outcome: Any) -> bool:
 
 
 def _unwrapped(outcome: Any) -> Any:
-    """Take the wrapper off a failure's exception that pickling takes off on its way from a pool's process."""
+    """Take off a failure's exception what pickling takes off on its way from a pool's process: wrapper and frames."""
     failed, value, _runtime_s = outcome
-    if failed and isinstance(value.exception, ExceptionWithTraceback):
-        value.exception = value.exception.exc
+    if failed:
+        if isinstance(value.exception, ExceptionWithTraceback):
+            value.exception = value.exception.exc
+        let_go_of_frames(value.exception)
     return outcome
 
 

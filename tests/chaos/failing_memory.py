@@ -1,0 +1,43 @@
+"""Measure a worker's peak memory over tasks that fail: ``python -m tests.chaos.failing_memory``."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from tests.integration import failing_tasks
+from tests.servers.client import client_app
+from tests.servers.valkey import running_valkey
+from tests.servers.worker import running_worker
+
+
+def main() -> None:
+    """Print the peak before and after tasks that succeed, and tasks that fail."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=2000)
+    parser.add_argument("-c", "--concurrency", type=int, default=200)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, running_valkey(Path(folder) / "valkey") as server:
+        urls: Any = SimpleNamespace(broker_url=server.url(), result_url=server.url(1))
+        env = {
+            "ASYNCWORKER_BROKER_URL": urls.broker_url,
+            "ASYNCWORKER_RESULT_URL": urls.result_url,
+            "ASYNCWORKER_STATE_DIR": folder,
+            "ASYNCWORKER_INCLUDE": failing_tasks.__name__,
+            "ASYNCWORKER_DEBUG": "0",
+        }
+        with running_worker(Path(folder), "-c", str(chosen.concurrency), env=env), client_app(urls) as app:
+            peak = app.tasks["f.peak"]
+            print(f"before: {peak.delay().get(timeout=60):.0f} MB", flush=True)
+            for how in ("success", "failure", "retry"):
+                results = [app.tasks["f.ends"].delay(how) for _ in range(chosen.tasks)]
+                for result in results:
+                    result.get(timeout=300, propagate=False)
+                print(f"{chosen.tasks} with {how}: {peak.delay().get(timeout=60):.0f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Tasks that fail in every way, and what they leave in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+from typing import Any
+
+from celery import shared_task
+from celery.exceptions import Ignore, Reject
+
+
+@shared_task(name="f.ends", bind=True, max_retries=1, default_retry_delay=0)
+async def ends(self: Any, how: str) -> int:
+    """Return, or raise in that way, as deep as tasks usually do."""
+    await asyncio.sleep(0.01)
+    return await _deeper(self, how, 5)
+
+
+@shared_task(name="f.ends_sync", bind=True, max_retries=1, default_retry_delay=0)
+def ends_sync(self: Any, how: str) -> int:
+    return _raise(self, how)
+
+
+async def _deeper(task: Any, how: str, left: int) -> int:
+    await asyncio.sleep(0)
+    return await _deeper(task, how, left - 1) if left else _raise(task, how)
+
+
+def _raise(task: Any, how: str) -> int:
+    if how == "failure":
+        raise ValueError(how)
+    if how == "caused":
+        try:
+            raise KeyError(how)
+        except KeyError as exc:
+            raise ValueError(how) from exc
+    if how == "retry":
+        try:
+            raise KeyError(how)
+        except KeyError as exc:
+            raise task.retry(exc=exc) from None
+    if how == "ignore":
+        raise Ignore(how)
+    if how == "reject":
+        raise Reject(how, requeue=False)
+    return 1
+
+
+@shared_task(name="f.tracked")
+async def tracked() -> int:
+    """Count what is left that the garbage collector would have to find; from now on it is off."""
+    gc.disable()
+    return len(gc.get_objects())
+
+
+@shared_task(name="f.peak")
+async def peak() -> float:
+    """Return the most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
