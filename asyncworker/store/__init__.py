@@ -71,6 +71,7 @@ __all__ = [
     "TaskState",
     "TaskStates",
     "end_unheld_run",
+    "import_all",
     "keep_house",
     "look_at_holders",
     "open_store",
@@ -106,3 +107,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     return value
+
+
+def import_all() -> None:
+    """Import all that needs SQLAlchemy; on a thread, for it takes up to a second on a busy machine."""
+    for home in sorted(set(_HOMES.values())):
+        importlib.import_module(f"{__name__}.{home}")

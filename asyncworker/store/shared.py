@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -41,9 +40,10 @@ async def shared_store(settings: Settings) -> Store:
 
 
 def _import(url: str) -> None:
-    """Import what a store of this URL needs; what is wrong with the URL is said where it is opened."""
-    for name in ("opening", "housekeeping", "partitions", "state"):
-        importlib.import_module(f"asyncworker.store.{name}")
+    """Import what is done with a store of this URL; what is wrong with the URL is said where it is opened."""
+    from asyncworker.store import import_all
+
+    import_all()
     with suppress(Exception):
         from sqlalchemy import make_url
 

@@ -285,11 +285,11 @@ async def _do(scope: _Scope, action: _Action | None) -> Any:
 
 
 async def _states(settings: Settings) -> JobStates:
-    from asyncworker.tasks.job_states import JobStates
-
     async def make() -> JobStates:
         patience_s = settings.store_patience_s
         store = await patiently(lambda: shared_store(settings), patience_s=patience_s, what="opening the store")
+        from asyncworker.tasks.job_states import JobStates  # whose imports that has made, off the loop
+
         return JobStates(store, keep_s=settings.state_keep_s, patience_s=patience_s)
 
     return await lifetimes().use(("task-state", settings.store_url_or_default()), make)

@@ -75,11 +75,12 @@ class DeadLetterWriter:
             self._writing = None
 
     async def _store(self, letters: list[DeadLetter]) -> None:
-        from asyncworker.store import Deliveries
-
         for wait_s in waits():
             try:
-                await Deliveries(await shared_store(self._settings)).bury_messages(letters)
+                store = await shared_store(self._settings)  # which imports what follows off the loop
+                from asyncworker.store import Deliveries
+
+                await Deliveries(store).bury_messages(letters)
             except Exception as exc:
                 if isinstance(exc, StoreError) and not _is_about_a_value(exc):
                     log_wait("storing dead letters", exc)

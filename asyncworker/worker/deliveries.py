@@ -95,9 +95,10 @@ class DeliveryGuard:
             logger.warning("%s has ended, and its deliveries could not be forgotten: %s", job, exc)
 
     async def _deliveries(self) -> Deliveries:
+        store = await shared_store(self._settings)  # which imports what follows off the loop
         from asyncworker.store import Deliveries
 
-        return Deliveries(await shared_store(self._settings))
+        return Deliveries(store)
 
 
 def _delivery_info(job: Job) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Failures as Celery keeps them, at the price of their text: `billiard.einfo.ExceptionInfo` without copies of code.
 
-billiard copies every frame of a traceback so that it can be pickled on its way from a pool's process, with the positions
-of all instructions of the frame's code: half a megabyte for a task that fails, while hundreds wait until their failures
-are stored. Here nothing is pickled: the code itself is referred to.
+billiard copies every frame of a traceback so that it can be pickled on its way from a pool's process, with the
+positions of all instructions of its code: half a megabyte for a task that fails, while hundreds wait until their
+failures are stored. Here nothing is pickled: the code itself is referred to.
 """
 
 from __future__ import annotations

@@ -235,9 +235,10 @@ class LeaseKeeper:
         self._on_lost(job)
 
     async def _leases(self) -> Leases:
+        store = await shared_store(self._settings)  # which imports what follows off the loop
         from asyncworker.store import Leases
 
-        return Leases(await shared_store(self._settings), self._holder, self._clock)
+        return Leases(store, self._holder, self._clock)
 
 
 def key_of(job: Job) -> str:
