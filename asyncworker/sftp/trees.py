@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from asyncworker.errors import (
@@ -15,6 +16,7 @@ from asyncworker.errors import (
     SFTPTypeUnknown,
 )
 from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.namespace import Namespace
 from asyncworker.sftp.pulling import run_each
 
@@ -133,17 +135,23 @@ class _Removal:
     async def _contents(self, root: str) -> dict[int, list[str]]:
         """Remove all but folders; returns those, by their depth."""
         by_depth: dict[int, list[str]] = {root.count("/"): [root]}
+        seen: set[str] = set()
+
+        def enter(entry: Entry) -> bool:
+            if entry.path in seen:  # a listing that goes round must not be one of listings that do
+                return False
+            seen.add(entry.path)
+            by_depth.setdefault(entry.path.count("/"), []).append(entry.path)
+            return True
 
         async def files() -> AsyncGenerator[str, None]:
-            entries = self.pool.walk(root, bad_names=self._bad_name, local_names=False, on_error=self._cannot_list)
-            try:
+            walk = self.pool.walk(
+                root, enter=enter, bad_names=self._bad_name, local_names=False, on_error=self._cannot_list
+            )
+            async with aclosing(walk) as entries:
                 async for entry in entries:
-                    if entry.is_dir:
-                        by_depth.setdefault(entry.path.count("/"), []).append(entry.path)
-                    else:
+                    if not entry.is_dir:
                         yield entry.path
-            finally:
-                await entries.aclose()
 
         await run_each(files(), lambda path: self.one(path, self.pool.remove))
         return by_depth

@@ -332,6 +332,17 @@ def test_mv(any_run: Command, tree: Path) -> None:
     assert sorted(path.name for path in tree.iterdir()) == [".hidden", "link", "other"]  # nothing aside is left
 
 
+def test_mv_never_moves_two_files_to_one_name(any_run: Command, tree: Path) -> None:
+    (tree / "sub" / "a.xml").write_bytes(b"another")
+    (tree / "goal").mkdir()
+    done = any_run("mv", tree / "a.xml", tree / "sub" / "a.xml", tree / "goal", code=1)
+    assert "would replace what was just moved" in done.stderr
+    kept = {
+        path.read_bytes() for path in (tree / "goal" / "a.xml", tree / "a.xml", tree / "sub" / "a.xml") if path.exists()
+    }
+    assert kept == {b"x", b"another"}
+
+
 def test_mv_replaces_nothing_that_it_should_not(any_run: Command, tree: Path) -> None:
     run = any_run
     before = {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
@@ -370,6 +381,8 @@ def test_ln_chmod_and_stat(run: Command, tree: Path) -> None:
     assert {stat.S_IMODE((tree / name).stat().st_mode) for name in ("a.xml", "b.xml")} == {0o600}
     run("chmod", "-R", "700", tree / "sub")
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tree / "sub", *(tree / "sub").rglob("*"))} == {0o700}
+    run("chmod", "-R", "400", tree / "sub")  # keeps all but root out of the folders
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tree / "sub", *(tree / "sub").rglob("*"))} == {0o400}
     found = json.loads(run("stat", "--json", tree / "ln").stdout)
     assert (found["type"], found["target"], found["path"]) == ("link", "../in/b.xml", str(tree / "ln"))
     assert set(found) == {"path", "name", "type", "size_bytes", "mtime", "atime", "mode", "uid", "gid", "target"}

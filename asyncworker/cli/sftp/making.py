@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -109,13 +110,26 @@ def chmod(mode: int, urls: tuple[str, ...], recursive: bool, as_json: bool, **gi
                 for path in paths:
                     for entry in await entries_of(pool, path, output):
                         if recursive and entry.is_dir:
-                            # Before the folder itself: the new mode may keep us out of it.
-                            walk = pool.walk(entry.path, local_names=False, on_error=output.fail)
-                            async with aclosing(walk) as below:
-                                found = [each async for each in below if not each.is_link]
-                            await run_each(found, one)
+                            await _below(pool, entry.path, output, one)
                         if not (recursive and entry.is_link):
                             await one(entry)
 
     run_async(run())
     output.finish()
+
+
+async def _below(pool: SFTPPool, folder: str, output: Output, one: Callable[[Entry], Awaitable[None]]) -> None:
+    """Call for all that is in a folder but links: folders last, the deepest first, as a new mode may keep us out."""
+    by_depth: dict[int, list[Entry]] = {}
+
+    async def files() -> AsyncGenerator[Entry, None]:
+        async with aclosing(pool.walk(folder, local_names=False, on_error=output.fail)) as below:
+            async for entry in below:
+                if entry.is_dir:
+                    by_depth.setdefault(entry.path.count("/"), []).append(entry)
+                elif not entry.is_link:
+                    yield entry
+
+    await run_each(files(), one)
+    for depth in sorted(by_depth, reverse=True):
+        await run_each(by_depth[depth], one)

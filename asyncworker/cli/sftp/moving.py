@@ -64,6 +64,7 @@ class _Move:
         self._no_clobber = no_clobber
         self._dry_run = dry_run
         self._verbose = verbose
+        self._taken: set[str] = set()
 
     async def is_folder(self, pool: SFTPPool, must: bool) -> bool:
         """Whether the destination is a folder that things are moved into.
@@ -84,6 +85,9 @@ class _Move:
         where = pool.options.address
         if goal == source:
             raise SFTPError(f"{where}: {source} would be moved onto itself", host=where, path=source)
+        if goal in self._taken:
+            raise SFTPError(f"{where}: {source} would replace what was just moved to {goal}", host=where, path=source)
+        self._taken.add(goal)
         there = await _there(pool, goal)
         if there is not None and self._no_clobber:
             self._print("skipped", source, goal)

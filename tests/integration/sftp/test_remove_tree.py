@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from asyncworker.errors import ItemErrors, SFTPError, SFTPFileNotFound
-from tests.integration.sftp.conftest import Folders, pool_of
+from tests.integration.sftp.conftest import Folders, pool_of, pool_on
 from tests.servers.sftp import SFTPServer, TidyFiles, running_sftp_server
+from tests.servers.sftp_hostile import FAILURE, PERMISSION_DENIED, Hostile, without_attributes, without_type_bits
 from tests.servers.sshd import Sshd
 
 Server = Sshd | SFTPServer
@@ -124,3 +125,47 @@ async def test_it_can_be_cancelled(server: Server, folders: Folders) -> None:
             await pool.remove_tree(root, on_removed=stop)
         await pool.remove_tree(root)
     assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        pytest.param({}, id="well-behaved"),
+        pytest.param({"names_per_answer": 1, "empty_answers": 2, "dots": True}, id="one-name-an-answer"),
+        pytest.param({"claim": without_attributes("READDIR")}, id="no-attributes"),
+        pytest.param({"claim": without_type_bits("READDIR")}, id="no-type-bits"),
+        pytest.param({"most_handles": 3, "limits": (262_144, 32_768, 32_768, 3)}, id="three-handles"),
+    ],
+)
+async def test_servers_that_say_little(folders: Folders, switches: dict[str, Any]) -> None:
+    hostile = Hostile(**switches)
+    for folder in ("", "sub/", "sub/deep/", "other/"):
+        for number in range(7):
+            hostile.tree.write(f"/in/{folder}{number}", b"x")
+    hostile.tree.write("/precious", b"x")
+    async with pool_on(hostile, folders.remote) as pool:
+        await pool.remove_tree("/in")
+        assert not await pool.exists("/in")
+        assert await pool.exists("/precious")
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        pytest.param({"bottomless": True}, id="no-bottom"),
+        pytest.param({"repeat": True}, id="no-end"),
+        pytest.param({"lie": ("REMOVE", "RMDIR")}, id="ok-and-nothing-done"),
+        pytest.param({"refuse": {"REMOVE": PERMISSION_DENIED}}, id="no-remove"),
+        pytest.param({"refuse": {"RMDIR": FAILURE}}, id="no-rmdir"),
+    ],
+)
+async def test_a_tree_that_never_goes_comes_to_an_end(folders: Folders, switches: dict[str, Any]) -> None:
+    hostile = Hostile(**switches)
+    for number in range(7):
+        hostile.tree.write(f"/in/sub/{number}", b"x")
+    async with pool_on(hostile, folders.remote) as pool:
+        if "lie" in switches:
+            await pool.remove_tree("/in")  # nobody can know
+        else:
+            with pytest.raises((SFTPError, ItemErrors)):
+                await pool.remove_tree("/in")
