@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -114,8 +114,12 @@ async def run_download(
     of_pool: dict[str, Any],
     tracker: Tracker,
     inventory: Inventory | None = None,
+    surplus: Callable[[], Awaitable[None]] | None = None,
 ) -> BulkReport:
-    """Do what :func:`download` does, count on a tracker that the caller can see, and note what the source has."""
+    """Do what :func:`download` does, count on a tracker that the caller can see, and note what the source has.
+
+    ``surplus`` is awaited once all is moved, before folders get their times of change.
+    """
     selection = wishes.selection
     where, remotes, of_pool = located(where, remote, of_pool)
     async with the_pool(where, of_pool) as pool:
@@ -125,6 +129,8 @@ async def run_download(
             lanes = COMPARED_AT_ONCE if wishes.skip == "checksum" else LARGE_AT_ONCE
             await transfer_all(pool, run.orders(), tracker, wishes.at_once, wishes.retries, lanes)
             warn_of_times(wishes, tracker)
+            if surplus is not None:
+                await surplus()
             if wishes.folder_times and not wishes.dry_run:
                 await run.set_folder_times()
             if wishes.fsync and not wishes.dry_run:

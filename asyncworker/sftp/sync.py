@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -156,10 +157,8 @@ class _Sync:
             if self._mirror.force:
                 await self._make_room()
             inventory = Inventory()
-            await self._move(self._wishes, self._tracker, inventory)
-            if self._mirror.delete:
-                await self._delete_surplus(inventory)
-                await self._tracker.tell()
+            surplus = partial(self._delete_surplus, inventory) if self._mirror.delete else None
+            await self._move(self._wishes, self._tracker, inventory, surplus)
 
     async def _check_source(self) -> None:
         if self._down:
@@ -170,11 +169,17 @@ class _Sync:
         if not is_dir:
             raise SettingsError(f"sync is for folders, and {path!a} is none: download or upload it")
 
-    async def _move(self, wishes: DownloadOptions | UploadOptions, tracker: Tracker, inventory: Inventory) -> None:
+    async def _move(
+        self,
+        wishes: DownloadOptions | UploadOptions,
+        tracker: Tracker,
+        inventory: Inventory,
+        surplus: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         if isinstance(wishes, DownloadOptions):
-            await run_download(self._pool, self._remote, self._local, wishes, {}, tracker, inventory)
+            await run_download(self._pool, self._remote, self._local, wishes, {}, tracker, inventory, surplus)
         else:
-            await run_upload(self._pool, self._local, self._remote, wishes, {}, tracker, inventory)
+            await run_upload(self._pool, self._local, self._remote, wishes, {}, tracker, inventory, surplus)
 
     async def _make_room(self) -> None:
         """Delete what is a folder where the source has a file, and the other way round."""
@@ -199,6 +204,7 @@ class _Sync:
             self._refuse(f"the source has no files, so {len(steps):,} deletions were refused; force allows them")
         elif self._allowed(steps):
             await self._delete(steps)
+        await tracker.tell()
 
     async def _plan(self, inventory: Inventory, *, replace_kinds: bool) -> MirrorPlan | None:
         """See what the destination has; ``None``: not all of it could be seen, which is an error in the report."""

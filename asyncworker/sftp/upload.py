@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Unpack
@@ -107,8 +107,12 @@ async def run_upload(
     of_pool: dict[str, Any],
     tracker: Tracker,
     inventory: Inventory | None = None,
+    surplus: Callable[[], Awaitable[None]] | None = None,
 ) -> BulkReport:
-    """Do what :func:`upload` does, count on a tracker that the caller can see, and note what the source has."""
+    """Do what :func:`upload` does, count on a tracker that the caller can see, and note what the source has.
+
+    ``surplus`` is awaited once all is moved, before folders get their times of change.
+    """
     selection = wishes.selection
     locals_ = [local] if isinstance(local, str | os.PathLike) else list(local)
     if not locals_:
@@ -124,6 +128,8 @@ async def run_upload(
                 lanes = min(wishes.at_once or _IN_PLACE_AT_ONCE, _IN_PLACE_AT_ONCE)
             await transfer_all(pool, orders, tracker, wishes.at_once, wishes.retries, lanes)
             await leftovers.finish()
+            if surplus is not None:
+                await surplus()
             if wishes.folder_times and not wishes.dry_run:
                 await run.set_folder_times()
         finally:

@@ -320,6 +320,19 @@ async def test_links_at_the_source_keep_what_has_their_name(
     assert tree(folders.local) == {"a", "link"}
 
 
+async def test_folders_keep_their_times_when_something_in_them_is_deleted(
+    sshd: Server, folders: Folders, direction: Direction
+) -> None:
+    make(folders.remote, "a", "s/b")
+    os.utime(folders.remote / "s", (1.2e9, 1.2e9))
+    make(folders.local, "s/old")
+    async with pool_of(sshd) as pool:
+        report = await mirror(pool, direction, folders, delete=True)
+    assert report.ok, report.errors
+    assert tree(folders.local) == {"a", "s/", "s/b"}
+    assert (folders.local / "s").stat().st_mtime == 1.2e9
+
+
 async def test_it_stops_after_so_many_failed_deletions(folders: Folders) -> None:
     hostile = Hostile(refuse={"REMOVE": PERMISSION_DENIED})
     for number in range(300):
