@@ -96,6 +96,21 @@ class PartFile:
         """Where it is until it is whole."""
         return os.path.join(os.path.dirname(self.goal), self._part)  # noqa: PTH118, PTH120
 
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes of what is whole."""
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise self._named(error) from None
+
+    def restart(self) -> None:
+        """Throw away what is there, and begin anew."""
+        try:
+            os.ftruncate(self._fd, 0)
+        except OSError as error:
+            raise self._named(error) from None
+        self.whole = self._marked = 0
+
     def write(self, blocks: Iterable[tuple[int, bytes]], whole: int) -> None:
         """Write blocks at their offsets.
 

@@ -30,6 +30,9 @@ _WINDOW_BYTES = 2 * 1024 * 1024
 _BLOCK_BYTES = 256 * 1024
 #: Written in one go on a thread.
 _WRITE_BYTES = 2 * 1024 * 1024
+#: Compared before a part is used: so many samples of so much, from its beginning to its end.
+_SAMPLES = 16
+_SAMPLE_BYTES = 32 * 1024
 
 
 class Striped:
@@ -74,6 +77,7 @@ class Striped:
         self._returned: list[tuple[int, int]] = []  # ranges of lost connections, a heap
         self._open_ranges: dict[int, None] = {}  # their beginnings: asked for, returned, or not written yet
         self._moved = 0
+        self._first: RangeStream | None = None  # open already
         self._end_seen = False
         self._running = 0  # stripes
         self._opened_once = False
@@ -93,6 +97,10 @@ class Striped:
 
     async def _fetched(self, part: PartFile) -> Transfer:
         try:
+            if part.whole:
+                self._first = await self._open()
+                if self._first is not None and not await self._is_same(self._first, part):
+                    await self._on_thread(part.restart)
             self._next = part.whole
             self._on_bytes(part.whole)
             await self._stripes(part)
@@ -103,6 +111,9 @@ class Striped:
         except BaseException:
             await self._in_any_case(part.keep)
             raise
+        finally:
+            if self._first is not None:
+                self._first.begin_to_close()
         return Transfer(self._remote, part.goal, self._size, self._mtime)
 
     async def _opened(self) -> PartFile:
@@ -117,6 +128,17 @@ class Striped:
         """Wait for what must be over before another run begins: it must not find the file still taken."""
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(self._loop.run_in_executor(self._executor, call))
+
+    async def _is_same(self, stream: RangeStream, part: PartFile) -> bool:
+        """Whether a part is what the file is, where it is looked at: it may have been written anew in one second."""
+
+        async def same(offset: int) -> bool:
+            length = min(_SAMPLE_BYTES, part.whole - offset, stream.read_bytes)
+            theirs = await stream.read_range(offset, length)  # fewer bytes are a sample, too
+            return bool(theirs) and theirs == await self._on_thread(partial(part.read, offset, len(theirs)))
+
+        last = max(0, part.whole - _SAMPLE_BYTES)
+        return all(await asyncio.gather(*(same(last * number // _SAMPLES) for number in range(_SAMPLES + 1))))
 
     async def _stripes(self, part: PartFile) -> None:
         await run_stripes(
@@ -134,7 +156,9 @@ class Striped:
     async def _stripe(self, part: PartFile) -> None:
         self._running += 1
         try:
-            stream = await self._open()
+            stream, self._first = self._first, None  # the server may let nobody open it twice
+            if stream is None:
+                stream = await self._open()
             if stream is not None:
                 await self._fetch(stream, part)
         finally:

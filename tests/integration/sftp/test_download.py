@@ -358,7 +358,7 @@ async def test_a_large_file_goes_on_where_it_stopped(each_way: Server, folders: 
     assert report.bytes_done == len(content)
 
 
-@pytest.mark.parametrize("change", ["mtime", "size", "damaged"])
+@pytest.mark.parametrize("change", ["mtime", "size", "damaged", "content"])
 async def test_a_part_of_another_file_is_not_used(sshd: Sshd, folders: Folders, change: str) -> None:
     old, new = b"o" * (40 * MEGABYTE), b"n" * (40 * MEGABYTE + (change == "size"))
     path = folders.make("large", old)
