@@ -135,13 +135,10 @@ class _Removal:
     async def _contents(self, root: str) -> dict[int, list[str]]:
         """Remove all but folders; returns those, by their depth."""
         by_depth: dict[int, list[str]] = {root.count("/"): [root]}
-        seen: set[str] = set()
 
         def enter(entry: Entry) -> bool:
-            if entry.path in seen:  # a listing that goes round must not be one of listings that do
-                return False
-            seen.add(entry.path)
-            by_depth.setdefault(entry.path.count("/"), []).append(entry.path)
+            if entry.is_dir:  # each of them comes here once
+                by_depth.setdefault(entry.path.count("/"), []).append(entry.path)
             return True
 
         async def files() -> AsyncGenerator[str, None]:

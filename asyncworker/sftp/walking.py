@@ -110,12 +110,15 @@ class Walk:
 
     async def _list(self, folder: str, depth: int) -> None:
         entries = self._entries_of(folder)
+        entered: set[str] = set()  # a listing that goes round must not be one of listings that do
         try:
             async for entry in entries:
                 self._found.append(entry)
                 self._news.set()
                 deeper = self._max_depth is None or depth < self._max_depth
-                if deeper and (entry.is_dir or entry.file_type is None) and self._enter(entry):
+                may_enter = deeper and (entry.is_dir or entry.file_type is None) and entry.name not in entered
+                if may_enter and self._enter(entry):
+                    entered.add(entry.name)
                     self._go_into(entry, depth + 1)
                 if self._ahead is not None and len(self._found) >= self._ahead:
                     self._room.clear()

@@ -85,6 +85,16 @@ async def test_a_listing_without_an_end_is_an_error(folders: Folders, switches: 
         assert hostile.open_handles == []
 
 
+async def test_each_folder_of_a_listing_without_an_end_is_entered_once(folders: Folders) -> None:
+    hostile = Hostile(repeat=True)
+    hostile.tree.write("/in/a/b/c/d/file", b"x")  # each of them is named dozens of times, or dozens to the fifth
+    listed: list[str] = []
+    async with pool_on(hostile, folders.remote) as pool:
+        found = {entry.path async for entry in pool.walk("/in", on_error=lambda folder, _: listed.append(folder))}
+    assert "/in/a/b/c/d/file" in found
+    assert sorted(listed) == ["/in", "/in/a", "/in/a/b", "/in/a/b/c", "/in/a/b/c/d"]
+
+
 async def test_a_tree_without_a_bottom_is_an_error(folders: Folders) -> None:
     hostile = serving(bottomless=True)
     async with pool_on(hostile, folders.remote) as pool:
