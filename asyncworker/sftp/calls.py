@@ -185,7 +185,11 @@ class Calls:
     def _restore_remote(self, aside: bytes, goal: bytes) -> None:
         """Bring back what was moved aside when the connection was lost. Nobody waits; a failure is logged."""
         if self._connections.closed:
-            return  # it is among those that the log has named
+            kept = remote_text(aside)
+            logger.warning(
+                "%s: closed while %s was replaced; it may be %s", self.options.address, remote_text(goal), kept
+            )
+            return
         self._left[aside] = None
         task = asyncio.get_running_loop().create_task(self._put_back(aside, goal))
         self._cleaning.add(task)
