@@ -82,7 +82,7 @@ def put_from_stdin(url: str, given: dict[str, Any]) -> None:
 
     size = run_async(run())
     if given["as_json"]:
-        echo_json({"remote": path, "local": "-", "size_bytes": size, "error": None})
+        echo_json({"type": "file", "outcome": "moved", "remote": path, "local": "-", "size_bytes": size, "error": None})
 
 
 def refuse_others(what: str, *allowed: str) -> None:
