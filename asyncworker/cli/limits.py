@@ -12,7 +12,7 @@ from rich.table import Table
 from asyncworker.cli.apps import app_command, app_option, talking_to_broker
 from asyncworker.cli.json_lines import echo_json
 from asyncworker.errors import LimitError, SettingsError
-from asyncworker.limits import use_limits_url
+from asyncworker.limits import number_text, use_limits_url
 from asyncworker.limits.control import ClusterLimit, change_cluster_limit, cluster_limits
 from asyncworker.settings import load_settings
 
@@ -47,7 +47,7 @@ def list_(app: Any, as_json: bool) -> None:
         table.add_column(name, justify="right")
     table.add_column("holders, the first ten", overflow="fold")
     for row in rows:
-        number = f"{row['amount']:g}"
+        number = number_text(row["amount"])
         held, waiting = str(row["held"]), str(row["waiting"])
         table.add_row(
             row["limit"], row["where"], row["kind"], row["key"], number, held, waiting, "\n".join(row["holders"])
@@ -76,7 +76,7 @@ def set_(app: Any, name: str, amount: float) -> None:
     if not changed:
         known = "; ".join(dict.fromkeys(refused)) or "no worker answers, and the cluster does not know it"
         raise SettingsError(f"limit {name!r} was not changed: {known}")
-    click.echo(f"{name}: {amount:g}, in {', '.join(changed)}")
+    click.echo(f"{name}: {number_text(amount)}, in {', '.join(changed)}")
 
 
 def _use_limits_of(app: Any) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from asyncworker.errors import SettingsError
 from asyncworker.iterate.item import Item
 from asyncworker.iterate.retry import Waiting, Work
 from asyncworker.iterate.source import Row
-from asyncworker.limits import Held, LimitUse, Permit, find_limit, in_order
+from asyncworker.limits import Held, LimitUse, Permit, find_limit, in_order, refuse_twice
 
 __all__ = ["Gate"]
 
@@ -30,6 +31,9 @@ class Gate:
 
     def __init__(self, uses: Sequence[LimitUse], call: Call, waiting: Waiting, run: str) -> None:
         self._uses = [(use, find_limit(use.name)) for use in in_order(uses)]
+        names = [use.name for use in uses]
+        #: Two may be used by one key, which is known with the item.
+        self._may_meet = len(names) > len(set(names))
         self._call = call
         self._waiting = waiting
         self._run = run
@@ -44,6 +48,9 @@ class Gate:
         """
         item, row, _ = work
         if id(row) in self._admitted:
+            return True
+        if self._may_meet and (clash := self._clash(row)) is not None:
+            self._admitted[id(row)] = clash
             return True
         permits = self._take_at_once(item, row)
         if permits is None:
@@ -66,6 +73,13 @@ class Gate:
             if not isinstance(permits, Exception):
                 _release(permits)
         self._admitted.clear()
+
+    def _clash(self, row: Row) -> SettingsError | None:
+        try:
+            refuse_twice([(use.name, use.key_for(row)) for use, _ in self._uses])
+        except SettingsError as exc:
+            return exc
+        return None
 
     def _take_at_once(self, item: Item, row: Row) -> list[Permit] | None:
         permits: list[Permit] = []

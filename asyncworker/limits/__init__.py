@@ -13,9 +13,9 @@ Files: limit (what is declared, and its names), permit (one use), local (in this
 """
 
 from asyncworker.limits.cluster import use_limits_url
-from asyncworker.limits.limit import Limit, RateLimit, Semaphore, find_limit, limits
+from asyncworker.limits.limit import Limit, RateLimit, Semaphore, find_limit, limits, number_text
 from asyncworker.limits.permit import Permit
-from asyncworker.limits.use import Held, LimitUse, holding, in_order, limit, uses_of
+from asyncworker.limits.use import Held, LimitUse, holding, in_order, limit, refuse_twice, uses_of
 
 __all__ = [
     "Held",
@@ -29,6 +29,8 @@ __all__ = [
     "in_order",
     "limit",
     "limits",
+    "number_text",
+    "refuse_twice",
     "use_limits_url",
     "uses_of",
 ]

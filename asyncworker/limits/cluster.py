@@ -21,8 +21,10 @@ from redis.exceptions import RedisError
 from asyncworker.errors import LimitError
 from asyncworker.limits.cluster_rate import ClusterRate
 from asyncworker.limits.cluster_semaphore import ClusterSemaphore
+from asyncworker.limits.keeper import Keeper
 from asyncworker.limits.permit import Place
-from asyncworker.limits.scripts import CHANGED, DECLARED, RATE, SEMAPHORE, WAKE
+from asyncworker.limits.scripts import CHANGED, DECLARE, DECLARED, RATE, SEMAPHORE, WAKE
+from asyncworker.limits.steps import Steps
 from asyncworker.redaction import redacted
 from asyncworker.resources import lifetimes
 from asyncworker.settings import load_settings
@@ -109,12 +111,14 @@ class Cluster:
         # Given, so that not every connection asks for it anew.
         driver = {} if DriverInfo is None else {"driver_info": DriverInfo()}
         self.redis: Redis = Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, **driver)
+        self._steps = Steps(self.redis)
+        self.keeper = Keeper(self._steps)
         self.process = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
-        self._semaphore_step = self.redis.register_script(SEMAPHORE)
-        self._rate_step = self.redis.register_script(RATE)
         #: Those that hold or wait for something.
         self.active: dict[tuple[str, str], ClusterSemaphore] = {}
+        #: Those that are waited for.
+        self.rates: set[ClusterRate] = set()
         self._listener: asyncio.Task[None] | None = None
         self._declared: set[str] = set()
 
@@ -133,8 +137,9 @@ class Cluster:
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.wait([self._listener])
-        for semaphore in list(self.active.values()):
-            await semaphore.close()
+        self.keeper.close()
+        await asyncio.gather(*(semaphore.close() for semaphore in list(self.active.values())))
+        await self._steps.close()
         await self.redis.aclose()
 
     # -- places --------------------------------------------------------------------------------------------------------
@@ -153,21 +158,22 @@ class Cluster:
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    async def semaphore_step(self, keys: list[str], arguments: list[Any]) -> tuple[list[str], list[str]]:
-        """Run one step; returns the permits that were granted, and those that were lost."""
-        granted, lost = await self._semaphore_step(keys, [*arguments[:-1], self.process, arguments[-1]])
-        return [each.decode() for each in granted], [each.decode() for each in lost]
+    async def semaphore_step(self, keys: list[str], arguments: list[Any]) -> tuple[float, list[str], list[str]]:
+        """Run one step; returns when it was sent, the permits that were granted, and those that were lost."""
+        arguments = [*arguments[:-1], self.process, arguments[-1]]
+        sent_at_s, (granted, lost) = await self._steps.call(SEMAPHORE, keys, arguments)
+        return sent_at_s, [each.decode() for each in granted], [each.decode() for each in lost]
 
     async def rate_step(self, keys: list[str], arguments: list[Any]) -> tuple[int, float, float, float]:
         """Take tokens; returns how many, in how many seconds the first and from one to the next, when to ask again."""
-        taken, first, interval, again = await self._rate_step(keys, arguments)
+        _, (taken, first, interval, again) = await self._steps.call(RATE, keys, arguments)
         return int(taken), first / 1e6, interval / 1e6, again / 1e6
 
     async def declare(self, name: str, what: dict[str, Any]) -> None:
         """Let the command line know a limit; once a process."""
         if name not in self._declared:
-            await self.redis.hset(DECLARED, name, json.dumps(what))
             self._declared.add(name)
+            await self._steps.call(DECLARE, [DECLARED], [name, json.dumps(what)])
 
     # -- listening -----------------------------------------------------------------------------------------------------
 
@@ -198,5 +204,9 @@ class Cluster:
             semaphore.confirm(id)
 
     def _look_again(self) -> None:
+        self.keeper.renew_all()
         for semaphore in self.active.values():
-            semaphore.look_again()
+            if semaphore.waiting:
+                semaphore.ask_again()
+        for rate in self.rates:
+            rate.look_again()

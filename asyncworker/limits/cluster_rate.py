@@ -7,12 +7,10 @@ than that moment's tokens with it, and those who wait in another one are not far
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from typing import TYPE_CHECKING
 
-from redis.exceptions import RedisError
-
+from asyncworker.clock import first_of
 from asyncworker.limits.local import Line
 from asyncworker.limits.permit import Permit
 from asyncworker.limits.scripts import AMOUNTS, key_of
@@ -22,12 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterRate"]
 
-logger = logging.getLogger(__name__)
-
 #: How far ahead tokens are taken.
 AHEAD_S = 0.25
-#: After a step that Redis did not answer.
-PAUSE_S = 0.5
 
 
 class ClusterRate:
@@ -39,14 +33,24 @@ class ClusterRate:
         self._amount = amount
         self._per_s = per_s
         self._burst = burst
-        self._keys = [AMOUNTS, key_of("next", name, key)]
+        self._keys = [AMOUNTS, key_of("last", name, key)]
         self._line = Line()
         self._asking: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
 
     @property
     def waiting(self) -> int:
         """How many wait here."""
         return len(self._line)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits; what was taken is known to Redis."""
+        return not self._line
+
+    def look_again(self) -> None:
+        """Ask at once: the number may have changed."""
+        self._changed.set()
 
     def holders(self) -> list[Permit]:
         """Nobody holds a token."""
@@ -67,9 +71,10 @@ class ClusterRate:
 
     async def _ask(self) -> None:
         await asyncio.sleep(0)  # the first one is not in line yet
-        told = False
-        while self._line:
-            try:
+        self._cluster.rates.add(self)
+        try:
+            while self._line:
+                self._changed.clear()
                 await self._cluster.declare(
                     self._name, {"kind": "rate", "amount": self._amount, "per_s": self._per_s, "burst": self._burst}
                 )
@@ -77,16 +82,15 @@ class ClusterRate:
                     self._keys,
                     [self._name, self._amount, self._per_s, self._burst, len(self._line), int(AHEAD_S * 1e6)],
                 )
-            except (RedisError, OSError) as exc:
-                if not told:
-                    told = True
-                    logger.warning("limit %s: Redis does not answer, tokens wait for it: %r", self._name, exc)
-                await asyncio.sleep(PAUSE_S)
-                continue
-            await self._hand_out(taken, first_s, interval_s)
-            if not taken and self._line:
-                # Not at the same moment as all others who were told the same.
-                await asyncio.sleep(max(0.0, again_s - AHEAD_S * random.random()))
+                await self._hand_out(taken, first_s, interval_s)
+                if not taken and self._line:
+                    self._line.tell_queued()
+                    # Not at the same moment as all others who were told the same.
+                    await first_of(self._changed, max(0.0, again_s - AHEAD_S * random.random()))
+        except Exception as exc:
+            self._line.fail(exc)
+        finally:
+            self._cluster.rates.discard(self)
 
     async def _hand_out(self, taken: int, first_s: float, interval_s: float) -> None:
         loop = asyncio.get_running_loop()

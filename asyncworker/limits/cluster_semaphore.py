@@ -13,8 +13,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from redis.exceptions import RedisError
-
+from asyncworker.errors import LimitError
+from asyncworker.limits.keeper import USED_PART
 from asyncworker.limits.permit import Permit
 from asyncworker.limits.scripts import keys_of
 
@@ -27,13 +27,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: What part of a lease a permit is used for without having been renewed.
-USED_PART = 0.9
-#: How often a lease is renewed.
-RENEWALS = 3
-#: After a step that Redis did not answer; doubles.
-PAUSE_S = 0.1
-PAUSE_MAX_S = 2.0
+_Permits = dict[str, Permit]
+
 #: The most that one step asks for.
 STEP_PERMITS = 500
 
@@ -46,7 +41,7 @@ class ClusterSemaphore:
         self._name = name
         self._key = key
         self._permits = permits
-        self._lease_s = lease_s
+        self.lease_s = lease_s
         self._keys = keys_of(name, key)
         self._waiting: dict[str, tuple[Permit, asyncio.Future[None]]] = {}
         self._held: dict[str, Permit] = {}
@@ -55,9 +50,16 @@ class ClusterSemaphore:
         self._to_renew: dict[str, Permit] = {}
         self._to_wait: dict[str, Permit] = {}
         self._stepping: asyncio.Task[None] | None = None
-        self._renewal: asyncio.TimerHandle | None = None
-        self._expiry: asyncio.TimerHandle | None = None
-        self._told = False
+
+    @property
+    def held_keys(self) -> list[str]:
+        """The keys in Redis of what is held."""
+        return self._keys[1:3]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held, waited for, or on its way."""
+        return not self._held and not self._waiting and self._stepping is None
 
     @property
     def waiting(self) -> int:
@@ -89,7 +91,8 @@ class ClusterSemaphore:
 
     def release(self, permit: Permit) -> None:
         """Give it back; Redis knows a moment later."""
-        self._held.pop(permit.id, None)
+        if self._held.pop(permit.id, None) is not None:
+            self._cluster.keeper.drop(permit, self.lease_s)
         self._to_wait.pop(permit.id, None)
         self._to_renew.pop(permit.id, None)
         self._to_release[permit.id] = None
@@ -105,17 +108,23 @@ class ClusterSemaphore:
             self._to_release[id] = None
             self._step_soon()
 
-    def look_again(self) -> None:
-        """Renew what is held, and see what was granted to those who wait."""
-        self._to_renew.update(self._held)
+    def ask_again(self) -> None:
+        """See what was granted to those who wait, and keep their places in the queue."""
         self._to_wait.update((id, permit) for id, (permit, _) in self._waiting.items())
         self._step_soon()
 
+    def renew(self, permit: Permit) -> None:
+        """Ask for a permit that Redis does not know any more; it may have lost its data."""
+        if self._held.get(permit.id) is permit:
+            self._to_renew[permit.id] = permit
+            self._step_soon()
+
+    def lose(self, permit: Permit) -> None:
+        """Take that a permit could not be renewed in time."""
+        self._lose(permit.id)
+
     async def close(self) -> None:
         """Give back all that is held; those who wait are left to their own end."""
-        for timer in (self._renewal, self._expiry):
-            if timer is not None:
-                timer.cancel()
         self._to_release.update(dict.fromkeys([*self._held, *self._waiting]))
         self._held.clear()
         for _, future in self._waiting.values():
@@ -135,23 +144,26 @@ class ClusterSemaphore:
             self._stepping = asyncio.ensure_future(self._step_until_done())
 
     async def _step_until_done(self) -> None:
-        pause_s = PAUSE_S
         try:
             while self._to_release or self._to_renew or self._to_wait:
-                try:
-                    await self._step()
-                except (RedisError, OSError) as exc:
-                    if not self._told:
-                        self._told = True
-                        logger.warning("limit %s: Redis does not answer, permits wait for it: %r", self._name, exc)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, PAUSE_MAX_S)
-                else:
-                    pause_s, self._told = PAUSE_S, False
+                await self._step()
+        except Exception as exc:
+            self._fail(exc)
         finally:
             self._stepping = None
         if not self._held and not self._waiting:
             self._rest()
+
+    def _fail(self, exc: Exception) -> None:
+        """Let all who wait know that they do so in vain."""
+        logger.error("limit %s: %s", self._name, exc, exc_info=not isinstance(exc, LimitError))
+        self._to_release.clear()
+        self._to_renew.clear()
+        self._to_wait.clear()
+        waiting, self._waiting = self._waiting, {}
+        for _, future in waiting.values():
+            if not future.done():
+                future.set_exception(LimitError(f"limit {self._name}: {exc}"))
 
     async def _step(self) -> None:
         # What is asked for again while the step is on its way is asked for again.
@@ -161,29 +173,35 @@ class ClusterSemaphore:
             "renew": [[id, _described(permit)] for id, permit in renew.items()],
             "wait": [[id, _described(permit)] for id, permit in wait.items()],
         }
-        sent_at_s = time.monotonic()
-        try:
-            declaration = {"kind": "semaphore", "permits": self._permits, "lease_s": self._lease_s}
-            await self._cluster.declare(self._name, declaration)
-            arguments = [self._name, self._key, self._permits, int(self._lease_s * 1000), json.dumps(asked)]
-            granted, lost = await self._cluster.semaphore_step(self._keys, arguments)
-        except BaseException:
-            # Whether it was done is not known; each part of it may be done twice.
-            self._to_release.update(release)
-            self._to_renew.update((id, permit) for id, permit in renew.items() if id in self._held)
-            self._to_wait.update((id, permit) for id, permit in wait.items() if id in self._waiting)
-            raise
-        self._take(sent_at_s, granted, lost, renew)
+        await self._cluster.declare(
+            self._name, {"kind": "semaphore", "permits": self._permits, "lease_s": self.lease_s}
+        )
+        arguments = [self._name, self._key, self._permits, int(self.lease_s * 1000), json.dumps(asked)]
+        sent_at_s, granted, lost = await self._cluster.semaphore_step(self._keys, arguments)
+        self._take(sent_at_s, granted, lost, renew, wait)
 
-    def _take(self, sent_at_s: float, granted: list[str], lost: list[str], renewed: dict[str, Permit]) -> None:
-        valid_until_s = sent_at_s + USED_PART * self._lease_s
+    def _take(
+        self,
+        sent_at_s: float,
+        granted: list[str],
+        lost: list[str],
+        renewed: dict[str, Permit],
+        asked: dict[str, Permit],
+    ) -> None:
+        valid_until_s = sent_at_s + USED_PART * self.lease_s
         for id in renewed.keys() - set(lost):
             renewed[id].valid_until_s = valid_until_s
+            if id in self._held:
+                self._cluster.keeper.hold(renewed[id], self)
         for id in granted:
             self._grant(id, valid_until_s)
         for id in lost:
             self._lose(id)
-        self._set_timers()
+        for id in asked:
+            if id in self._waiting:
+                asked[id].queued()
+        if self._waiting:
+            self._cluster.keeper.ask_for(self)
 
     def _grant(self, id: str, valid_until_s: float) -> None:
         if id not in self._waiting:
@@ -196,45 +214,18 @@ class ClusterSemaphore:
             permit, future = self._waiting.pop(id)
             permit.valid_until_s, permit.since_s = valid_until_s, time.time()
             self._held[id] = permit
+            self._cluster.keeper.hold(permit, self)
             if not future.done():  # else its waiter was cancelled, and is about to give it back
                 future.set_result(None)
 
-    # -- time ----------------------------------------------------------------------------------------------------------
-
-    def _set_timers(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._renewal is None and (self._held or self._waiting):
-            self._renewal = loop.call_later(self._lease_s / RENEWALS, self._renew)
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        if self._held:
-            first_s = min(permit.valid_until_s for permit in self._held.values())
-            self._expiry = loop.call_later(max(0.0, first_s - time.monotonic()), self._expire)
-
     def _rest(self) -> None:
-        for timer in (self._renewal, self._expiry):
-            if timer is not None:
-                timer.cancel()
-        self._renewal = self._expiry = None
         if self._cluster.active.get((self._name, self._key)) is self:
             del self._cluster.active[self._name, self._key]
-
-    def _renew(self) -> None:
-        self._renewal = None
-        if self._held or self._waiting:
-            self._renewal = asyncio.get_running_loop().call_later(self._lease_s / RENEWALS, self._renew)
-            self.look_again()
-
-    def _expire(self) -> None:
-        self._expiry = None
-        for id in [id for id, permit in self._held.items() if not permit.held]:
-            self._lose(id)
-        self._set_timers()
 
     def _lose(self, id: str) -> None:
         permit = self._held.pop(id, None)
         if permit is not None:
+            self._cluster.keeper.drop(permit, self.lease_s)
             self._to_renew.pop(id, None)
             logger.error("limit %s: the permit of %s is lost", self._name, permit)
             permit.lose()

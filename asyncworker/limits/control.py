@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import redis
 
-from asyncworker.errors import LimitError, SettingsError
+from asyncworker.errors import LimitError
 from asyncworker.limits.cluster import limits_url
+from asyncworker.limits.limit import check_amount, number_text
 from asyncworker.limits.scripts import AMOUNTS, CHANGED, DECLARED, key_of
 
 __all__ = ["ClusterLimit", "Holder", "change_cluster_limit", "cluster_limits"]
@@ -64,15 +65,12 @@ def change_cluster_limit(name: str, amount: float) -> bool:
         SettingsError: The number is not one that a limit can have.
         LimitError: There is no Redis for it, or it does not answer.
     """
-    if amount <= 0:
-        raise SettingsError(f"limit {name!r}: {amount:g} is not allowed; expected a number above 0")
     with _client() as client, _told():
         raw = client.hget(DECLARED, name)
         if raw is None:
             return False
-        if json.loads(raw)["kind"] == "semaphore" and amount != int(amount):
-            raise SettingsError(f"limit {name!r}: {amount:g} is not allowed; expected a whole number of permits")
-        client.hset(AMOUNTS, name, f"{amount:g}")
+        check_amount(name, json.loads(raw)["kind"], amount)
+        client.hset(AMOUNTS, name, number_text(amount))
         client.publish(CHANGED, name)
         return True
 

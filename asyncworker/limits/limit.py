@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from abc import ABC, abstractmethod
+from functools import partial
 from weakref import WeakKeyDictionary
 
-from asyncworker.errors import LimitTimeout, SettingsError
+from asyncworker.errors import LimitError, LimitTimeout, SettingsError
 from asyncworker.limits.cluster import Cluster, shared_cluster
 from asyncworker.limits.local import LocalRate, LocalSemaphore
 from asyncworker.limits.permit import Permit, Place
 
-__all__ = ["Limit", "RateLimit", "Semaphore", "find_limit", "limits"]
+__all__ = ["Limit", "RateLimit", "Semaphore", "check_amount", "find_limit", "limits", "number_text"]
+
+#: What Redis has to say whether a permit is free.
+ANSWER_S = 1.0
 
 #: Every limit of this process, by name.
 limits: dict[str, Limit] = {}
@@ -43,7 +48,7 @@ class Limit(ABC):
         self.amount = amount
         self.cluster = cluster
         #: By event loop, as all that waits belongs to one.
-        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Place]] = WeakKeyDictionary()
+        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, _Places] = WeakKeyDictionary()
         self._declared = self.declaration()
         earlier = limits.get(name)
         if earlier is not None:
@@ -79,35 +84,50 @@ class Limit(ABC):
 
         Args:
             key: Each key has permits of its own.
-            timeout_s: Seconds to wait; ``None``: for ever.
+            timeout_s: Seconds to wait; ``None``: for ever; 0: take what is free. Of the cluster, Redis has a second to
+                say what is free, however short the time is.
             holder: Who has it, as others are told; without it the Celery task, or the name of the asyncio task.
 
         Raises:
             LimitTimeout: No permit came free in time; names who holds them.
-            LimitError: A cluster-wide limit, and no Redis for it.
+            LimitError: A cluster-wide limit, and no Redis for it; or a key that cannot be sent there.
         """
+        self._check_key(key)
         place = self._known_place(key)
-        if place is None:
-            place = self._keep(key, self._place_in(await shared_cluster(), key))
-        permit = Permit(place, self.name, key, holder)
-        if not place.try_acquire(permit):
-            loop = asyncio.get_running_loop()
-            since_s = loop.time()
-            self.waits += 1
-            try:
-                async with asyncio.timeout(timeout_s) as timeout:
-                    await place.acquire(permit)
-            except TimeoutError:
-                if not timeout.expired():
-                    raise
-                raise LimitTimeout(self._told(key, place, timeout_s)) from None
-            finally:
-                self.waited_s += loop.time() - since_s
+        permit = Permit(place, self.name, key, holder) if place is not None else None
+        if permit is None or place is None or not place.try_acquire(permit):
+            permit = await self._wait(permit, key, timeout_s, holder)
         self.acquired += 1
         return permit
 
+    async def _wait(self, permit: Permit | None, key: str, timeout_s: float | None, holder: str) -> Permit:
+        loop = asyncio.get_running_loop()
+        since_s, place = loop.time(), None
+        self.waits += 1
+        # Of the cluster, what is free is given out however short the time is: Redis has to be asked first.
+        first_s = timeout_s if timeout_s is None or not self.cluster else max(timeout_s, ANSWER_S)
+        try:
+            async with asyncio.timeout(first_s) as timeout:
+                if permit is None:
+                    place = self._keep(key, self._place_in(await shared_cluster(), key))
+                    permit = Permit(place, self.name, key, holder)
+                if timeout_s is not None and self.cluster:
+                    permit.on_queued = partial(timeout.reschedule, since_s + timeout_s)
+                await permit.place.acquire(permit)
+                return permit
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            assert timeout_s is not None
+            raise LimitTimeout(self._told(key, None if permit is None else permit.place, timeout_s)) from None
+        finally:
+            self.waited_s += loop.time() - since_s
+            if permit is not None:
+                permit.on_queued = None
+
     def try_acquire(self, key: str = "", *, holder: str = "") -> Permit | None:
         """Take a permit where that needs no wait at all; ``None`` elsewhere, and always for one of the cluster."""
+        self._check_key(key)
         place = self._known_place(key)
         if place is None:
             return None
@@ -124,7 +144,7 @@ class Limit(ABC):
         self.amount = amount
         for places in self._places.values():
             for place in places.values():
-                if isinstance(place, LocalSemaphore):
+                if isinstance(place, LocalSemaphore | LocalRate):
                     place.changed()
 
     def check(self, amount: float) -> None:
@@ -133,10 +153,15 @@ class Limit(ABC):
         Raises:
             SettingsError: Names it.
         """
-        if not isinstance(amount, int | float) or isinstance(amount, bool) or amount <= 0:
-            raise SettingsError(f"limit {self.name!r}: {amount!r} is not allowed; expected a number above 0")
-        if self.kind == "semaphore" and amount != int(amount):
-            raise SettingsError(f"limit {self.name!r}: {amount!r} is not allowed; expected a whole number of permits")
+        check_amount(self.name, self.kind, amount)
+
+    def _check_key(self, key: str) -> None:
+        try:
+            key.encode()
+        except (UnicodeEncodeError, AttributeError):
+            raise LimitError(
+                f"limit {self.name}: the key {key!r:.200} is not text that can be sent and shown"
+            ) from None
 
     def standing(self) -> dict[str, Place]:
         """Return the places that are in use on any loop of this process, by key."""
@@ -148,26 +173,52 @@ class Limit(ABC):
         }
 
     def _known_place(self, key: str) -> Place | None:
-        place = self._places.get(asyncio.get_running_loop(), {}).get(key)
+        places = self._places.get(asyncio.get_running_loop())
+        place = places.get(key) if places is not None else None
         return place if place is not None or self.cluster else self._keep(key, self._new_place())
 
     def _keep(self, key: str, place: Place) -> Place:
-        places = self._places.setdefault(asyncio.get_running_loop(), {})
-        if len(places) >= _PLACES_KEPT:
-            self._forget_unused(places)
-        return places.setdefault(key, place)
+        places = self._places.setdefault(asyncio.get_running_loop(), _Places())
+        return places.keep(key, place)
 
-    def _forget_unused(self, places: dict[str, Place]) -> None:
-        for key in [key for key, place in places.items() if not place.waiting and not place.holders()]:
-            del places[key]
-
-    def _told(self, key: str, place: Place, timeout_s: float | None) -> str:
+    def _told(self, key: str, place: Place | None, timeout_s: float) -> str:
         where = f" for key {key!r}" if key else ""
+        if place is None:
+            return f"limit {self.name}{where}: no permit within {timeout_s:g} s; Redis has not answered"
         holders = ", ".join(str(permit) for permit in place.holders()[:10]) or "others"
         return (
             f"limit {self.name}{where}: no permit within {timeout_s:g} s; {place.waiting} more wait; "
             f"{'in this process ' if self.cluster else ''}held by {holders}"
         )
+
+
+class _Places(dict[str, Place]):
+    """The places of one limit, by key. Those that are idle are forgotten: each time when there are twice as many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._forget_at = _PLACES_KEPT
+
+    def keep(self, key: str, place: Place) -> Place:
+        """Add one; returns the one that is there already, if any."""
+        if len(self) >= self._forget_at:
+            for each in [each for each, its in self.items() if its.idle]:
+                del self[each]
+            # A look at all of them for as many new ones: each costs the same, however many there are.
+            self._forget_at = max(_PLACES_KEPT, 2 * len(self))
+        return self.setdefault(key, place)
+
+
+def check_amount(name: str, kind: str, amount: float) -> None:
+    """Refuse a number that a limit of that kind cannot have.
+
+    Raises:
+        SettingsError: Names limit and number.
+    """
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < math.inf:
+        raise SettingsError(f"limit {name!r}: {amount!r} is not allowed; expected a number above 0")
+    if kind == "semaphore" and amount != int(amount):
+        raise SettingsError(f"limit {name!r}: {amount!r} is not allowed; expected a whole number of permits")
 
 
 class Semaphore(Limit):
@@ -187,15 +238,15 @@ class Semaphore(Limit):
     kind = "semaphore"
 
     def __init__(self, name: str, permits: int, *, cluster: bool = False, lease_s: float = 15.0) -> None:
-        if lease_s < 1:
+        if not 1 <= lease_s < math.inf:
             raise SettingsError(f"limit {name!r}: lease_s is {lease_s!r}: expected at least 1")
         self.lease_s = lease_s
         super().__init__(name, permits, cluster=cluster)
 
     def declaration(self) -> str:
         """Say how it was declared."""
-        cluster = f", cluster=True, lease_s={self.lease_s:g}" if self.cluster else ""
-        return f"Semaphore({self.name!r}, {self.amount:g}{cluster})"
+        cluster = f", cluster=True, lease_s={number_text(self.lease_s)}" if self.cluster else ""
+        return f"Semaphore({self.name!r}, {number_text(self.amount)}{cluster})"
 
     def _new_place(self) -> Place:
         return LocalSemaphore(lambda: int(self.amount))
@@ -221,9 +272,9 @@ class RateLimit(Limit):
     kind = "rate"
 
     def __init__(self, name: str, amount: float, *, per_s: float = 1.0, burst: int = 1, cluster: bool = False) -> None:
-        if per_s <= 0 or burst < 1:
+        if not 0 < per_s < math.inf or not isinstance(burst, int) or isinstance(burst, bool) or burst < 1:
             raise SettingsError(
-                f"limit {name!r}: per_s is {per_s!r} and burst {burst!r}: expected more than 0, at least 1"
+                f"limit {name!r}: per_s is {per_s!r} and burst {burst!r}: expected more than 0, a whole number from 1"
             )
         self.per_s = per_s
         self.burst = burst
@@ -232,13 +283,19 @@ class RateLimit(Limit):
     def declaration(self) -> str:
         """Say how it was declared."""
         cluster = ", cluster=True" if self.cluster else ""
-        return f"RateLimit({self.name!r}, {self.amount:g}, per_s={self.per_s:g}, burst={self.burst}{cluster})"
+        numbers = f"{number_text(self.amount)}, per_s={number_text(self.per_s)}, burst={self.burst}"
+        return f"RateLimit({self.name!r}, {numbers}{cluster})"
 
     def _new_place(self) -> Place:
         return LocalRate(lambda: self.per_s / self.amount, self.burst)
 
     def _place_in(self, cluster: Cluster, key: str) -> Place:
         return cluster.rate(self.name, key, self.amount, self.per_s, self.burst)
+
+
+def number_text(number: float) -> str:
+    """Return a limit's number as it is written: whole, where it is."""
+    return repr(int(number) if number == int(number) else number)
 
 
 def find_limit(name: str) -> Limit:

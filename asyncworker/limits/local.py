@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.clock import SYSTEM_CLOCK, Clock, first_of
 from asyncworker.limits.permit import Permit
 
 __all__ = ["Line", "LocalRate", "LocalSemaphore"]
@@ -34,11 +34,24 @@ class Line:
         try:
             await future
         except BaseException:
-            if future.done() and not future.cancelled():
+            if future.done() and not future.cancelled() and future.exception() is None:
                 give_back(permit)
             raise
         finally:
             self._waiting.pop(permit, None)
+
+    def tell_queued(self) -> None:
+        """Let all know that they have to wait."""
+        for permit in self._waiting:
+            permit.queued()
+
+    def fail(self, error: Exception) -> None:
+        """End the wait of all by an error."""
+        waiting = list(self._waiting.values())
+        self._waiting.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
 
     def serve_first(self) -> Permit | None:
         """Choose the first who still waits; ``None`` where nobody does."""
@@ -89,6 +102,11 @@ class LocalSemaphore:
         """Return the permits that are held."""
         return list(self._held)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody holds a permit, or waits for one."""
+        return not self._held and not self._line
+
     def changed(self) -> None:
         """Hand out what is free."""
         while len(self._held) < self._permits():
@@ -119,9 +137,11 @@ class LocalRate:
         self._interval_s = interval_s
         self._burst = burst
         self._clock = clock
-        self._next_s = -math.inf
+        #: When the last token that was taken was due; the next one is an interval later, as long as that is then.
+        self._last_s = -math.inf
         self._line = Line()
         self._watcher: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
 
     @property
     def waiting(self) -> int:
@@ -148,26 +168,33 @@ class LocalRate:
         return []
 
     def changed(self) -> None:
-        """The interval has changed: it counts from the next token."""
+        """Count with the new interval, from the last token on: those who wait as well."""
+        self._changed.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits, and a new one would hand out no token sooner."""
+        return not self._line and self._last_s + self._burst * self._interval_s() <= self._clock.monotonic()
 
     def _take(self, permit: Permit) -> bool:
         now_s, interval_s = self._clock.monotonic(), self._interval_s()
-        due_s = max(self._next_s, now_s - (self._burst - 1) * interval_s)
+        due_s = max(self._last_s + interval_s, now_s - (self._burst - 1) * interval_s)
         if due_s > now_s:
             return False
-        self._next_s = due_s + interval_s
+        self._last_s = due_s
         permit.since_s = time.time()
         return True
 
     def _put_back(self, permit: Permit) -> None:
-        self._next_s -= self._interval_s()
+        self._last_s -= self._interval_s()
 
     async def _watch(self) -> None:
         await asyncio.sleep(0)  # the first one is not in line yet
         while self._line:
-            delay_s = self._next_s - self._clock.monotonic()
+            self._changed.clear()
+            delay_s = self._last_s + self._interval_s() - self._clock.monotonic()
             if delay_s > 0:
-                await self._clock.sleep(delay_s)
+                await first_of(self._changed, delay_s, self._clock)
             token = Permit(self, "", "", "-")
             while self._line and self._take(token):
                 if self._line.serve_first() is None:

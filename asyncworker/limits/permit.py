@@ -32,6 +32,10 @@ class Place(Protocol):
     def holders(self) -> list[Permit]:
         """Return those that are held by this process."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether a new one in its place would make no difference."""
+
 
 class Permit:
     """One use of a limit.
@@ -43,9 +47,10 @@ class Permit:
         id: Names it in the cluster; empty for a limit of this process.
         since_s: When it was got, on the wall clock.
         on_lost: Called where a permit of the cluster could not be renewed in time, and another may have its place.
+        on_queued: Called where Redis has been asked, and the permit is not to be had at once.
     """
 
-    __slots__ = ("_place", "holder", "id", "key", "limit", "lost", "on_lost", "since_s", "valid_until_s")
+    __slots__ = ("_place", "holder", "id", "key", "limit", "lost", "on_lost", "on_queued", "since_s", "valid_until_s")
 
     def __init__(self, place: Place, limit: str, key: str, holder: str) -> None:
         self._place = place
@@ -56,6 +61,7 @@ class Permit:
         self.since_s = 0.0
         self.lost = False
         self.on_lost: Callable[[], None] | None = None
+        self.on_queued: Callable[[], None] | None = None
         #: By the monotonic clock; 0: as long as it is not given back.
         self.valid_until_s = 0.0
 
@@ -64,9 +70,20 @@ class Permit:
         return f"{self.holder} since {since:%H:%M:%S}"
 
     @property
+    def place(self) -> Place:
+        """Where it is kept."""
+        return self._place
+
+    @property
     def held(self) -> bool:
         """Whether it counts: whoever has been stopped for longer than the lease finds that it does not any more."""
         return not self.lost and (not self.valid_until_s or time.monotonic() < self.valid_until_s)
+
+    def queued(self) -> None:
+        """Take that it is not to be had at once."""
+        on_queued, self.on_queued = self.on_queued, None
+        if on_queued is not None:
+            on_queued()
 
     def release(self) -> None:
         """Give it back; on the event loop that it was got on."""

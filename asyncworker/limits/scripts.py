@@ -8,13 +8,13 @@ Keys, for the limit NAME and a key KEY of it:
 - ``asyncworker:limit:holders:NAME:KEY``    hash, permit: who has it, JSON
 - ``asyncworker:limit:queue:NAME:KEY``      sorted set, permit: its place in the queue
 - ``asyncworker:limit:alive:NAME:KEY``      sorted set, permit that waits: until when its process is taken to be alive
-- ``asyncworker:limit:next:NAME:KEY``       string, microseconds: when the next token of a rate is due
+- ``asyncworker:limit:last:NAME:KEY``       string, microseconds: when the last token of a rate that was taken was due
 
 A permit's id is ``PROCESS/NUMBER``. A process listens on the channel ``asyncworker:limit:wake:PROCESS`` for permits
 that another process' step has given it, and on ``asyncworker:limit:changed`` for changed numbers.
 """
 
-__all__ = ["AMOUNTS", "CHANGED", "DECLARED", "RATE", "SEMAPHORE", "WAKE", "key_of", "keys_of"]
+__all__ = ["AMOUNTS", "CHANGED", "DECLARE", "DECLARED", "RATE", "RENEW", "SEMAPHORE", "WAKE", "key_of", "keys_of"]
 
 DECLARED = "asyncworker:limits"
 AMOUNTS = "asyncworker:limit:amounts"
@@ -31,6 +31,9 @@ def keys_of(name: str, key: str) -> list[str]:
     """Return the keys that the semaphore's script is given."""
     return [AMOUNTS, *(key_of(part, name, key) for part in ("held", "holders", "queue", "alive"))]
 
+
+#: Let the command line know a limit. KEYS: DECLARED. ARGV: name, what was declared as JSON.
+DECLARE = "return redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
 
 #: One step of one process: give back, leave the queue, renew, enter the queue; then whoever is first gets what is free.
 #: KEYS: as of keys_of(). ARGV: name, key, declared number, lease in ms, process, what is asked as JSON.
@@ -109,8 +112,30 @@ for _, each in ipairs({held, holders, queue, alive}) do redis.call('PEXPIRE', ea
 return {granted, lost}
 """
 
-#: Take tokens of a rate, up to a moment ahead. KEYS: AMOUNTS, next. ARGV: name, declared number, per_s, burst, how many
-#: are wanted, how far ahead in microseconds.
+#: Renew permits of any semaphores. KEYS: held and holders, of each. ARGV: lease in ms, then the permits.
+#: Returns of each whether it is still held: 1, or 0 for those that a step of its semaphore has to ask for.
+RENEW = """
+local lease_ms = tonumber(ARGV[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local kept = {}
+for number = 1, #ARGV - 1 do
+    local held, holders, id = KEYS[2 * number - 1], KEYS[2 * number], ARGV[number + 1]
+    local until_ms = redis.call('ZSCORE', held, id)
+    if until_ms and tonumber(until_ms) > now then
+        redis.call('ZADD', held, now + lease_ms, id)
+        redis.call('PEXPIRE', held, lease_ms * 4)
+        redis.call('PEXPIRE', holders, lease_ms * 4)
+        kept[number] = 1
+    else
+        kept[number] = 0
+    end
+end
+return kept
+"""
+
+#: Take tokens of a rate, up to a moment ahead. KEYS: AMOUNTS, last. ARGV: name, declared number, per_s, burst, how many
+#: are wanted, how far ahead in microseconds. An interval that has changed counts from the last token on.
 #: Returns how many were taken, in how many microseconds the first and from one to the next, and when to ask again.
 RATE = """
 local name, per_s, burst = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -118,7 +143,9 @@ local wanted, ahead = tonumber(ARGV[5]), tonumber(ARGV[6])
 local interval = per_s * 1e6 / tonumber(redis.call('HGET', KEYS[1], name) or ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1e6 + time[2]
-local due = math.max(tonumber(redis.call('GET', KEYS[2]) or '0'), now - (burst - 1) * interval)
+local last = redis.call('GET', KEYS[2])
+local earliest = now - (burst - 1) * interval
+local due = last and math.max(tonumber(last) + interval, earliest) or earliest
 local first = due
 local taken = 0
 while taken < wanted and due <= now + math.max(ahead, 0) do
@@ -127,7 +154,7 @@ while taken < wanted and due <= now + math.max(ahead, 0) do
 end
 if taken > 0 then
     local forget_ms = math.ceil((due - now + burst * interval) / 1000) + 1000
-    redis.call('SET', KEYS[2], string.format('%.0f', due), 'PX', forget_ms)
+    redis.call('SET', KEYS[2], string.format('%.0f', due - interval), 'PX', string.format('%.0f', forget_ms))
 end
 return {taken, math.floor(first - now), math.ceil(interval), math.max(0, math.ceil(due - now))}
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -12,11 +13,11 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from asyncworker.errors import LimitLost, SettingsError
-from asyncworker.limits.limit import Limit, find_limit
+from asyncworker.errors import LimitError, LimitLost, SettingsError
+from asyncworker.limits.limit import Limit, find_limit, number_text
 from asyncworker.limits.permit import Permit
 
-__all__ = ["Held", "Holding", "LimitUse", "holding", "in_order", "limit", "uses_of"]
+__all__ = ["Held", "Holding", "LimitUse", "holding", "in_order", "limit", "refuse_twice", "uses_of"]
 
 
 class LimitUse(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -34,17 +35,24 @@ class LimitUse(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
             )
         using = Holding(find_limit(self.name), self.key, timeout_s=self.timeout_s)
         permit = await using.__aenter__()
-        task = asyncio.current_task()
-        assert task is not None
-        _in_use.setdefault(task, []).append(using)
+        _in_use.setdefault(id(self), (self, []))[1].append((asyncio.current_task(), using))
         return permit
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        await _in_use[task].pop().__aexit__(kind, error, traceback)
+        await self._left().__aexit__(kind, error, traceback)
+
+    def _left(self) -> Holding:
+        """Return the holding whose block ends: the last one of this task, or of one that has ended without leaving."""
+        task, blocks = asyncio.current_task(), _in_use[id(self)][1]
+        # An async generator that is left early, or a fixture, may be ended by another task than has entered it.
+        own = [number for number, (by, _) in enumerate(blocks) if by is task]
+        ended = [number for number, (by, _) in enumerate(blocks) if by is None or by.done()]
+        _, using = blocks.pop((own or ended or [0])[-1])
+        if not blocks:
+            del _in_use[id(self)]
+        return using
 
     def fixed(self, arguments: Mapping[str, Any]) -> LimitUse:
         """Return the use with its key filled in, where the argument that it is told by is among these."""
@@ -68,8 +76,12 @@ class LimitUse(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
         return str(arguments[self.by])
 
 
-#: The blocks that a task is in: a use is a value that several tasks may enter, and has no state.
-_in_use: WeakKeyDictionary[asyncio.Task[Any], list[Holding]] = WeakKeyDictionary()
+#: The blocks that were entered by each use, and by which task: a use is a value that several tasks may enter, without a
+#: state of its own. By its identity: two equal ones are two blocks.
+_in_use: dict[int, tuple[LimitUse, list[tuple[asyncio.Task[Any] | None, Holding]]]] = {}
+
+#: What each task holds at the moment.
+_held_by: WeakKeyDictionary[asyncio.Task[Any], Counter[tuple[str, str]]] = WeakKeyDictionary()
 
 
 def limit(name: str, *, key: str = "", by: str = "", timeout_s: float | None = None) -> LimitUse:
@@ -93,14 +105,26 @@ def uses_of(given: Iterable[LimitUse | str]) -> tuple[LimitUse, ...]:
     """Take names for limits that are used without a key.
 
     Raises:
-        SettingsError: Something that is neither a name nor what :func:`limit` returns.
+        SettingsError: Something that is neither a name nor what :func:`limit` returns, or the same twice.
     """
     uses = []
     for each in [given] if isinstance(given, str | LimitUse) else given:
         if not isinstance(each, str | LimitUse):
             raise SettingsError(f"limits is {given!r}: {each!r} is no limit; expected limit(NAME, ...), or a name")
         uses.append(LimitUse(each) if isinstance(each, str) else each)
+    refuse_twice([(use.name, use.by or repr(use.key)) for use in uses])
     return tuple(uses)
+
+
+def refuse_twice(wanted: Sequence[tuple[str, str]]) -> None:
+    """Refuse one limit twice for one key.
+
+    Raises:
+        SettingsError: Names both.
+    """
+    for name, key in wanted:
+        if wanted.count((name, key)) > 1:
+            raise SettingsError(f"limits has {name!r} twice for {key}: a permit would wait for the other one")
 
 
 class Holding:
@@ -116,6 +140,7 @@ class Holding:
         self._held: Held
 
     async def __aenter__(self) -> Permit:
+        self._refuse_to_wait_for_itself()
         while True:
             permit = await self._limit.acquire(self._key, timeout_s=self._timeout_s, holder=self._holder)
             if permit.held:
@@ -124,6 +149,16 @@ class Holding:
         self._held = Held([permit])
         self._held.__enter__()
         return permit
+
+    def _refuse_to_wait_for_itself(self) -> None:
+        task = asyncio.current_task()
+        held = _held_by.get(task) if task is not None and self._timeout_s is None else None
+        if held and self._limit.kind == "semaphore" and held[self._limit.name, self._key] >= self._limit.amount:
+            where = f" for key {self._key!r}" if self._key else ""
+            raise LimitError(
+                f"limit {self._limit.name}{where}: this task holds all {number_text(self._limit.amount)} permits, and "
+                "would wait for itself"
+            )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -145,6 +180,7 @@ class Held:
         self._task = task
         self._cancelling = task.cancelling()
         self._context = contextvars.copy_context()
+        _held_by.setdefault(task, Counter()).update((permit.limit, permit.key) for permit in self._permits)
         for permit in self._permits:
             if permit.valid_until_s:  # those of the cluster
                 permit.on_lost = self._lost
@@ -155,10 +191,14 @@ class Held:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         lost = None
+        held = _held_by.get(self._task)
+        if held is not None:
+            held.subtract((permit.limit, permit.key) for permit in self._permits)
+        here = asyncio.current_task() is self._task
         for permit in self._permits:
             permit.on_lost = None
             permit.release()
-            if permit.lost and (self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError):
+            if permit.lost and self._is_to_tell(kind, here):
                 lost = permit
         if lost is not None:
             # As asyncio.timeout() does it: the cancellation was ours, unless somebody else has asked for it as well.
@@ -167,6 +207,12 @@ class Held:
                 f"limit {lost.limit}{where}: the permit of {lost.holder} could not be renewed in time; "
                 f"another may have its place"
             ) from error
+
+    def _is_to_tell(self, kind: type[BaseException] | None, here: bool) -> bool:
+        """Tell whether the loss is to be raised: as the cancellation that it was, or where that was swallowed."""
+        if here and self._task.uncancel() > self._cancelling:
+            return False  # somebody else has asked for it as well
+        return kind is None or (here and kind is asyncio.CancelledError)
 
     def _lost(self) -> None:
         # In the holder's context: to the task of an item it is the item that asks.
@@ -182,9 +228,10 @@ async def holding(uses: Sequence[LimitUse], arguments: Mapping[str, Any], holder
         arguments: The keyword arguments of the call, for ``by``.
         holder: Who has them, as others are told.
     """
+    wanted = [(use, use.key_for(arguments)) for use in in_order(uses)]
+    refuse_twice([(use.name, repr(key)) for use, key in wanted])
     async with contextlib.AsyncExitStack() as stack:
-        for use in in_order(uses):
-            key = use.key_for(arguments)
+        for use, key in wanted:
             await stack.enter_async_context(Holding(find_limit(use.name), key, timeout_s=use.timeout_s, holder=holder))
         yield
 

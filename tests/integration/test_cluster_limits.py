@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 import redis
 
 from asyncworker.cli.embedded import EmbeddedServer
-from asyncworker.errors import LimitError, LimitLost, LimitTimeout
+from asyncworker.errors import LimitError, LimitLost, LimitTimeout, SettingsError
 from asyncworker.limits import Permit, RateLimit, Semaphore, limit, limits
+from asyncworker.limits import cluster as cluster_module
 from asyncworker.limits.cluster import Cluster, limits_url, use_limits_url
+from asyncworker.limits.control import change_cluster_limit, cluster_limits
 from asyncworker.limits.scripts import AMOUNTS, CHANGED, key_of
 from asyncworker.resources import lifetimes
 from tests.servers.valkey import RestartableValkey, running_valkey
@@ -107,11 +111,9 @@ async def test_a_process_that_dies_is_followed_within_the_lease(open_cluster, va
     dying, living = await open_cluster(), await open_cluster()
     await acquired(dying, permits=1, lease_s=2)
     # As kill -9 would: it renews nothing, and gives nothing back.
-    for cluster in (dying,):
-        for semaphore in cluster.active.values():
-            semaphore._renewal.cancel()
-            semaphore._expiry.cancel()
-            semaphore._held.clear()
+    dying.keeper.close()
+    for semaphore in dying.active.values():
+        semaphore._held.clear()
     permit = await asyncio.wait_for(acquired(living, permits=1, lease_s=2), WAIT_S)
     assert permit.held
     assert counted(valkey) == 1
@@ -248,3 +250,106 @@ async def test_without_a_redis_it_is_refused(monkeypatch: pytest.MonkeyPatch) ->
             raise AssertionError("unreachable")
     use_limits_url("redis+socket:///run/valkey.sock?virtual_host=3")
     assert limits_url() == "unix:///run/valkey.sock?db=3"
+
+
+async def test_thousands_of_keys_share_one_connection_and_are_renewed_together(
+    open_cluster, valkey: EmbeddedServer
+) -> None:  # type: ignore[no-untyped-def]
+    keys, lease_s = 2000, 20.0
+    cluster = await open_cluster()
+    lost = []
+
+    async def hold(number: int) -> Permit:
+        place = cluster.semaphore("s", f"key-{number}", 1, lease_s)
+        permit = Permit(place, "s", f"key-{number}", "-")
+        permit.on_lost = lambda: lost.append(number)
+        await place.acquire(permit)
+        return permit
+
+    async with asyncio.timeout(WAIT_S):
+        held = await asyncio.gather(*(hold(number) for number in range(keys)))
+    with redis.Redis.from_url(valkey.redis_url) as client:
+        mine = [each for each in client.client_list() if each["lib-name"].startswith("redis-py")]
+        before = int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
+        first_until_s = min(permit.valid_until_s for permit in held)
+        await until(lambda: min(permit.valid_until_s for permit in held) > first_until_s + 0.5 * lease_s)
+        renewals = int(client.info("commandstats")["cmdstat_evalsha"]["calls"]) - before
+    assert len(mine) <= 4  # this one, the steps', the listener's, and one of the fixture
+    assert renewals < keys / 10
+    assert not lost
+    for permit in held:
+        permit.release()
+    await until(lambda: not cluster.active)
+
+
+async def test_a_rate_that_is_raised_reaches_those_who_wait_in_every_process(
+    open_cluster, valkey: EmbeddedServer
+) -> None:  # type: ignore[no-untyped-def]
+    places = [(await open_cluster()).rate("r", "", 1, 3600.0, 1) for _ in range(2)]
+    await places[0].acquire(Permit(places[0], "r", "", "-"))
+    waiting = [asyncio.create_task(place.acquire(Permit(place, "r", "", "-"))) for place in places * 3]
+    await until(lambda: all(place.waiting == 3 for place in places))
+    assert await asyncio.to_thread(change_cluster_limit, "r", 1_234_567)
+    async with asyncio.timeout(WAIT_S):
+        await asyncio.gather(*waiting)
+    known = await asyncio.to_thread(cluster_limits)
+    assert [each.amount for each in known if each.name == "r"] == [1_234_567]
+
+
+@pytest.mark.parametrize("amount", [float("nan"), float("inf"), 0, -1.0])
+async def test_a_number_that_no_limit_can_have_is_refused(open_cluster, amount: float) -> None:  # type: ignore[no-untyped-def]
+    place = (await open_cluster()).rate("r", "", 1, 3600.0, 1)
+    await place.acquire(Permit(place, "r", "", "-"))
+    with pytest.raises(SettingsError, match=r"limit 'r': .* is not allowed"):
+        await asyncio.to_thread(change_cluster_limit, "r", amount)
+
+
+async def test_a_key_that_cannot_be_sent_is_refused_by_name(open_cluster) -> None:  # type: ignore[no-untyped-def]
+    for kind in (Semaphore("s", 1, cluster=True), RateLimit("r", 1, cluster=True)):
+        with pytest.raises(LimitError, match=r"limit .: the key '\\udc80' is not text"):
+            await kind.acquire("\udc80")
+
+
+@pytest.mark.parametrize("kind", ["semaphore", "rate"])
+async def test_what_is_free_is_given_out_however_short_the_time_is(open_cluster, kind: str) -> None:  # type: ignore[no-untyped-def]
+    semaphore = Semaphore("s", 1, cluster=True) if kind == "semaphore" else RateLimit("s", 1, per_s=3600, cluster=True)
+    permit = await semaphore.acquire(timeout_s=0)
+    with pytest.raises(LimitTimeout, match="limit s: no permit within 0 s"):
+        await semaphore.acquire(timeout_s=0)
+    permit.release()
+
+
+async def test_a_short_wait_is_short_where_redis_is_away(open_cluster) -> None:  # type: ignore[no-untyped-def]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        use_limits_url(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        began_s = asyncio.get_running_loop().time()
+        with pytest.raises(LimitTimeout):
+            await Semaphore("s", 1, cluster=True).acquire(timeout_s=0.1)
+        short_s = asyncio.get_running_loop().time() - began_s
+    assert short_s < cluster_module.ANSWER_S
+
+
+@pytest.mark.parametrize("kind", ["semaphore", "rate"])
+async def test_what_redis_refuses_for_good_is_an_error_for_all_who_wait(  # type: ignore[no-untyped-def]
+    open_cluster, valkey: EmbeddedServer, kind: str
+) -> None:
+    with redis.Redis.from_url(valkey.redis_url) as client:
+        for part in ("held", "last"):
+            client.rpush(key_of(part, "s", ""), "not what it should be")
+    used = Semaphore("s", 1, cluster=True) if kind == "semaphore" else RateLimit("s", 1, cluster=True)
+    async with asyncio.timeout(WAIT_S):
+        refused = await asyncio.gather(*(used.acquire() for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in refused] == [LimitError] * 3
+    assert "WRONGTYPE" in str(refused[0])
+    with redis.Redis.from_url(valkey.redis_url) as client:
+        client.flushdb()
+    assert (await used.acquire()).held
+
+
+async def test_a_swallowed_cancellation_does_not_hide_a_loss(open_cluster, valkey: EmbeddedServer) -> None:  # type: ignore[no-untyped-def]
+    Semaphore("s", 1, cluster=True, lease_s=2)
+    with pytest.raises(LimitLost, match="limit s"):
+        async with limit("s") as permit:
+            with contextlib.suppress(asyncio.CancelledError):
+                permit.lose()
+                await asyncio.sleep(WAIT_S)

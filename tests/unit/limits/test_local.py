@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncworker.errors import LimitTimeout, SettingsError
-from asyncworker.limits import Permit, RateLimit, Semaphore, holding, limit
-from asyncworker.limits.local import LocalRate
+from asyncworker.errors import LimitError, LimitTimeout, SettingsError
+from asyncworker.limits import Permit, RateLimit, Semaphore, holding, limit, uses_of
+from asyncworker.limits.local import LocalRate, LocalSemaphore
 from tests.unit.iterate.clocks import InstantClock
 
 
@@ -271,3 +273,144 @@ async def test_a_cancel_in_any_pass_leaves_the_permit_free(passes: int) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await waiting
     assert semaphore.try_acquire() is not None
+
+
+async def test_a_block_that_another_task_ends_gives_its_permit_back() -> None:
+    semaphore = Semaphore("s", 1)
+
+    async def numbers() -> AsyncIterator[int]:
+        async with limit("s"):
+            yield 1
+            yield 2
+
+    async def left_early() -> Any:
+        generator = numbers()
+        async for _ in generator:
+            return generator
+        raise AssertionError("unreachable")
+
+    generator = await asyncio.create_task(left_early())
+    assert semaphore.try_acquire() is None
+    await asyncio.create_task(generator.aclose())
+    permit = semaphore.try_acquire()
+    assert permit is not None
+    permit.release()
+    stack = contextlib.AsyncExitStack()
+    use = limit("s")
+    await asyncio.create_task(stack.enter_async_context(use))
+    async with contextlib.AsyncExitStack() as mine:
+        await asyncio.create_task(stack.aclose())
+        await mine.enter_async_context(use)
+    assert semaphore.try_acquire() is not None
+
+
+async def test_blocks_may_end_in_any_order() -> None:
+    first, second = Semaphore("a", 1), Semaphore("b", 1)
+    one, other = limit("a"), limit("b")
+    await one.__aenter__()
+    await other.__aenter__()
+    await one.__aexit__(None, None, None)
+    assert second.try_acquire() is None
+    again = first.try_acquire()
+    assert again is not None
+    await other.__aexit__(None, None, None)
+    assert second.try_acquire() is not None
+
+
+async def test_a_task_that_would_wait_for_itself_is_told() -> None:
+    Semaphore("s", 2)
+    async with limit("s", key="a"), limit("s", key="a"):
+        with pytest.raises(LimitError, match="limit s for key 'a': this task holds all 2 permits"):
+            async with limit("s", key="a"):
+                raise AssertionError("unreachable")
+        async with limit("s", key="b"):
+            pass
+    async with limit("s", key="a"):
+        pass
+
+
+async def test_one_limit_twice_in_a_list_is_refused() -> None:
+    Semaphore("s", 5)
+    for twice in (
+        ["s", "s"],
+        [limit("s", key="a"), limit("s", key="a")],
+        [limit("s", by="host"), limit("s", by="host")],
+    ):
+        with pytest.raises(SettingsError, match="limits has 's' twice"):
+            uses_of(twice)
+    both = uses_of([limit("s", by="here"), limit("s", by="there")])
+    async with holding(both, {"here": "a", "there": "b"}):
+        pass
+    with pytest.raises(SettingsError, match="limits has 's' twice for 'a'"):
+        async with holding(both, {"here": "a", "there": "a"}):
+            raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize("amount", [float("nan"), float("inf"), -1, 0, True, "5"])
+async def test_numbers_that_no_limit_can_have(amount: Any) -> None:
+    rate, semaphore = RateLimit("r", 5), Semaphore("s", 5)
+    for change in (rate.change, semaphore.change, lambda each: RateLimit("other", each)):
+        with pytest.raises(SettingsError, match="is not allowed"):
+            change(amount)
+    for wrong in ({"burst": 1.5}, {"burst": 0}, {"per_s": float("nan")}, {"per_s": float("inf")}):
+        with pytest.raises(SettingsError, match="per_s is"):
+            RateLimit("other", 5, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="lease_s is nan"):
+        Semaphore("other", 5, cluster=True, lease_s=float("nan"))
+
+
+async def test_a_rate_that_is_raised_reaches_those_who_wait() -> None:
+    rate = RateLimit("r", 1, per_s=3600)
+    await rate.acquire()
+    waiting = [asyncio.create_task(rate.acquire()) for _ in range(3)]
+    await asyncio.sleep(0)
+    rate.change(1_000_000)
+    async with asyncio.timeout(60):
+        await asyncio.gather(*waiting)
+
+
+async def test_a_rate_that_is_lowered_counts_from_the_last_token() -> None:
+    clock = InstantClock()
+    interval_s = 1.0
+    rate = LocalRate(lambda: interval_s, 1, clock)
+    permits = [Permit(rate, "r", "", "-") for _ in range(3)]
+    assert rate.try_acquire(permits[0])
+    interval_s = 10.0
+    clock.seconds = 5.0
+    assert not rate.try_acquire(permits[1])
+    clock.seconds = 10.0
+    assert rate.try_acquire(permits[2])
+
+
+async def test_twenty_thousand_keys_cost_no_more_each_than_a_hundred() -> None:
+    looked_at = 0
+
+    class Looked(Semaphore):
+        def _new_place(self) -> Any:
+            nonlocal looked_at
+
+            class Place(LocalSemaphore):
+                @property
+                def idle(self) -> bool:
+                    nonlocal looked_at
+                    looked_at += 1
+                    return super().idle
+
+            return Place(lambda: 1)
+
+    semaphore = Looked("s", 1)
+    held = [await semaphore.acquire(str(number)) for number in range(20_000)]
+    assert looked_at < 3 * len(held)
+    for permit in held:
+        permit.release()
+    for number in range(40_000):
+        (await semaphore.acquire(f"other-{number}")).release()
+    assert len(semaphore._places[asyncio.get_running_loop()]) <= 40_000
+
+
+async def test_a_rate_whose_place_is_forgotten_gives_no_token_too_soon() -> None:
+    rate = RateLimit("r", 1, per_s=3600)
+    await rate.acquire("first")
+    for number in range(5000):
+        await rate.acquire(f"other-{number}")
+    assert rate.try_acquire("first") is None
