@@ -403,11 +403,33 @@ class SFTPConnectError(SFTPError):
 
 
 class SFTPHostKeyError(SFTPConnectError):
-    """The host key is unknown, or is not the known one."""
+    """The host key is unknown, or is not the known one.
+
+    Attributes:
+        unknown: Whether no key of that host is known, so that this one contradicts none.
+        fingerprint: Kind and fingerprint of the key that the server has; empty where that is not told.
+        key: The key, as in a file of known hosts.
+        name: The host's name in such a file.
+        known_hosts: The file that it belongs into.
+    """
+
+    unknown: bool = False
+    fingerprint: str = ""
+    key: str = ""
+    name: str = ""
+    known_hosts: str = ""
 
 
 class SFTPAuthError(SFTPConnectError):
-    """The server refused the login."""
+    """The server refused the login.
+
+    Attributes:
+        takes_password: Whether the server would take a password, and was given none.
+        encrypted_key: File of a private key that needs a passphrase; ``None``: none is missing.
+    """
+
+    takes_password: bool = False
+    encrypted_key: str | None = None
 
 
 class SFTPConnectionLost(SFTPError):

@@ -13,12 +13,13 @@ from operator import attrgetter
 from typing import Protocol
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
-from asyncworker.errors import SFTPConnectionLost, SFTPError
+from asyncworker.errors import SettingsError, SFTPConnectError, SFTPConnectionLost, SFTPError
 from asyncworker.sftp.bandwidth import Bandwidth
 from asyncworker.sftp.easing import Easing
 from asyncworker.sftp.open_files import OPEN_FILES, OpensFiles, Ticket
 from asyncworker.sftp.options import Options
 from asyncworker.sftp.session import Session
+from asyncworker.sftp.ssh_target import timed
 from asyncworker.sftp.traffic import Traffic
 from asyncworker.sftp.transports import Connect, ConnectionDropped
 
@@ -319,10 +320,16 @@ class Connections:
 
     async def _open(self) -> Session:
         attempt = 1
-        give_up_at = self._clock.monotonic() + self._options.connect_timeout_s
+        options = self._options
+        if options.unsaid:
+            try:
+                options = await asyncio.to_thread(timed, options)
+            except SettingsError as error:
+                raise SFTPConnectError(f"{options.address}: {error}", host=options.address) from None
+        give_up_at = self._clock.monotonic() + options.connect_timeout_s
         while True:
             try:
-                return await Session.open(self._options, self._connect, self._traffic, self._lost)
+                return await Session.open(options, self._connect, self._traffic, self._lost)
             except ConnectionDropped as error:
                 # Where others live, one less is better than a server that is asked again and again.
                 if attempt == (_TRIES if not self._sessions else 2) or self._clock.monotonic() >= give_up_at:

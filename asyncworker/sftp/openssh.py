@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import getpass
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -17,10 +19,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from asyncworker.errors import SFTPAuthError, SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPHostKeyError
+from asyncworker.errors import (
+    SettingsError,
+    SFTPAuthError,
+    SFTPConnectError,
+    SFTPConnectionLost,
+    SFTPError,
+    SFTPHostKeyError,
+)
 from asyncworker.processes import die_with_owner
 from asyncworker.sftp.askpass import askpass_environment, askpass_settings
 from asyncworker.sftp.options import DEFAULT_KNOWN_HOSTS, Options, expanded, jumps
+from asyncworker.sftp.ssh_config import HostConfig
+from asyncworker.sftp.ssh_target import config_of, new_keys_accepted
 from asyncworker.sftp.transports import CIPHERS, ConnectionDropped, Receiver, Transport
 
 __all__ = ["connect_openssh"]
@@ -89,7 +100,20 @@ class _Process(asyncio.SubprocessProtocol):
             if text in said.lower():
                 kind = meant
                 break
-        return kind(f"{where}: ssh cannot connect: {said or 'it ended without a word'}", host=where)
+        unknown = kind is SFTPHostKeyError and "host key is known for" in said
+        if unknown:
+            said += (
+                " Ask the server's operator for the fingerprint, compare it with what ssh-keyscan shows, and only then"
+                " accept the key: with accept_new=True (--accept-new)"
+            )
+        made = kind(f"{where}: ssh cannot connect: {said or 'it ended without a word'}", host=where)
+        if isinstance(made, SFTPHostKeyError):
+            made.unknown = unknown
+        if isinstance(made, SFTPAuthError):
+            made.takes_password = self._options.password is None and bool(
+                re.search(r"\([\w,-]*(password|keyboard-interactive)", said)
+            )
+        return made
 
 
 class OpensshTransport:
@@ -150,8 +174,11 @@ async def connect_openssh(options: Options, receiver: Receiver) -> Transport:
     pinned = await asyncio.to_thread(_write_pinned, options.host_key) if options.host_key else None
     try:
         environment = await asyncio.to_thread(askpass_environment, options, os.environ)
+        config = await asyncio.to_thread(_configured, options)
         process, protocol = await _start(
-            die_with_owner(_command(program, options, pinned)), environment, lambda: _Process(options, receiver, pinned)
+            die_with_owner(_command(program, options, pinned, config)),
+            environment,
+            lambda: _Process(options, receiver, pinned),
         )
     except OSError as error:
         _remove(pinned)
@@ -170,20 +197,27 @@ async def _start(
     return await loop.subprocess_exec(protocol, *command, env=environment, start_new_session=True)
 
 
-def _command(program: str, options: Options, pinned: str | None) -> list[str]:
-    command = [program, *_settings(options)]
-    if options.port != 22:
+def _configured(options: Options) -> HostConfig:
+    """What ssh will read for itself: so that nothing of it is overruled unasked."""
+    with contextlib.suppress(SettingsError):  # ssh knows more, or says what is wrong
+        return config_of(options)
+    return HostConfig()
+
+
+def _command(program: str, options: Options, pinned: str | None, config: HostConfig) -> list[str]:
+    command = [program, *_settings(options, config)]
+    if "port" not in options.unsaid:
         command += ["-p", str(options.port)]
     if options.username is not None:
         command += ["-l", options.username]
-    command += _host_keys(options, pinned)
+    command += _host_keys(options, pinned, config)
     hops = jumps(options.jump)
     if hops:
-        command += ["-o", f"ProxyCommand={_through(program, options, hops)}"]
+        command += ["-o", f"ProxyCommand={_through(program, options, config, hops)}"]
     return [*command, "-s", "--", options.host, "sftp"]
 
 
-def _settings(options: Options) -> list[str]:
+def _settings(options: Options, config: HostConfig) -> list[str]:
     timeout_s = max(1, round(options.connect_timeout_s))
     values: dict[str, Any] = {
         **askpass_settings(options),
@@ -200,10 +234,14 @@ def _settings(options: Options) -> list[str]:
         "ConnectionAttempts": 1,
         "ServerAliveInterval": max(1, round(options.keepalive_s)),
         "ServerAliveCountMax": 3,
-        "Ciphers": CIPHERS,
-        "Compression": "yes" if options.compress else "no",
     }
-    command = [] if options.ssh_config is None else ["-F", options.ssh_config]
+    if config.get("ciphers") is None:
+        values["Ciphers"] = CIPHERS
+    if options.compress or "compress" not in options.unsaid:
+        values["Compression"] = "yes" if options.compress else "no"
+    # Named with -F, the user's own file would be read without the system's.
+    own = options.ssh_config in (None, os.path.expanduser(f"~{getpass.getuser()}/.ssh/config"))  # noqa: PTH111
+    command = [] if own or options.ssh_config is None else ["-F", options.ssh_config]
     for name, value in values.items():
         command += ["-o", f"{name}={value}"]
     if options.client_keys is not None:
@@ -214,32 +252,36 @@ def _settings(options: Options) -> list[str]:
     return command
 
 
-def _host_keys(options: Options, pinned: str | None) -> list[str]:
+def _host_keys(options: Options, pinned: str | None, config: HostConfig) -> list[str]:
     if pinned is not None:
         return [*_known_hosts(pinned), "-o", f"HostKeyAlias={_PINNED}"]
     if options.known_hosts is None:
         return ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+    accept_new = options.accept_new
     if options.known_hosts == expanded(DEFAULT_KNOWN_HOSTS):  # ssh's own, and what its configuration says of it
-        return ["-o", "StrictHostKeyChecking=yes"]
-    return _known_hosts(options.known_hosts)
+        accept_new = accept_new or new_keys_accepted(config)
+        return ["-o", f"StrictHostKeyChecking={'accept-new' if accept_new else 'yes'}"]
+    return _known_hosts(options.known_hosts, accept_new)
 
 
-def _known_hosts(path: str) -> list[str]:
+def _known_hosts(path: str, accept_new: bool = False) -> list[str]:
     return [
-        *("-o", "StrictHostKeyChecking=yes"),
+        *("-o", f"StrictHostKeyChecking={'accept-new' if accept_new else 'yes'}"),
         *("-o", "GlobalKnownHostsFile=/dev/null"),
         *("-o", f'UserKnownHostsFile="{path}"'),
     ]
 
 
-def _through(program: str, options: Options, hops: list[tuple[str | None, str, int]]) -> str:
+def _through(program: str, options: Options, config: HostConfig, hops: list[tuple[str | None, str, int | None]]) -> str:
     """The command that leads beyond the last hop; ssh's own ``-J`` would pass neither keys nor known hosts on."""
     *before, (username, host, port) = hops
-    command = [program, *_settings(options), *_host_keys(options, None), "-p", str(port)]
+    command = [program, *_settings(options, config), *_host_keys(options, None, config)]
+    if port is not None:
+        command += ["-p", str(port)]
     if username is not None:
         command += ["-l", username]
     if before:
-        command += ["-o", f"ProxyCommand={_through(program, options, before)}"]
+        command += ["-o", f"ProxyCommand={_through(program, options, config, before)}"]
     quoted = shlex.join(command).replace("%", "%%")
     return f"{quoted} -W [%h]:%p -- {shlex.quote(host)}"
 

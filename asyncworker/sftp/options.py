@@ -247,22 +247,22 @@ class Options:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def jumps(jump: str | None) -> list[tuple[str | None, str, int]]:
-    """Return user, host and port of each host on the way.
+def jumps(jump: str | None) -> list[tuple[str | None, str, int | None]]:
+    """Return user, host and port, as far as they are said, of each host on the way.
 
     Raises:
         SettingsError: A port that is none.
     """
     hops = []
     for hop in jump.split(",") if jump else ():
-        username, _, address = hop.strip().rpartition("@")
+        username, _, address = hop.strip().removeprefix("ssh://").rpartition("@")
         host, colon, port = address.rpartition(":")
         if not colon or (address.count(":") > 1 and not address.startswith("[")):  # a bare IPv6 address
-            host, port = address, "22"
+            host, port = address, ""
         host = host.strip("[]")
-        if not host or not port.isdecimal():
+        if not host or (colon and not port.isdecimal() and port):
             raise SettingsError(f"SFTP jump {jump!r}: [user@]host[:port], separated by commas, is allowed")
-        hops.append((username or None, host, int(port)))
+        hops.append((username or None, host, int(port) if port else None))
     return hops
 
 

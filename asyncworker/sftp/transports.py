@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import asyncssh
 
-from asyncworker.errors import SFTPAuthError, SFTPConnectError, SFTPHostKeyError
-from asyncworker.sftp.options import Options, jumps
+from asyncworker.errors import SettingsError, SFTPAuthError, SFTPConnectError
+from asyncworker.sftp.host_keys import Client, host_key_error, read_known_hosts
+from asyncworker.sftp.options import Options
+from asyncworker.sftp.ssh_target import Target, target_of
 
 __all__ = ["CIPHERS", "Connect", "ConnectionDropped", "Receiver", "Transport", "connect_asyncssh"]
 
@@ -86,20 +87,6 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         self._receiver.lost(exc)
 
 
-class _Client(asyncssh.SSHClient):
-    """Keeps the host key that was refused, for the message."""
-
-    def __init__(self, pinned: str | None) -> None:
-        self._pinned = pinned
-        self.refused: asyncssh.SSHKey | None = None
-
-    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        if self._pinned is not None and self._pinned == key.get_fingerprint():
-            return True
-        self.refused = key
-        return False
-
-
 class AsyncsshTransport:
     """One SSH connection with one channel on it."""
 
@@ -152,15 +139,15 @@ async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
         SFTPHostKeyError: The host key is not the known one.
     """
     where = options.address
-    client = _Client(options.host_key)
+    attempt = _Attempt(options)
     try:
-        return await _connect(options, client, receiver)
+        return await attempt.connect(receiver)
     except asyncssh.HostKeyNotVerifiable as error:
-        raise _host_key_error(options, client.refused, error) from None
+        raise host_key_error(attempt.client, attempt.target, error) from None
     except asyncssh.KeyExchangeFailed as error:
         raise SFTPConnectError(f"{where}: no way to encrypt that both sides know: {error}", host=where) from error
     except asyncssh.PermissionDenied as error:
-        raise SFTPAuthError(_auth_message(options, error), host=where) from error
+        raise _auth_error(attempt, error) from error
     except asyncssh.ChannelOpenError as error:
         if error.reason == "SSH connection closed":  # not refused: it went away before it could answer
             raise ConnectionDropped(f"{where}: the server dropped the connection: {error}", host=where) from error
@@ -169,56 +156,69 @@ async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
         raise ConnectionDropped(f"{where}: the server dropped the connection: {error}", host=where) from error
     except (asyncssh.Error, OSError) as error:
         raise SFTPConnectError(f"{where}: cannot connect: {error or type(error).__name__}", host=where) from error
+    except asyncssh.KeyEncryptionError as error:
+        raise await asyncio.to_thread(_passphrase_error, attempt, error) from error
+    except SettingsError as error:
+        raise SFTPConnectError(f"{where}: {error}", host=where) from None
     except ValueError as error:  # a key, a known_hosts file or a configuration that cannot be read
         raise SFTPConnectError(f"{where}: these connection options do not work: {error}", host=where) from error
 
 
-async def _connect(options: Options, client: _Client, receiver: Receiver) -> AsyncsshTransport:
-    known_hosts = await asyncio.to_thread(_read_known_hosts, options)
-    arguments = _arguments(options, known_hosts)
-    way: list[asyncssh.SSHClientConnection] = []
-    try:
-        for username, host, port in jumps(options.jump):
-            hop = arguments | ({"username": username} if username else {}) | ({"tunnel": way[-1]} if way else {})
-            way.append(await asyncssh.connect(host, port, client_factory=lambda: client, **hop))
-        arguments |= _pinned(options) | ({"tunnel": way[-1]} if way else {})
-        connection = await asyncssh.connect(options.host, options.port, client_factory=lambda: client, **arguments)
-    except BaseException:
-        for hop_connection in reversed(way):
-            hop_connection.abort()
-        raise
-    try:
-        channel, _ = await connection.create_session(
-            lambda: _Session(receiver),
-            subsystem="sftp",
-            encoding=None,
-            window=_WINDOW_BYTES,
-            max_pktsize=_PACKET_BYTES,
-            request_pty=False,
-        )
-    except BaseException:
-        for opened in (connection, *reversed(way)):
-            opened.abort()
-        raise
-    return AsyncsshTransport(connection, channel, way)
+class _Attempt:
+    """One try to connect, host by host.
+
+    Attributes:
+        target: The host that it has come to.
+        client: What is known of it.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.target = Target(options, options.host, ())
+        self.client = Client(self.target, None)
+
+    async def connect(self, receiver: Receiver) -> AsyncsshTransport:
+        last = await asyncio.to_thread(target_of, self._options)
+        way: list[asyncssh.SSHClientConnection] = []
+        try:
+            for target in (*last.jumps, last):
+                way.append(await self._reach(target, way))
+            channel, _ = await way[-1].create_session(
+                lambda: _Session(receiver),
+                subsystem="sftp",
+                encoding=None,
+                window=_WINDOW_BYTES,
+                max_pktsize=_PACKET_BYTES,
+                request_pty=False,
+            )
+        except BaseException:
+            for opened in reversed(way):
+                opened.abort()
+            raise
+        return AsyncsshTransport(way.pop(), channel, way)
+
+    async def _reach(self, target: Target, way: list[asyncssh.SSHClientConnection]) -> asyncssh.SSHClientConnection:
+        known_hosts = await asyncio.to_thread(read_known_hosts, target)
+        self.target, self.client = target, Client(target, known_hosts)
+        client = self.client
+        arguments = _arguments(target) | ({"tunnel": way[-1]} if way else {})
+        try:
+            return await asyncssh.connect(
+                target.hostname,
+                target.options.port,
+                client_factory=lambda: client,
+                known_hosts=known_hosts,
+                **arguments,
+            )
+        finally:
+            await asyncio.to_thread(client.keep_accepted)
 
 
-def _pinned(options: Options) -> dict[str, Any]:
-    if options.host_key is None:
-        return {}
-    if options.host_key.startswith("SHA256:"):
-        return {"known_hosts": ([], [], [])}  # the client compares the fingerprint
-    try:
-        return {"known_hosts": ([asyncssh.import_public_key(options.host_key)], [], [])}
-    except asyncssh.KeyImportError as error:
-        raise ValueError(f"host_key: {error}") from error
-
-
-def _arguments(options: Options, known_hosts: Any) -> dict[str, Any]:
+def _arguments(target: Target) -> dict[str, Any]:
     """What asyncssh is told; an argument that is left out takes its own default."""
+    options = target.options
     arguments: dict[str, Any] = {
-        "config": [options.ssh_config] if options.ssh_config else None,
-        "known_hosts": known_hosts,
+        "config": None,  # what it says is among the options of the target
         "encryption_algs": CIPHERS,
         "server_host_key_algs": _HOST_KEYS,
         "compression_algs": ["zlib@openssh.com", "zlib", "none"] if options.compress else None,
@@ -239,38 +239,20 @@ def _arguments(options: Options, known_hosts: Any) -> dict[str, Any]:
         arguments["client_keys"] = list(options.client_keys)
     elif options.password is not None:
         arguments["client_keys"] = None
-    if options.client_keys is not None or options.password is not None:
+    if "client_keys" in options.unsaid and options.client_keys is not None:
+        arguments["ignore_encrypted"] = options.passphrase is None  # as ssh, which goes on with the next one
+    elif options.client_keys is not None or options.password is not None:
         # Every key of the agent that is tried counts against the server's limit of attempts.
         arguments["agent_path"] = None
-    return arguments
+    if target.host_key_alias is not None:
+        arguments["host_key_alias"] = target.host_key_alias
+    if target.proxy_command is not None:
+        arguments["proxy_command"] = list(target.proxy_command)
+    return arguments | target.arguments
 
 
-def _read_known_hosts(options: Options) -> Any:
-    if options.known_hosts is None:
-        return None
-    if Path(options.known_hosts).is_file():
-        return asyncssh.read_known_hosts(options.known_hosts)
-    # asyncssh would fall back to the default file for a value that is empty; nothing known must mean nothing known.
-    return ([], [], [])
-
-
-def _host_key_error(options: Options, found: asyncssh.SSHKey | None, error: asyncssh.Error) -> SFTPHostKeyError:
-    where = options.address
-    shown = f"{found.get_algorithm()} {found.get_fingerprint()}" if found else str(error)
-    port = "" if options.port == 22 else f"-p {options.port} "
-    if options.host_key is not None:
-        return SFTPHostKeyError(
-            f"{where}: the host key is not the one that host_key asks for. Found {shown}.", host=where
-        )
-    return SFTPHostKeyError(
-        f"{where}: the host key is not the known one, or none is known. Found {shown}; looked in {options.known_hosts}."
-        " Ask the server's operator for the fingerprint; only if it is that one, remove the old key from that file and"
-        f" add the new one: ssh-keyscan {port}{options.host} >> {options.known_hosts}",
-        host=where,
-    )
-
-
-def _auth_message(options: Options, error: asyncssh.Error) -> str:
+def _auth_error(attempt: _Attempt, error: asyncssh.PermissionDenied) -> SFTPAuthError:
+    options, offers = attempt.target.options, attempt.client.offers
     user = "this process's user name" if options.username is None else repr(options.username)
     if options.client_keys is not None:
         tried = "the keys " + ", ".join(options.client_keys)
@@ -280,4 +262,31 @@ def _auth_message(options: Options, error: asyncssh.Error) -> str:
         tried = ""
     if options.password is not None:
         tried = f"{tried} and a password" if tried else "a password"
-    return f"{options.address}: login as {user} refused; tried {tried}: {error}"
+    where = options.address
+    made = SFTPAuthError(f"{where}: login as {user} refused; tried {tried}: {error}", host=where)
+    made.takes_password = bool(offers) and options.password is None
+    return made
+
+
+def _passphrase_error(attempt: _Attempt, error: Exception) -> SFTPAuthError:
+    """Blocks: for a thread."""
+    options = attempt.target.options
+    file = next((key for key in options.client_keys or () if _is_encrypted(key, options.passphrase)), None)
+    where = options.address
+    made = SFTPAuthError(
+        f"{where}: {error}: {file or 'a key'} is encrypted; give its passphrase (passphrase_env=; on the command line:"
+        " ASYNCWORKER_SFTP_PASSPHRASE)",
+        host=where,
+    )
+    made.encrypted_key = file or "a key"
+    return made
+
+
+def _is_encrypted(path: str, passphrase: str | None) -> bool:
+    try:
+        asyncssh.read_private_key(path, passphrase)
+    except asyncssh.KeyEncryptionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False

@@ -10,6 +10,7 @@ import click
 
 from asyncworker.cli.sftp.amounts import DURATION, RATE, SIZE
 from asyncworker.errors import SettingsError
+from asyncworker.sftp.options import DEFAULT_SSH_CONFIG
 from asyncworker.sftp.urls import parse_url
 
 __all__ = ["connection_options", "parsed", "pool_options"]
@@ -26,7 +27,7 @@ _VALUES = (
     "connect_timeout_s",
     "known_hosts",
 )
-_FLAGS = ("compress", "gentle")
+_FLAGS = ("accept_new", "compress", "gentle")
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -38,7 +39,10 @@ def connection_options(command: C) -> C:
         click.option("--known-hosts", metavar="FILE", help="File of known host keys; default ~/.ssh/known_hosts."),
         click.option("--host-key", metavar="KEY", help="The only host key to take: a public key or SHA256:..."),
         click.option("--jump", metavar="HOSTS", help="Hosts on the way, user@host:port, separated by commas."),
-        click.option("--ssh-config", metavar="FILE", help="An OpenSSH client configuration to read."),
+        click.option("--accept-new", is_flag=True, help="Accept and keep the key of a host that is not known yet."),
+        click.option(
+            "--ssh-config", metavar="FILE", help="In place of ~/.ssh/config and the system's; 'none': no file."
+        ),
         click.option("--openssh", is_flag=True, help="Through the program ssh: its agent, keys and configuration."),
         click.option("--compress", is_flag=True, help="For slow lines."),
         click.option("--connections", type=click.IntRange(min=1), help="At most; default 4."),
@@ -83,4 +87,6 @@ def pool_options(login: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
         options["client_keys"] = given["client_keys"]
     if given["openssh"]:
         options["transport"] = "openssh"
+    else:
+        options.setdefault("ssh_config", DEFAULT_SSH_CONFIG)
     return options
