@@ -64,9 +64,12 @@ class Client(asyncssh.SSHClient):
         """The server would take a password."""
         self.offers.add("password")
 
-    def kbdint_auth_requested(self) -> None:
-        """The server would ask questions, as a rule for a password."""
+    def kbdint_auth_requested(self) -> Any:
+        """The server asks questions, as a rule for a password."""
+        if self._target.options.password is not None:
+            return NotImplemented  # asyncssh answers with the password
         self.offers.add("keyboard-interactive")
+        return None
 
     def keep_accepted(self) -> None:
         """Add a key that was accepted to the file of known hosts. Blocks: for a thread."""
