@@ -7,13 +7,21 @@ import contextlib
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import Protocol
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
-from asyncworker.errors import SettingsError, SFTPConnectError, SFTPConnectionLost, SFTPError
+from asyncworker.errors import (
+    SettingsError,
+    SFTPAuthError,
+    SFTPConnectError,
+    SFTPConnectionLost,
+    SFTPError,
+    SFTPHostKeyError,
+)
 from asyncworker.sftp.bandwidth import Bandwidth
 from asyncworker.sftp.easing import Easing
 from asyncworker.sftp.open_files import OPEN_FILES, OpensFiles, Ticket
@@ -23,7 +31,7 @@ from asyncworker.sftp.ssh_target import timed
 from asyncworker.sftp.traffic import Traffic
 from asyncworker.sftp.transports import Connect, ConnectionDropped
 
-__all__ = ["CLEAN_UP_S", "Connections", "Job"]
+__all__ = ["CLEAN_UP_S", "Ask", "Connections", "Job"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +45,10 @@ _TRIES = 6
 CLEAN_UP_S = 10.0
 #: Places that there are whatever ``in_flight`` says: whoever has a file open may have to ask something beside it.
 _PLACES_MIN = 8
+
+
+#: Asks what a login lacks; returns options to try again with, or ``None``.
+Ask = Callable[[Options, SFTPConnectError], Awaitable[Options | None]]
 
 
 class Job(Protocol):
@@ -67,8 +79,11 @@ class Connections:
     job; only when none lives does its error reach those who wait.
     """
 
-    def __init__(self, options: Options, connect: Connect, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, options: Options, connect: Connect, clock: Clock = SYSTEM_CLOCK, *, ask: Ask | None = None
+    ) -> None:
         self._options = options
+        self._ask = ask
         self._connect = connect
         self._clock = clock
         self._sessions: list[Session] = []
@@ -330,6 +345,16 @@ class Connections:
         while True:
             try:
                 return await Session.open(options, self._connect, self._traffic, self._lost)
+            except (SFTPAuthError, SFTPHostKeyError) as error:
+                answered = None if self._ask is None else await self._ask(self._options, error)
+                if answered is None:
+                    raise
+                # Times of the configuration are kept; what was answered holds for the connections to come.
+                self._options = answered
+                options = replace(
+                    answered, connect_timeout_s=options.connect_timeout_s, keepalive_s=options.keepalive_s
+                )
+                continue
             except ConnectionDropped as error:
                 # Where others live, one less is better than a server that is asked again and again.
                 if attempt == (_TRIES if not self._sessions else 2) or self._clock.monotonic() >= give_up_at:

@@ -9,7 +9,7 @@ from typing import Self, Unpack
 from weakref import WeakSet
 
 from asyncworker.resources import lifetimes
-from asyncworker.sftp.connections import Connections
+from asyncworker.sftp.connections import Ask, Connections
 from asyncworker.sftp.files import Files
 from asyncworker.sftp.openssh import connect_openssh
 from asyncworker.sftp.options import Options, PoolOptions, signature_with_options
@@ -40,6 +40,8 @@ class SFTPPool(Files):
     Args:
         host: Name or address, a URL (``sftp://user@host:port``), or an alias of the SSH configuration.
         connect: Another kind of transport.
+        ask: Called with the options and the error when a login is refused or a host key is not known, outside of all
+            time limits; returns options to try again with, or ``None``.
         options: See :class:`~asyncworker.sftp.options.Options`, which describes each of them; ``password_env`` and
             ``passphrase_env`` name environment variables, ``gentle=True`` spares a server that hangs up under load.
 
@@ -47,8 +49,10 @@ class SFTPPool(Files):
         SettingsError: An option does not exist, or its value is not allowed.
     """
 
-    def __init__(self, host: str, *, connect: Connect | None = None, **options: Unpack[PoolOptions]) -> None:
-        self._setup(Options.of(host, **options), connect)
+    def __init__(
+        self, host: str, *, connect: Connect | None = None, ask: Ask | None = None, **options: Unpack[PoolOptions]
+    ) -> None:
+        self._setup(Options.of(host, **options), connect, ask)
 
     @classmethod
     def from_options(cls, options: Options, connect: Connect | None = None) -> Self:
@@ -57,9 +61,9 @@ class SFTPPool(Files):
         made._setup(options, connect)
         return made
 
-    def _setup(self, options: Options, connect: Connect | None) -> None:
+    def _setup(self, options: Options, connect: Connect | None, ask: Ask | None = None) -> None:
         self.options = options
-        self._connections = Connections(options, connect or _CONNECTS[options.transport])
+        self._connections = Connections(options, connect or _CONNECTS[options.transport], ask=ask)
         self._cleaning = set()
         self._left = {}
         self._unfinished = Unfinished()

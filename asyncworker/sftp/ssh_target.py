@@ -169,7 +169,7 @@ def _way(
         raise SettingsError(f"{options.address}: the jump hosts go in a circle: {' by '.join(way)}")
     targets: list[Target] = []
     for username, host, port in hops:
-        if host in way:
+        if jump != options.jump and host in way:
             raise SettingsError(f"{options.address}: the jump hosts go in a circle: {host} by {host}")
         said = {"jump"} if targets else set()  # only the first one may need hosts on its own way
         said |= {"port"} if port is not None else set()

@@ -14,7 +14,7 @@ import asyncssh
 
 from asyncworker.errors import SettingsError, SFTPAuthError, SFTPConnectError
 from asyncworker.sftp.host_keys import Client, host_key_error, read_known_hosts
-from asyncworker.sftp.options import Options
+from asyncworker.sftp.options import Options, expanded
 from asyncworker.sftp.ssh_target import Target, target_of
 
 __all__ = ["CIPHERS", "Connect", "ConnectionDropped", "Receiver", "Transport", "connect_asyncssh"]
@@ -28,6 +28,8 @@ _HOST_KEYS = "+ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-ni
 _WINDOW_BYTES = 8 * 1024 * 1024
 #: One SSH packet: large ones spare asyncssh work for each.
 _PACKET_BYTES = 128 * 1024
+#: Looked for where none is named.
+_USUAL_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 #: How long a polite good-bye may take.
 _CLOSE_TIMEOUT_S = 2.0
 
@@ -147,7 +149,7 @@ async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
     except asyncssh.KeyExchangeFailed as error:
         raise SFTPConnectError(f"{where}: no way to encrypt that both sides know: {error}", host=where) from error
     except asyncssh.PermissionDenied as error:
-        raise _auth_error(attempt, error) from error
+        raise await asyncio.to_thread(_auth_error, attempt, error) from error
     except asyncssh.ChannelOpenError as error:
         if error.reason == "SSH connection closed":  # not refused: it went away before it could answer
             raise ConnectionDropped(f"{where}: the server dropped the connection: {error}", host=where) from error
@@ -156,8 +158,8 @@ async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
         raise ConnectionDropped(f"{where}: the server dropped the connection: {error}", host=where) from error
     except (asyncssh.Error, OSError) as error:
         raise SFTPConnectError(f"{where}: cannot connect: {error or type(error).__name__}", host=where) from error
-    except asyncssh.KeyEncryptionError as error:
-        raise await asyncio.to_thread(_passphrase_error, attempt, error) from error
+    except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
+        raise await asyncio.to_thread(_key_error, attempt, error) from error
     except SettingsError as error:
         raise SFTPConnectError(f"{where}: {error}", host=where) from None
     except ValueError as error:  # a key, a known_hosts file or a configuration that cannot be read
@@ -252,6 +254,7 @@ def _arguments(target: Target) -> dict[str, Any]:
 
 
 def _auth_error(attempt: _Attempt, error: asyncssh.PermissionDenied) -> SFTPAuthError:
+    """Blocks: for a thread."""
     options, offers = attempt.target.options, attempt.client.offers
     user = "this process's user name" if options.username is None else repr(options.username)
     if options.client_keys is not None:
@@ -265,28 +268,33 @@ def _auth_error(attempt: _Attempt, error: asyncssh.PermissionDenied) -> SFTPAuth
     where = options.address
     made = SFTPAuthError(f"{where}: login as {user} refused; tried {tried}: {error}", host=where)
     made.takes_password = bool(offers) and options.password is None
+    if options.passphrase is None and options.password is None:  # keys that were passed over
+        keys = options.client_keys or tuple(expanded(f"~/.ssh/{name}") for name in _USUAL_KEYS)
+        made.encrypted_key = next((key for key in keys if _is_encrypted(key, None)), None)
     return made
 
 
-def _passphrase_error(attempt: _Attempt, error: Exception) -> SFTPAuthError:
+def _key_error(attempt: _Attempt, error: Exception) -> SFTPConnectError:
     """Blocks: for a thread."""
     options = attempt.target.options
-    file = next((key for key in options.client_keys or () if _is_encrypted(key, options.passphrase)), None)
     where = options.address
+    file = next((key for key in options.client_keys or () if _is_encrypted(key, options.passphrase)), None)
+    if file is None:
+        return SFTPConnectError(f"{where}: these connection options do not work: {error}", host=where)
     made = SFTPAuthError(
-        f"{where}: {error}: {file or 'a key'} is encrypted; give its passphrase (passphrase_env=; on the command line:"
+        f"{where}: the key {file} is encrypted: {error}; give its passphrase (passphrase_env=; on the command line:"
         " ASYNCWORKER_SFTP_PASSPHRASE)",
         host=where,
     )
-    made.encrypted_key = file or "a key"
+    made.encrypted_key = file
     return made
 
 
 def _is_encrypted(path: str, passphrase: str | None) -> bool:
     try:
         asyncssh.read_private_key(path, passphrase)
-    except asyncssh.KeyEncryptionError:
-        return True
+    except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
+        return isinstance(error, asyncssh.KeyEncryptionError) or "assphrase" in str(error)
     except (OSError, ValueError):
         return False
     return False

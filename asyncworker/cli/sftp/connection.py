@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from asyncworker.cli.sftp.amounts import DURATION, RATE, SIZE
+from asyncworker.cli.sftp.asking import Asker
 from asyncworker.errors import SettingsError
 from asyncworker.sftp.options import DEFAULT_SSH_CONFIG
 from asyncworker.sftp.urls import parse_url
@@ -89,4 +90,5 @@ def pool_options(login: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
         options["transport"] = "openssh"
     else:
         options.setdefault("ssh_config", DEFAULT_SSH_CONFIG)
+    options["ask"] = Asker()
     return options

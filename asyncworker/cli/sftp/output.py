@@ -141,15 +141,19 @@ def bar() -> Iterator[Callable[[BulkProgress], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = progress.add_task("", total=None)
 
-        def show(now: BulkProgress) -> None:
-            more = "" if now.listed else "+"
-            text = f"{now.files_done:,} of {now.files_found:,}{more} files, {now.files_per_s:,.0f}/s"
-            progress.update(task, description=text, completed=now.bytes_done, total=now.bytes_found or None)
+    def show(now: BulkProgress) -> None:
+        progress.start()  # not before there is something to show: a password may be asked for until then
+        more = "" if now.listed else "+"
+        text = f"{now.files_done:,} of {now.files_found:,}{more} files, {now.files_per_s:,.0f}/s"
+        progress.update(task, description=text, completed=now.bytes_done, total=now.bytes_found or None)
 
+    try:
         yield show
+    finally:
+        progress.stop()
 
 
 def every_few_seconds() -> Callable[[BulkProgress], None]:
