@@ -79,4 +79,9 @@ EXPLAINED = [
         why=r"DID NOT RAISE TaskRevokedError",
         sides=_MANY,
     ),
+    Explained(
+        test=r"test_replaced_task_nesting_level_0",
+        reason="the test sets its flag to false after it has sent the task, which the worker may have received by then",
+        why=r"assert False",
+    ),
 ]
