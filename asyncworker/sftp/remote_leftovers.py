@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any
 
 from asyncworker.errors import SFTPError
 from asyncworker.sftp import packets
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: How long a run that is through waits for its cleaning.
 _FINISH_S = 30.0
+#: How long a folder may take to be listed for one file's sake.
+_LISTING_S = 5.0
 
 
 class _Folder:
@@ -91,15 +95,26 @@ class RemoteLeftovers:
             coming: Names of files that are being sent into it, and that parts may be used for.
         """
         if any(map(is_ours, there)):
-            task = asyncio.create_task(self._clean(f"{folder.rstrip('/')}/", there, coming))
-            self._cleaning.add(task)
-            task.add_done_callback(self._ended)
+            self._begin(self._clean(f"{folder.rstrip('/')}/", there, coming))
+
+    def look_into(self, folder: str, coming: Collection[str]) -> None:
+        """List a folder beside the upload of one file, and clean it, unless it is too large or may not be listed."""
+
+        async def listed() -> None:
+            there = {}
+            with contextlib.suppress(SFTPError, TimeoutError):
+                async with asyncio.timeout(_LISTING_S), aclosing(self._pool.list(folder, bad_names="skip")) as entries:
+                    async for entry in entries:
+                        there[entry.name] = entry.attributes
+                self.look(folder, there, coming)
+
+        self._begin(listed())
 
     async def finish(self) -> None:
         """Wait until all is cleaned, in bounded time; called when all files are sent."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FINISH_S):
-                if self._cleaning:
+                while self._cleaning:  # a listing begins another one
                     await asyncio.wait(self._cleaning)
                 for aside, goal in self._asides:
                     with contextlib.suppress(SFTPError):
@@ -113,6 +128,11 @@ class RemoteLeftovers:
         await asyncio.gather(*cleaning, return_exceptions=True)
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, cleaning: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(cleaning)
+        self._cleaning.add(task)
+        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._cleaning.discard(task)

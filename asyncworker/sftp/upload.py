@@ -241,7 +241,11 @@ class _Run:
             return None
 
     async def _one(self, file: Entry, remote: str, there: Attributes | None) -> Orders:
-        if self._is_chosen(file.name, file, remote, there):
+        chosen = self._is_chosen(file.name, file, remote, there)
+        if not self._how.dry_run:
+            folder, slash, name = remote.rpartition("/")
+            self._leftovers.look_into(folder or slash or ".", {name} if chosen else ())
+        if chosen:
             yield self._order(file.path, remote, file.attributes)
         for failed in self._unmet():
             yield failed

@@ -164,3 +164,9 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(sshd: Sshd, tmp_path: P
         said = process.stderr.read()
         process.wait(120)
     assert (process.returncode, said) == (128 + signal.SIGPIPE, "")
+
+
+def test_every_command_of_sftp_can_be_interrupted() -> None:
+    sources = [path.read_text() for path in (ROOT / "asyncworker" / "cli" / "sftp").glob("*.py")]
+    assert any("run_async(" in source for source in sources)
+    assert not [source for source in sources if "asyncio.run(" in source]

@@ -143,6 +143,22 @@ async def test_an_upload_removes_what_a_process_that_has_ended_left(each_way: Se
     assert report.ok
 
 
+@pytest.mark.parametrize("there", [False, True])
+async def test_an_upload_of_one_file_cleans_its_folder_too(each_way: Server, folders: Folders, there: bool) -> None:
+    left, lost = names_of_an_ended_process("file"), names_of_an_ended_process("lost")
+    for name in (*left.values(), *lost.values()):
+        write(folders.remote / name)
+    file = write(folders.local / "file", age_s=60)
+    if there:
+        write(folders.remote / "file", age_s=60)
+        os.utime(folders.remote / "file", (file.stat().st_mtime,) * 2)
+    async with pool_of(each_way) as pool:
+        report = await upload(pool, file, str(folders.remote))
+    assert report.files_done == (not there)
+    # The part of a file that is not there is kept.
+    assert contents(folders.remote) == {"file", "lost", lost["part"]} | (set() if there else {left["part"]})
+
+
 async def test_what_was_moved_aside_gets_its_name_back(each_way: Server, folders: Folders) -> None:
     (folders.remote / names_of_an_ended_process("precious")["aside"]).write_text("precious")
     write(folders.local / "file")
