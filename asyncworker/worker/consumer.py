@@ -58,6 +58,8 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
             self.pool.fetch_more = self._fetch_more
         self._collects_acks = getattr(self.conninfo.get_transport_cls(), "collects_acks", False)
         self._copies = Copies(self)
+        #: Timers of rate limits, each for the next token of a bucket.
+        self._token_timers: dict[Any, Any] = {}
         #: Strategies take this name when they are made, and timers of an eta and of rate limits call it.
         self.on_task_request = self._take_request
 
@@ -74,6 +76,27 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
             task.__trace__ = _stock_module.build_tracer(
                 name, task, self.app.loader, self.hostname, app=self.app, Info=TraceInfo
             )
+
+    def _schedule_bucket_request(self, bucket: Any) -> None:
+        """Begin what a rate limit lets through, in order, and set one timer for the next token.
+
+        Celery sets one for each task that waits; each sets the next, and of more than ten that are due together the hub
+        leaves the others for a second.
+        """
+        if bucket in self._token_timers:
+            return
+        while bucket.contents:
+            request, tokens = bucket.contents[0]
+            if not bucket.can_consume(tokens):
+                wait_s = bucket.expected_time(tokens)
+                self._token_timers[bucket] = self.timer.call_after(wait_s, self._next_token, (bucket,))
+                return
+            bucket.pop()
+            self._limit_move_to_pool(request)
+
+    def _next_token(self, bucket: Any) -> None:
+        self._token_timers.pop(bucket, None)
+        self._schedule_bucket_request(bucket)
 
     def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> None:
         """Consume from one more queue; not where the worker was told to end in between."""
@@ -97,6 +120,9 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
     def on_close(self) -> None:
         """Forget what was received, but not what runs: it can be revoked after a reconnect, and while it drains."""
         super().on_close()
+        for timer in self._token_timers.values():
+            timer.cancel()
+        self._token_timers.clear()
         active = tuple(active_requests)
         self._copies.connection_lost([request.message for request in active])
         for request in active:
