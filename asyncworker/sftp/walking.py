@@ -19,6 +19,10 @@ _AHEAD = 20_000
 _DEPTH_MAX = 2048
 #: From here on folders are listed one by one: a tree without a bottom is soon known for one, and trees end before.
 _DEEP = 128
+#: Folders that the server fails to list, at depths where a path may have become too long for it: a mount or a link that
+#: leads up again ends there, but has a way down for each combination of its folders.
+_DEEP_FAILURES_MAX = 1000
+_DEPTH_TOO_LONG = 16
 
 
 class BottomlessTree(SFTPError):
@@ -64,6 +68,7 @@ class Walk:
         self._room = asyncio.Event()
         self._room.set()
         self._error: BaseException | None = None
+        self._deep_failures = 0
 
     async def entries(self, root: str) -> AsyncGenerator[Entry, None]:
         """Give out what is in the folder and below, in no order but that a folder comes before what is in it.
@@ -127,6 +132,10 @@ class Walk:
             if self._on_error is None:
                 raise
             self._on_error(folder, error)
+            if type(error) is SFTPError and depth >= _DEPTH_TOO_LONG:
+                self._deep_failures += 1
+                if self._deep_failures > _DEEP_FAILURES_MAX:
+                    self._give_up(f"after {_DEEP_FAILURES_MAX:,} deep folders that cannot be listed", folder)
         finally:
             await entries.aclose()
 
@@ -139,12 +148,12 @@ class Walk:
             return
         if depth > _DEPTH_MAX and self._max_depth is None:
             # Not for `on_error`: the walk would come back to this depth for ever.
-            self._error = BottomlessTree(
-                f"{self._address}: gave up after {_DEPTH_MAX:,} folders in each other (max_depth= sets another bound):"
-                f" {entry.path[:200]}...",
-                host=self._address,
-                path=entry.path,
-            )
+            self._give_up(f"after {_DEPTH_MAX:,} folders in each other", entry.path)
             return
         self._folders.append((entry.path, depth))
         self._start()
+
+    def _give_up(self, why: str, path: str) -> None:
+        where = self._address
+        message = f"{where}: gave up {why} (max_depth= sets another bound): {path[:200]}..."
+        self._error = self._error or BottomlessTree(message, host=where, path=path)

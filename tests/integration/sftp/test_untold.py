@@ -256,6 +256,21 @@ async def test_a_tree_without_a_bottom_ends_the_walk_whatever_is_done_with_error
         assert hostile.open_handles == []
 
 
+async def test_mounts_that_lead_up_again_end_the_walk_where_paths_become_too_long(folders: Folders) -> None:
+    """There are a million million of them, and each one ends with a refusal."""
+    hostile = Hostile(bottomless=True)
+    hostile.tree.mkdir("/a")
+    hostile.refuse_if = lambda request: FAILURE if request.kind == "OPENDIR" and len(request.path) > 280 else None
+    errors: list[str] = []
+    async with pool_on(hostile, folders.remote) as pool, asyncio.timeout(240):
+        with pytest.raises(SFTPError, match="1,000 deep folders that cannot be listed"):
+            async for _ in pool.walk("/", on_error=lambda path, _: errors.append(path)):
+                pass
+        assert len(errors) > 1000
+        assert await settled(pool)
+        assert hostile.open_handles == []
+
+
 # -- deep trees ----------------------------------------------------------------------------------------------------
 
 
