@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from asyncworker.errors import ResourceError
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: How long a generator that was cancelled may clean up before it is left behind.
 CLEANUP_S = 10.0
+#: After so long the log names what is still being opened or closed.
+SLOW_S = 10.0
 
 
 class Living(Generic[T]):
@@ -63,7 +65,8 @@ class Living(Generic[T]):
         ready = loop.create_future()
         self._task = loop.create_task(self._live(ready), name=self._name, context=self._context)
         try:
-            await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
+            with self._named_when_slow("is not open"):
+                await asyncio.wait([ready, self._task], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self._told_to_end = True
             await self._cancel()
@@ -81,7 +84,8 @@ class Living(Generic[T]):
         self._told_to_end = True
         self._end.set()
         try:
-            await asyncio.wait([self._task], timeout=timeout_s)
+            with self._named_when_slow("is not closed"):
+                await asyncio.wait([self._task], timeout=timeout_s)
         except asyncio.CancelledError:
             await self._cancel()
             raise
@@ -91,18 +95,19 @@ class Living(Generic[T]):
         if not self._task.cancelled():
             self._task.result()
 
-    async def leave(self, failure: BaseException | None) -> bool:
+    async def leave(self, failure: BaseException | None, timeout_s: float | None = None) -> bool:
         """Let it end as a context manager's generator, by what ended its use; raises what it raises instead.
 
         Args:
             failure: Raised at the ``yield``; ``None`` goes on behind it.
+            timeout_s: As for :meth:`close`.
 
         Returns:
             Whether it has suppressed the failure.
         """
         self._failure = failure
         try:
-            await self.close()
+            await self.close(timeout_s)
         finally:
             self._failure = None
         return self._suppressed
@@ -115,7 +120,23 @@ class Living(Generic[T]):
         elif not self._task.cancelled() and self._task.exception() is not None:
             logger.error("%s failed while it was cancelled", self._name, exc_info=self._task.exception())
 
+    @contextlib.contextmanager
+    def _named_when_slow(self, what: str) -> Iterator[None]:
+        timer = asyncio.get_running_loop().call_later(
+            SLOW_S, logger.warning, "%s %s after %g s; whoever needs it waits", self._name, what, SLOW_S
+        )
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     async def _live(self, ready: asyncio.Future[None]) -> None:
+        try:
+            await self._live_until_told(ready)
+        except SystemExit as exc:  # which would end the event loop
+            raise ResourceError(f"{self._name} raised {exc!r}") from exc
+
+    async def _live_until_told(self, ready: asyncio.Future[None]) -> None:
         generator: Any = await self._begin()
         try:
             self.value = await anext(generator)

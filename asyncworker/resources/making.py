@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 from collections.abc import AsyncIterator
@@ -80,6 +81,7 @@ class Made(Generic[T]):
         self._kept = kept
         self._key = resource.key()
         self._living: Living[T]
+        self._limit: asyncio.Timeout
 
     @property
     def value(self) -> T:
@@ -95,16 +97,23 @@ class Made(Generic[T]):
             # What belongs to the process must not know the task that happened to need it first.
             context=contextvars.Context() if self.resource.scope == "process" else None,
         )
-        await self._living.start()
+        limit_s = self.resource.connect_timeout_s
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                await self._living.start()
+        except TimeoutError as exc:
+            if not self._limit.expired():
+                raise
+            raise TimeoutError(f"it was not open within connect_timeout_s={limit_s:g}") from exc
         self.unfinished = False
 
     async def close(self) -> None:
         """Let the generator run to its end; raises what it raises."""
-        await self._living.close()
+        await self._living.close(self.resource.close_timeout_s)
 
     async def leave(self, failure: BaseException | None) -> bool:
         """Let the generator end by what ended its task or item; see :meth:`Living.leave`."""
-        return await self._living.leave(failure)
+        return await self._living.leave(failure, self.resource.close_timeout_s)
 
     async def _begin(self) -> AsyncIterator[T]:
         from asyncworker.resources.resource import use
@@ -112,6 +121,9 @@ class Made(Generic[T]):
         hide_narrower(self.resource.scope)
         _maker.set(self)
         needed = {name: await use(each) for name, each in self.resource.needs.items()}
+        if self.resource.connect_timeout_s is not None:
+            # Not before: what it needs has limits of its own.
+            self._limit.reschedule(asyncio.get_running_loop().time() + self.resource.connect_timeout_s)
         return self.resource.generator(**needed)
 
     def _ended(self, exc: BaseException | None) -> None:

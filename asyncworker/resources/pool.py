@@ -12,11 +12,12 @@ import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
-from asyncworker.errors import PoolClosed, PoolConnectError, PoolTimeout
+from asyncworker.errors import LoopError, PoolClosed, PoolConnectError, PoolTimeout
 from asyncworker.resources.slots import Slot, Statistics, Waiter, holders_of, make_pool_options
 from asyncworker.resources.supply import Supply
 
@@ -84,19 +85,38 @@ class Pool(Generic[C]):
         self.name = name or str(getattr(open, "__qualname__", open))
         self.options = make_pool_options(self.name, options)
         self._statistics = Statistics(size=self.options.size)
-        self._supply: Supply[C] = Supply(self.name, open, check, self.options, self._statistics, clock, self)
+        self._make_supply = partial(Supply[C], self.name, open, check, self.options, self._statistics, clock, self)
         self._has_check = check is not None
         self._is_fault = is_fault
         self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._begin_anew()
+        pools.add(self)
+
+    def _begin_anew(self) -> None:
+        self._supply: Supply[C] = self._make_supply()
         #: The one that was given back last is at the end.
         self._idle: list[Slot[C]] = []
         self._lent: dict[Slot[C], None] = {}
         self._waiting: OrderedDict[Waiter[C], None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
-        self._retreat_ends_s = clock.monotonic()
+        self._retreat_ends_s = self._clock.monotonic()
         self._closer: asyncio.Task[None] | None = None
         self._none_lent = asyncio.Event()
-        pools.add(self)
+
+    def _check_loop(self) -> None:
+        """See that this is the pool's event loop. That of a loop that was closed begins anew: its connections are gone.
+
+        Raises:
+            LoopError: It belongs to another one, which is open.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise LoopError(f"pool {self.name} belongs to another event loop: make one for each")
+            if self._loop is not None:
+                self._begin_anew()
+            self._loop = loop
 
     def __repr__(self) -> str:
         return f"<Pool {self.name}: {len(self._lent)} of {self.options.size} lent, {len(self._waiting)} wait>"
@@ -114,6 +134,7 @@ class Pool(Generic[C]):
             PoolTimeout: None came free in time.
             PoolConnectError: None lives, and none could be opened.
             PoolClosed: The pool is being closed.
+            LoopError: It is used on another event loop.
         """
         return Lending(self, holder, self.options.acquire_timeout_s if timeout_s == -1 else timeout_s)
 
@@ -132,6 +153,7 @@ class Pool(Generic[C]):
             grace_s: How long to wait for connections that are lent. Those that are still lent are closed under their
                 users' hands.
         """
+        self._check_loop()
         if self._closer is None:
             self._closer = asyncio.ensure_future(self._close_all(grace_s))
         # Whoever is cancelled here does not leave it half closed.
@@ -165,6 +187,7 @@ class Pool(Generic[C]):
 
     async def acquire(self, holder: str, timeout_s: float | None) -> Slot[C]:
         """Take a connection; :meth:`connection` is how to."""
+        self._check_loop()
         if self._closer is not None:
             raise PoolClosed(f"pool {self.name} is being closed")
         self._statistics.acquired += 1
@@ -205,7 +228,7 @@ class Pool(Generic[C]):
             self.ready(slot)
 
     def _lend(self, slot: Slot[C], holder: str) -> Slot[C]:
-        slot.holder, slot.lent_at_s = holder, self._clock.monotonic()
+        slot.holder, slot.lent_at_s, slot.fresh = holder, self._clock.monotonic(), False
         self._lent[slot] = None
         return slot
 
@@ -238,6 +261,7 @@ class Pool(Generic[C]):
         else:
             self._idle.append(slot)
             self.changed()
+            slot.fresh = False
 
     def could_not_open(self, exc: BaseException) -> None:
         """Take that a connection could not be opened; those who wait are told when no other can come."""
@@ -291,13 +315,17 @@ class Pool(Generic[C]):
 
     def _is_too_old(self, slot: Slot[C]) -> bool:
         most_s = self.options.max_age_s
-        return most_s is not None and self._clock.monotonic() - slot.made_at_s >= most_s
+        return not slot.fresh and most_s is not None and self._clock.monotonic() - slot.made_at_s >= most_s
 
     def _is_fresh(self, slot: Slot[C]) -> bool:
         """Whether a connection may be lent without a look at it."""
         if self._is_too_old(slot):
             return False
-        return not self._has_check or self._clock.monotonic() - slot.idle_since_s < self.options.check_after_s
+        return (
+            slot.fresh
+            or not self._has_check
+            or self._clock.monotonic() - slot.idle_since_s < self.options.check_after_s
+        )
 
     # -- the pool's own affairs ----------------------------------------------------------------------------------------
 

@@ -19,6 +19,10 @@ T = TypeVar("T")
 
 Make = Callable[..., AsyncIterator[T]]
 
+#: Unless a resource says otherwise; a large model may take its time, and a flush at the end as well.
+CONNECT_TIMEOUT_S = 120.0
+CLOSE_TIMEOUT_S = 30.0
+
 #: How many overrides are in force; where there are none, nothing is looked up.
 _overridden = 0
 
@@ -32,11 +36,22 @@ class Resource(Generic[T]):
         generator: What makes it, yields it and closes it.
         retries: How often a making that failed is tried again.
         backoff_s: Before the first of these; later ones wait up to twice as long as the one before.
+        connect_timeout_s: How long one attempt to make it may take.
+        close_timeout_s: How long closing it may take.
         reported: A failure was logged, and it has not been made since.
         waits_for: What its making waits for.
     """
 
-    def __init__(self, generator: Make[T], *, scope: ScopeName, retries: int, backoff_s: float) -> None:
+    def __init__(
+        self,
+        generator: Make[T],
+        *,
+        scope: ScopeName,
+        retries: int,
+        backoff_s: float,
+        connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
+        close_timeout_s: float | None = CLOSE_TIMEOUT_S,
+    ) -> None:
         if not inspect.isasyncgenfunction(inspect.unwrap(generator)):
             raise SettingsError(
                 f"{generator!r} cannot be a resource: expected an `async def` function that yields what it has made"
@@ -48,6 +63,11 @@ class Resource(Generic[T]):
         self.generator = generator
         self.retries = retries
         self.backoff_s = backoff_s
+        for name, value in (("connect_timeout_s", connect_timeout_s), ("close_timeout_s", close_timeout_s)):
+            if value is not None and not value > 0:
+                raise SettingsError(f"{name} is {value!r}: expected seconds above 0, or None")
+        self.connect_timeout_s = connect_timeout_s
+        self.close_timeout_s = close_timeout_s
         self.reported = False
         self.waits_for: set[Resource[Any]] = set()
         self._stand_ins: list[Any] = []
@@ -124,10 +144,22 @@ class Resource(Generic[T]):
 def resource(generator: Make[T], /) -> Resource[T]: ...
 @overload
 def resource(
-    *, scope: ScopeName = "process", retries: int = 3, backoff_s: float = 0.2
+    *,
+    scope: ScopeName = "process",
+    retries: int = 3,
+    backoff_s: float = 0.2,
+    connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
+    close_timeout_s: float | None = CLOSE_TIMEOUT_S,
 ) -> Callable[[Make[T]], Resource[T]]: ...
 def resource(
-    generator: Make[T] | None = None, /, *, scope: ScopeName = "process", retries: int = 3, backoff_s: float = 0.2
+    generator: Make[T] | None = None,
+    /,
+    *,
+    scope: ScopeName = "process",
+    retries: int = 3,
+    backoff_s: float = 0.2,
+    connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
+    close_timeout_s: float | None = CLOSE_TIMEOUT_S,
 ) -> Resource[T] | Callable[[Make[T]], Resource[T]]:
     """Declare a resource: an async generator function that makes a thing, yields it once, and closes it.
 
@@ -158,13 +190,22 @@ def resource(
             ``"item"`` of a fan-out that uses it. A fan-out is one task. A call outside of either counts as one.
         retries: How often a making that failed is tried again before those who wait for it get a ``ResourceError``.
         backoff_s: How long to wait before the first of these; the wait doubles, at random.
+        connect_timeout_s: How long one attempt may take, after what it needs is there; ``None``: as long as it wants.
+        close_timeout_s: How long closing it may take; then it is cancelled, which is an error.
 
     Raises:
         SettingsError: It is no async generator function, or there is no such scope.
     """
 
     def declare(generator: Make[T]) -> Resource[T]:
-        return Resource(generator, scope=scope, retries=retries, backoff_s=backoff_s)
+        return Resource(
+            generator,
+            scope=scope,
+            retries=retries,
+            backoff_s=backoff_s,
+            connect_timeout_s=connect_timeout_s,
+            close_timeout_s=close_timeout_s,
+        )
 
     return declare if generator is None else declare(generator)
 

@@ -59,7 +59,7 @@ def make_pool_options(pool: str, given: dict[str, Any]) -> PoolOptions:
 class Slot(Generic[C]):
     """One connection; times are those of the pool's clock."""
 
-    __slots__ = ("ended", "holder", "idle_since_s", "lent_at_s", "living", "made_at_s")
+    __slots__ = ("ended", "fresh", "holder", "idle_since_s", "lent_at_s", "living", "made_at_s")
 
     living: Living[C]
 
@@ -67,6 +67,8 @@ class Slot(Generic[C]):
         self.made_at_s = self.idle_since_s = self.lent_at_s = made_at_s
         self.holder = ""
         self.ended = False
+        #: It was opened, or checked, just now: whoever waits may have it without another look.
+        self.fresh = False
 
 
 class Waiter(Generic[C]):

@@ -137,6 +137,7 @@ class Supply(Generic[C]):
             self._taker.could_not_open(exc)
         elif not task.result().ended:  # in the same moment
             self._statistics.opened += 1
+            task.result().fresh = True
             self._taker.ready(task.result())
 
     # -- checking ------------------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ class Supply(Generic[C]):
         self.coming -= 1
         if not task.cancelled() and task.exception() is None:
             if not slot.ended:
-                slot.idle_since_s = self._clock.monotonic()
+                slot.idle_since_s, slot.fresh = self._clock.monotonic(), True
                 self._taker.ready(slot)
             return
         if not slot.ended:

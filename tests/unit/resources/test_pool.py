@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from asyncworker.errors import PoolClosed, PoolConnectError, PoolTimeout, SettingsError
+from asyncworker.errors import LoopError, PoolClosed, PoolConnectError, PoolTimeout, SettingsError
 from asyncworker.resources import Pool
 from tests.unit.iterate.clocks import ManualClock, passes
 
@@ -433,3 +433,59 @@ async def test_the_client_judges_its_own_errors(server: Server) -> None:
                 raise ValueError("garbage on the wire")
         async with pool.connection() as other:
             assert other is not first
+
+
+async def test_a_connection_that_is_checked_before_every_use_is_checked_once_a_use() -> None:
+    server = Server()
+    pool = Pool(server.connect, name="db", check=server.check, check_after_s=0, size=1)
+    for _ in range(5):
+        async with asyncio.timeout(60), pool.connection():
+            await asyncio.sleep(0)
+    assert server.opened == 1
+    assert len(server.checked) == 4
+    server.open[0].alive = False
+    async with asyncio.timeout(60), pool.connection() as connection:
+        assert connection.number == 2
+    await pool.close()
+
+
+async def test_a_connection_that_is_too_old_at_once_serves_once() -> None:
+    server = Server()
+    async with Pool(server.connect, name="db", max_age_s=0, size=1) as pool:
+        for number in (1, 2, 3):
+            async with asyncio.timeout(60), pool.connection() as connection:
+                assert connection.number == number
+
+
+def test_a_pool_begins_anew_on_another_loop_once_the_first_is_closed() -> None:
+    server = Server()
+    pool = Pool(server.connect, name="db", size=1)
+    lent = []
+
+    async def use_it() -> None:
+        async with asyncio.timeout(60), pool.connection() as connection:
+            lent.append(connection.number)
+
+    asyncio.run(use_it())
+    asyncio.run(use_it())
+    asyncio.run(pool.close())
+    assert lent == [1, 2]
+    assert pool.statistics().idle == 0
+
+
+async def test_a_pool_is_refused_to_a_second_loop_while_the_first_is_open() -> None:
+    pool = Pool(Server().connect, name="db", size=1)
+    async with pool.connection():
+        pass
+
+    async def use_it() -> None:
+        async with pool.connection():
+            raise AssertionError("unreachable")
+
+    with pytest.raises(LoopError, match="pool db belongs to another event loop"):
+        await asyncio.to_thread(asyncio.run, use_it())
+    with pytest.raises(LoopError):
+        await asyncio.to_thread(asyncio.run, pool.close())
+    async with pool.connection():
+        pass
+    await pool.close()

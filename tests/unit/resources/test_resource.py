@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 
 from asyncworker import resource, use
 from asyncworker.errors import ResourceCycle, ResourceError, SettingsError
-from asyncworker.resources import Lifetimes, in_item_scope, in_task_scope, inject, lifetimes, refuse_resources
+from asyncworker.resources import Lifetimes, in_item_scope, in_task_scope, inject, lifetimes, living, refuse_resources
 
 if TYPE_CHECKING:
     from somewhere import Engine  # an import for the type checker, which does not exist when the tests run
@@ -393,3 +394,84 @@ async def test_a_cancelled_user_does_not_spoil_it_for_others(count: int) -> None
     go.set()
     assert await patient == "slow"
     await lifetimes().close()
+
+
+async def test_a_resource_that_hangs_while_it_is_made_is_an_error_and_is_named_before(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(living, "SLOW_S", 0.01)
+
+    @resource(retries=1, backoff_s=0, connect_timeout_s=0.1)
+    async def hangs() -> AsyncIterator[str]:
+        events.append("begun")
+        await asyncio.Event().wait()
+        yield "never"
+
+    with pytest.raises(ResourceError, match=r"hangs could not be made in 2 attempts: .*connect_timeout_s=0\.1"):
+        await use(hangs)
+    assert events == ["begun", "begun"]
+    assert "hangs is not open after 0.01 s; whoever needs it waits" in caplog.text
+    await lifetimes().close()
+
+
+async def test_the_time_of_what_a_resource_needs_is_not_its_own() -> None:
+    may_open = asyncio.Event()
+
+    @resource(connect_timeout_s=None)
+    async def slow() -> AsyncIterator[str]:
+        await may_open.wait()
+        yield "slow"
+
+    async def quick(slow: str) -> AsyncIterator[str]:
+        yield f"quick after {slow}"
+
+    quick.__annotations__["slow"] = Annotated[str, slow]
+    waiting = asyncio.create_task(use(resource(connect_timeout_s=0.01, retries=0)(quick)))
+    done, _ = await asyncio.wait([waiting], timeout=0.2)
+    assert not done
+    may_open.set()
+    assert await waiting == "quick after slow"
+    await lifetimes().close()
+
+
+@pytest.mark.parametrize("scope", ["task", "process"])
+async def test_a_resource_that_hangs_while_it_closes_is_left(scope: Any, caplog: pytest.LogCaptureFixture) -> None:
+    @resource(scope=scope, close_timeout_s=0.05)
+    async def hangs() -> AsyncIterator[str]:
+        yield "made"
+        await asyncio.Event().wait()
+
+    async def body() -> str:
+        return await use(hangs)
+
+    if scope == "task":
+        with pytest.raises(TimeoutError, match=r"resource .*hangs did not close within 0\.05 s"):
+            await in_task_scope(body())
+    else:
+        assert await body() == "made"
+        await lifetimes().close()
+        assert "did not close within 0.05 s" in caplog.text
+
+
+@pytest.mark.parametrize("when", ["making", "closing"])
+async def test_a_system_exit_of_a_resource_does_not_end_the_loop(when: str, caplog: pytest.LogCaptureFixture) -> None:
+    @resource(retries=0)
+    async def leaves() -> AsyncIterator[str]:
+        if when == "making":
+            sys.exit(3)
+        yield "made"
+        sys.exit(3)
+
+    if when == "making":
+        with pytest.raises(ResourceError, match=r"leaves raised SystemExit\(3\)"):
+            await use(leaves)
+    else:
+        await use(leaves)
+    await lifetimes().close()
+    assert when == "making" or "raised SystemExit(3)" in caplog.text
+
+
+@pytest.mark.parametrize("limit", ["connect_timeout_s", "close_timeout_s"])
+async def test_time_limits_of_resources_are_checked(limit: str) -> None:
+    with pytest.raises(SettingsError, match=f"{limit} is 0"):
+        resource(**{limit: 0})(engine.generator)  # type: ignore[call-overload]
