@@ -125,6 +125,7 @@ def running_paramiko_server(folder: Path) -> Iterator[SFTPServer]:
     """Start a server on a free port of 127.0.0.1; ``folder`` takes its keys."""
     folder.mkdir(parents=True, exist_ok=True)
     host_key, client_key = asyncssh.generate_private_key("ssh-rsa"), asyncssh.generate_private_key("ssh-ed25519")
+    (folder / "client_key").touch(mode=0o600)  # the program ssh wants it so
     client_key.write_private_key(folder / "client_key")
     host_key.write_private_key(folder / "host_key")
     key = paramiko.RSAKey.from_private_key_file(str(folder / "host_key"))
