@@ -5,7 +5,8 @@
     pool = await sftp.pool("files.example.com", username="u")   # one a process, shared by all tasks
     transfer = await pool.get("/in/a.xml", "/data/a.xml")
 
-Files: packets (bytes and values), protocol (the state machine), transports (SSH), session (the two together);
+Files: packets (bytes and values), protocol (the state machine), transports, host_keys, ssh_config and ssh_target (SSH),
+session (the two together); traffic, easing and open_files (how much at once);
 transfer, sending, streams, remotefile, listing and request (what runs on a session); connections (who runs where);
 calls, metadata, namespace, trees, files and pool (what a task calls), batch and walking (many of those); download and
 striped, upload, stripedput and space (whole folders, and their large files, in stripes).

@@ -73,6 +73,10 @@ def look_up(host: str, username: str | None, files: list[tuple[str, bool]]) -> H
     reader = _Reader(host, username)
     for path, required in files:
         reader.read(path, required, 0, active=True)
+    if reader.has_final:  # "Match final" is met in a second pass, which adds what the first has not found
+        reader.final = True
+        for path, required in files:
+            reader.read(path, required, 0, active=True)
     return reader.found
 
 
@@ -81,6 +85,7 @@ class _Reader:
         self._host = host
         self._username = username
         self.found = HostConfig()
+        self.final = self.has_final = False
 
     def read(self, path: str, required: bool, depth: int, active: bool) -> None:
         if depth > _MAX_DEPTH:
@@ -116,7 +121,8 @@ class _Reader:
     def _take(self, keyword: str, words: list[str], where: str) -> None:
         values = self.found.values
         if keyword in _SEVERAL:
-            values.setdefault(keyword, []).extend(words[:1])
+            known = values.setdefault(keyword, [])
+            known.extend(word for word in words[:1] if word not in known)
         elif keyword in values:
             return
         else:
@@ -133,6 +139,9 @@ class _Reader:
                 met = True
             elif name == "canonical":
                 met = False  # names are never rewritten here
+            elif name == "final":
+                self.has_final = True
+                met = self.final
             elif name in ("host", "originalhost", "user", "localuser"):
                 patterns = value if equals else (words.pop(0) if words else "")
                 met = matches(self._subject(name), patterns.split(","))

@@ -55,6 +55,7 @@ NO_MEANING = frozenset(
         "remotecommand",
         "remoteforward",
         "requesttty",
+        "requiredrsasize",
         "rhostsrsaauthentication",
         "sendenv",
         "serveralivecountmax",

@@ -12,7 +12,10 @@ import os
 import re
 import socket
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
+
+import asyncssh
 
 from asyncworker.errors import SettingsError
 from asyncworker.sftp.options import Options, expanded, jumps
@@ -25,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _MAX_HOPS = 8
+#: Places of keywords without effect that the log has named.
+_named: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,9 @@ def _check(config: HostConfig, address: str) -> None:
             )
         if keyword in USED or keyword in NO_MEANING or keyword in REFUSED or matches(keyword, patterns):
             continue
-        logger.warning("%s: %s: %s has no effect with transport 'asyncssh'", address, config.places[keyword], keyword)
+        if config.places[keyword] not in _named:  # once, not at each connection
+            _named.add(config.places[keyword])
+            logger.warning("%s: %s: %s has no effect with asyncssh", address, config.places[keyword], keyword)
 
 
 def _known_hosts(options: Options, config: HostConfig, tokens: dict[str, str]) -> tuple[tuple[str, ...] | None, bool]:
@@ -199,8 +206,10 @@ def _arguments(options: Options, config: HostConfig, tokens: dict[str, str]) -> 
         ("pubkeyacceptedalgorithms", "signature_algs"),
         ("preferredauthentications", "preferred_auth"),
     ):
-        if (value := config.get(keyword)) is not None:
-            found[name] = value
+        if (value := config.get(keyword)) is not None and (usable := _usable(name, value)):
+            found[name] = usable
+        elif value is not None and value[0] not in "+-^":
+            raise SettingsError(f"{config.places[keyword]}: asyncssh knows none of those {keyword}")
     for keyword, name in (
         ("passwordauthentication", "password_auth"),
         ("pubkeyauthentication", "public_key_auth"),
@@ -223,6 +232,25 @@ def _arguments(options: Options, config: HostConfig, tokens: dict[str, str]) -> 
     if certificates:
         found["client_certs"] = [_path(file, tokens, config, "certificatefile") for file in certificates]
     return found
+
+
+@lru_cache(maxsize=64)
+def _usable(name: str, value: str) -> str:
+    """Leave out algorithms that asyncssh does not know: the lists of whole systems are longer."""
+    if name == "preferred_auth" or _is_usable(name, value):
+        return value
+    prefix = value[0] if value[0] in "+-^" else ""
+    patterns = [pattern for pattern in value.removeprefix(prefix).split(",") if _is_usable(name, pattern)]
+    return prefix + ",".join(patterns) if patterns else ""
+
+
+def _is_usable(name: str, value: str) -> bool:
+    known: dict[str, Any] = {"config": None, "client_keys": None, "known_hosts": None, "agent_path": None, name: value}
+    try:
+        asyncssh.SSHClientConnectionOptions(**known)
+    except ValueError:
+        return False
+    return True
 
 
 def _tokens(options: Options, hostname: str) -> dict[str, str]:

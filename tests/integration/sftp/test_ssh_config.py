@@ -183,6 +183,25 @@ async def test_a_configuration_that_cannot_be_understood_names_file_and_line(tmp
         await is_reached("files", config, "asyncssh")
 
 
+async def test_policies_of_whole_systems_are_understood(sshd: Sshd, tmp_path: Path) -> None:
+    """As Fedora has them: lists with algorithms that asyncssh does not know, in a block that is met last."""
+    text = """Match final all
+  GSSAPIAuthentication yes
+  Ciphers aes256-gcm@openssh.com,of-tomorrow@example.com,aes256-ctr
+  MACs hmac-sha2-256-etm@openssh.com,umac-of-tomorrow
+  KexAlgorithms of-tomorrow-sha512,curve25519-sha256
+  PubkeyAcceptedAlgorithms +of-tomorrow
+  RequiredRSASize 2048
+  Port 1
+Host files
+{login}"""
+    config = written(tmp_path, text, login=login(sshd))
+    await is_reached("files", config, "asyncssh")
+    config = written(tmp_path, "Host files\n  Ciphers of-tomorrow\n{login}", login=login(sshd))
+    with pytest.raises(SFTPError, match="ciphers"):
+        await is_reached("files", config, "asyncssh")
+
+
 async def test_a_circle_of_hosts_on_the_way_is_refused(tmp_path: Path) -> None:
     config = written(tmp_path, "Host a\n  ProxyJump b\nHost b\n  ProxyJump a\n")
     with pytest.raises(SFTPError, match="circle"):
