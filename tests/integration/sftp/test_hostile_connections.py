@@ -110,6 +110,13 @@ async def test_silence_once_costs_no_file(folders: Folders) -> None:
         assert await settled(pool)
 
 
+async def test_one_request_without_an_answer_costs_no_other_file(folders: Folders) -> None:
+    hostile = serving(hang_if=lambda request: request.kind == "OPEN" and request.path == b"/in/sub/7", bad_sessions=1)
+    async with pool_on(hostile, folders.remote, connections=2, timeout_s=2) as pool:
+        await fetch(pool, folders)
+        assert await settled(pool)
+
+
 async def test_a_slow_server_is_not_a_silent_one(folders: Folders) -> None:
     hostile = serving(delay_s=0.5)
     async with pool_on(hostile, folders.remote, connections=1, timeout_s=20) as pool:

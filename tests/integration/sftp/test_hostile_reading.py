@@ -108,6 +108,17 @@ async def test_an_end_before_the_announced_size_is_an_error(folders: Folders, en
     assert folders.left() == []
 
 
+@pytest.mark.parametrize("end", [700_001, 3_000_000])
+async def test_an_end_behind_the_announced_size_is_an_error(folders: Folders, end: int) -> None:
+    hostile = serving(eof_at={b"/in/700000": end})
+    async with pool_on(hostile, folders.remote) as pool:
+        with pytest.raises(SFTPFileChanged):
+            await pool.get("/in/700000", folders.local / "a")
+        assert await settled(pool)
+        assert hostile.open_handles == []
+    assert folders.left() == []
+
+
 async def test_a_one_time_read_is_asked_for_once(folders: Folders) -> None:
     hostile = serving(one_time_reads=True)
     outcomes = await get_each(hostile, folders)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from asyncworker.errors import ItemErrors, SFTPError
+from asyncworker.errors import ItemErrors, SFTPError, SFTPNoSpace
 from asyncworker.sftp import SFTPPool, upload
 from tests.integration.sftp.conftest import Folders, pool_on
 from tests.integration.sftp.test_get import settled
@@ -166,6 +166,18 @@ async def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(
         assert await settled(pool)
         assert hostile.open_handles == []
     assert ours(hostile)["/out/a"] == OLD
+
+
+async def test_a_disk_that_is_said_to_be_full_gets_nothing(folders: Folders) -> None:
+    (folders.local / "a").write_bytes(NEW)
+    hostile = Hostile(statvfs=(4096, 4096, 1 << 20, 10, 10))
+    hostile.tree.write("/out/b", OLD)
+    async with pool_on(hostile, folders.remote) as pool:
+        with pytest.raises(SFTPNoSpace):
+            await upload(pool, folders.local, "/out")
+        assert (await pool.statvfs("/out")).free_bytes == 40_960
+    assert ours(hostile) == {"/out/b": OLD}
+    assert hostile.count("OPEN", "WRITE") == 0
 
 
 @ways
