@@ -89,6 +89,8 @@ class Channel(AMQPChannel):
 
     def basic_ack(self, delivery_tag: Any, multiple: bool = False, **options: Any) -> Any:
         """Acknowledge, with the others of this turn."""
+        if self.connection is None:
+            raise RecoverableConnectionError("the connection of this delivery is closed")
         transport = self.connection.transport
         transport.keeps = self.connection.hub is not None
         try:

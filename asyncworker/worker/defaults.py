@@ -42,6 +42,7 @@ class AppDefaults(Mapping[str, Any]):
             "worker_pool",
             "worker_concurrency",
             "worker_prefetch_multiplier",
+            "worker_enable_prefetch_count_reduction",
             "broker_connection_retry_on_startup",
             "worker_cancel_long_running_tasks_on_connection_loss",
             "broker_url",
@@ -89,6 +90,9 @@ class AppDefaults(Mapping[str, Any]):
             case "worker_prefetch_multiplier":
                 # A message waits in the broker, where another worker can have it, until a slot is free.
                 return 1
+            case "worker_enable_prefetch_count_reduction":
+                # What runs when a connection is lost is delivered again and held, so it counts as before.
+                return False
             case "broker_connection_retry_on_startup":
                 return True
             case "worker_cancel_long_running_tasks_on_connection_loss":

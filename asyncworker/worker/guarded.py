@@ -13,6 +13,8 @@ import re
 from queue import Empty
 from typing import Any
 
+from amqp import spec
+from amqp.exceptions import ChannelError, RecoverableConnectionError
 from amqp.method_framing import frame_handler as stock_frame_handler
 from amqp.serialization import decode_properties_basic
 from kombu.transport import pyamqp, redis
@@ -49,6 +51,9 @@ _ENTRY = re.compile(rb'\[(.*), *"[^"]*", *"([^"]*)"\]', re.DOTALL)
 #: Of an AMQP content header: class, weight and body size, which come before the properties; and no properties.
 _HEADER_BYTES = 12
 _NO_PROPERTIES = b"\0\0"
+
+#: Methods of AMQP that nobody waits for, and none at all: what the broker closes a consuming channel for.
+_ANSWERED_BY_NOTHING = frozenset({(0, 0), spec.Basic.Ack, spec.Basic.Reject, spec.Basic.Nack, spec.Basic.RecoverAsync})
 
 
 def decoded_payload(raw: bytes, queue: str) -> Any:
@@ -158,8 +163,28 @@ class RedisSocketTransport(SocketURLs, RedisTransport):
     """For ``redis+socket://``."""
 
 
+class ChannelClosed(RecoverableConnectionError):
+    """The broker closed a consuming channel of its own accord; kombu and Celery connect anew for it."""
+
+
 class AMQPChannel(Contained, _StockAMQPChannel):  # type: ignore[misc]
-    """A channel whose consumers cannot end the worker."""
+    """A channel whose consumers cannot end the worker, nor can the broker by closing it."""
+
+    def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        """Raise an error of the connection where the broker closes a channel that answers no call.
+
+        It does so when its acknowledgement timeout has passed, or a delivery tag is of an earlier channel. py-amqp
+        opens the channel again, without its consumers, and raises what Celery takes for the end of the worker.
+        """
+        try:
+            super()._on_close(reply_code, reply_text, class_id, method_id)
+        except ChannelError as exc:
+            if not self.callbacks or (class_id, method_id) not in _ANSWERED_BY_NOTHING:
+                raise
+            logger.warning(
+                "the broker closed a channel; reconnecting, unacknowledged messages are delivered again: %s", reply_text
+            )
+            raise ChannelClosed(reply_text, (class_id, method_id), reply_code=reply_code) from exc
 
 
 def _frame_handler(connection: Any, callback: Any) -> Any:

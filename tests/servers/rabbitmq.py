@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asyncworker.processes import Child
@@ -74,6 +74,21 @@ class RabbitMQ:
     def drop_connections(self, vhost: str) -> None:
         """Close every connection to a virtual host."""
         self.ctl("close_all_connections", "--vhost", vhost, "dropped by a test")
+
+    @contextlib.contextmanager
+    def acknowledgement_timeout(self, timeout_s: float) -> Iterator[None]:
+        """Close channels opened within the block that leave a delivery unacknowledged for that long."""
+        names = ("consumer_timeout", "channel_tick_interval")
+        usual = [self.ctl("eval", f"element(2, application:get_env(rabbit, {name})).").strip() for name in names]
+        self._set_env(names, [str(int(timeout_s * 1000)), "200"])
+        try:
+            yield
+        finally:
+            self._set_env(names, usual)
+
+    def _set_env(self, names: Sequence[str], values: Sequence[str]) -> None:
+        calls = [f"application:set_env(rabbit, {n}, {v})" for n, v in zip(names, values, strict=True)]
+        self.ctl("eval", f"{', '.join(calls)}.")
 
     def start(self) -> None:
         """Start it; returns once it takes connections."""
