@@ -17,6 +17,7 @@ from celery.worker.state import active_requests, task_ready, task_reserved
 from kombu.utils.encoding import safe_repr
 from vine import promise
 
+from asyncworker.settings import load_settings
 from asyncworker.worker.containment import is_broker_error
 from asyncworker.worker.copies import Copies, NotedSettlement
 from asyncworker.worker.dead_letters import bury, letter_of
@@ -58,6 +59,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
             self.pool.fetch_more = self._fetch_more
         self._collects_acks = getattr(self.conninfo.get_transport_cls(), "collects_acks", False)
         self._copies = Copies(self)
+        self._limits_reported = False
         #: Timers of rate limits, each for the next token of a bucket.
         self._token_timers: dict[Any, Any] = {}
         #: Strategies take this name when they are made, and timers of an eta and of rate limits call it.
@@ -140,6 +142,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
     def create_task_handler(self) -> Any:
         """Return what takes a message; each makes two promises, which are kept small. No message makes it raise."""
         handle = super().create_task_handler(promise=self._promise)
+        self._report_delivery_limits()
 
         def on_message(message: Any) -> None:
             try:
@@ -155,6 +158,27 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
                 self.on_invalid_task(None, message, exc)
 
         return on_message
+
+    def _report_delivery_limits(self) -> None:
+        """Log the queues whose broker drops a message before ``max_deliveries`` is reached; once a worker."""
+        limits = getattr(self.task_consumer.channel, "delivery_limits", {})
+        if self._limits_reported or not limits:
+            return
+        self._limits_reported = True
+        settings = load_settings(conf=self.app.conf)
+        for queue, limit in limits.items():
+            if 0 < limit <= settings.max_deliveries:
+                logger.warning(
+                    "queue %s: its delivery limit (%d) is not above max_deliveries (%d); "
+                    "late-ack tasks are given up on the last delivery that it allows",
+                    queue,
+                    limit,
+                    settings.max_deliveries,
+                )
+            elif not limit:
+                logger.warning(
+                    "queue %s: its delivery limit is 0; the broker drops a late-ack task whose worker dies", queue
+                )
 
     # -- messages that cannot be run -----------------------------------------------------------------------------
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from celery import states
+from celery.backends.base import DisabledBackend
+from celery.backends.rpc import RPCBackend
 from celery.exceptions import Ignore
 from kombu.utils.json import dumps
 
@@ -17,6 +21,8 @@ from asyncworker.store import shared_store
 from asyncworker.worker.given_back import GivenBack
 from asyncworker.worker.job import Job
 from asyncworker.worker.leases import LeaseKeeper
+from asyncworker.worker.message import sent_as
+from asyncworker.worker.provisional import moment_of
 
 if TYPE_CHECKING:
     from asyncworker.store import DeadLetter, Deliveries, Start
@@ -37,11 +43,15 @@ class DeliveryGuard:
     Args:
         settings: ``max_deliveries``.
         leases: Those of this process's tasks.
+        app: Its result backend is asked where a broker does not tell a copy from a message that is sent again.
     """
 
-    def __init__(self, settings: Settings, leases: LeaseKeeper) -> None:
+    def __init__(self, settings: Settings, leases: LeaseKeeper, app: Any) -> None:
         self._settings = settings
         self._leases = leases
+        self._app = app
+        #: Tasks on the last delivery that their broker allows: their dead letters are written before they begin.
+        self._buried_in_advance: set[str] = set()
 
     def concerns(self, job: Job) -> bool:
         """Tell whether a job is to be admitted before it begins."""
@@ -61,23 +71,51 @@ class DeliveryGuard:
         if job.draining:
             logger.info("%s goes back to the queue: its holder is another process, and this one ends", job)
             return GivenBack("this worker ends", requeue=True)
-        return await self._begin(job) if self._settings.max_deliveries else None
+        if job.late and not sent_as(job.message) and await self._has_succeeded(job):
+            job.finished = True
+            logger.info("%s is delivered again, and its success is stored; it is acknowledged", job)
+            return Ignore("its success is stored")
+        last = _is_last_delivery(job)
+        return await self._begin(job, last) if self._settings.max_deliveries or last else None
 
-    async def _begin(self, job: Job) -> TooManyDeliveries | None:
+    async def _has_succeeded(self, job: Job) -> bool:
+        """Return whether the success of an earlier delivery was stored a moment ago: its acknowledgement was lost.
+
+        Later it may be that of another message under the same task id, which these brokers do not tell from it. A
+        member of a chord runs again: whether the chord has counted it is not stored with its result.
+        """
+        if getattr(job.request, "chord", None):
+            return False
+        try:
+            ended_at = await asyncio.to_thread(_succeeded_at, self._app, job.id)
+            return ended_at is not None and self._leases.is_recent(ended_at)
+        except Exception as exc:
+            logger.warning("%s is delivered again, and its result could not be looked at: %r", job, exc)
+            return False
+
+    async def _begin(self, job: Job, last: bool) -> TooManyDeliveries | None:
+        """Count a beginning; on the last delivery that the broker allows, keep what it would drop."""
         # A store that is away lets it begin.
         try:
             deliveries = await self._deliveries()
             history = await deliveries.begin(job.id, str(job.args[2].get("hostname")), os.getpid())
-            if len(history) <= self._settings.max_deliveries:
+            dropped_next = last and len(history) > 1
+            if not dropped_next and (
+                len(history) <= self._settings.max_deliveries or not self._settings.max_deliveries
+            ):
                 job.counted = True
+                if last:
+                    await deliveries.bury(_letter(job, history))
+                    self._buried_in_advance.add(job.id)
                 return None
-            await deliveries.bury(_letter(job, history))
+            await deliveries.bury(_letter(job, history[:-1]))
         except StoreError as exc:
             logger.warning("%s is delivered again and could not be counted: %s", job, exc)
             return None
         job.finished = True
+        why = "; its queue's delivery limit allows no other delivery" if dropped_next else ""
         error = TooManyDeliveries(
-            f"{job} was begun {len(history) - 1} times after its first delivery, and its worker died each time; "
+            f"{job} was begun {len(history) - 1} times after its first delivery, and its worker died each time{why}; "
             f"it is given up. `asyncworker dead show {job.id}` tells when and where, `asyncworker dead replay` sends it"
         )
         logger.error("%s", error)
@@ -90,7 +128,11 @@ class DeliveryGuard:
         if not job.counted or job.lost:  # the account is its successor's now
             return
         try:
-            await (await self._deliveries()).end(job.id)
+            deliveries = await self._deliveries()
+            await deliveries.end(job.id)
+            if job.id in self._buried_in_advance:
+                self._buried_in_advance.discard(job.id)
+                await deliveries.forget_dead(job.id)
         except StoreError as exc:
             logger.warning("%s has ended, and its deliveries could not be forgotten: %s", job, exc)
 
@@ -105,6 +147,20 @@ def _delivery_info(job: Job) -> dict[str, Any]:
     return job.args[2].get("delivery_info") or {}
 
 
+def _is_last_delivery(job: Job) -> bool:
+    """Tell whether the broker drops a job's message where this process does not live to acknowledge it."""
+    acks_late = getattr(getattr(job.request, "task", None), "acks_late", False)
+    return bool(acks_late and getattr(job.message, "is_last_delivery", False))
+
+
+def _succeeded_at(app: Any, task_id: str) -> datetime | None:
+    """Return when a task succeeded, by the result backend; ``None`` where that stores no success. Blocks."""
+    if isinstance(app.backend, RPCBackend | DisabledBackend):  # which cannot be asked
+        return None
+    meta = app.backend.get_task_meta(task_id, cache=False)
+    return moment_of(meta.get("date_done")) if meta["status"] == states.SUCCESS else None
+
+
 def _letter(job: Job, history: list[Start]) -> DeadLetter:
     from asyncworker.store import DeadLetter
 
@@ -113,8 +169,8 @@ def _letter(job: Job, history: list[Start]) -> DeadLetter:
         task_id=job.id,
         task=job.name,
         queue=str(_delivery_info(job).get("routing_key") or ""),
-        starts=len(history) - 1,
+        starts=len(history),
         dead_at=datetime.now(UTC),
-        history=history[:-1],
+        history=history,
         arguments=dumps({"args": request.get("args"), "kwargs": request.get("kwargs")}).encode(),
     )

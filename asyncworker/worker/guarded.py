@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import re
+from collections.abc import Mapping
 from queue import Empty
 from typing import Any
 
@@ -18,6 +19,7 @@ from amqp.exceptions import ChannelError, RecoverableConnectionError
 from amqp.method_framing import frame_handler as stock_frame_handler
 from amqp.serialization import decode_properties_basic
 from kombu.transport import pyamqp, redis
+from kombu.utils.text import version_string_as_tuple
 
 from asyncworker.worker.containment import Contained, is_broker_error
 from asyncworker.worker.dead_letters import bury, letter_of_raw
@@ -51,6 +53,9 @@ _ENTRY = re.compile(rb'\[(.*), *"[^"]*", *"([^"]*)"\]', re.DOTALL)
 #: Of an AMQP content header: class, weight and body size, which come before the properties; and no properties.
 _HEADER_BYTES = 12
 _NO_PROPERTIES = b"\0\0"
+
+#: Of quorum queues, where neither an argument nor a policy sets another one.
+_LIMIT_OF_RABBITMQ_4 = 20
 
 #: Methods of AMQP that nobody waits for, and none at all: what the broker closes a consuming channel for.
 _ANSWERED_BY_NOTHING = frozenset({(0, 0), spec.Basic.Ack, spec.Basic.Reject, spec.Basic.Nack, spec.Basic.RecoverAsync})
@@ -170,6 +175,34 @@ class ChannelClosed(RecoverableConnectionError):
 class AMQPChannel(Contained, _StockAMQPChannel):  # type: ignore[misc]
     """A channel whose consumers cannot end the worker, nor can the broker by closing it."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        #: How often a message is delivered again before the broker drops it, by queue, where there is a limit.
+        self.delivery_limits: dict[str, int] = {}
+        self._limits_of_consumers: dict[str, int] = {}
+
+    def queue_declare(self, queue: str = "", *args: Any, arguments: Any = None, **options: Any) -> Any:
+        """Declare a queue; note how often it delivers a message before it drops it."""
+        limit = _delivery_limit(arguments or {}, self.connection.server_properties)
+        if limit is not None:
+            self.delivery_limits[queue] = limit
+        return super().queue_declare(queue, *args, arguments=arguments, **options)
+
+    def basic_consume(self, queue: str = "", *args: Any, consumer_tag: str = "", **options: Any) -> Any:
+        """Consume from a queue."""
+        if queue in self.delivery_limits:
+            self._limits_of_consumers[consumer_tag] = self.delivery_limits[queue]
+        return super().basic_consume(queue, *args, consumer_tag=consumer_tag, **options)
+
+    def message_to_python(self, raw_message: Any) -> Any:
+        """Make a message; one that the broker would drop in the place of delivering it again says so."""
+        message = super().message_to_python(raw_message)
+        if self._limits_of_consumers:
+            limit = self._limits_of_consumers.get(str(message.delivery_info.get("consumer_tag")))
+            count = (message.headers or {}).get("x-delivery-count", 0)
+            message.is_last_delivery = limit is not None and isinstance(count, int) and count >= limit
+        return message
+
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         """Raise an error of the connection where the broker closes a channel that answers no call.
 
@@ -185,6 +218,16 @@ class AMQPChannel(Contained, _StockAMQPChannel):  # type: ignore[misc]
                 "the broker closed a channel; reconnecting, unacknowledged messages are delivered again: %s", reply_text
             )
             raise ChannelClosed(reply_text, (class_id, method_id), reply_code=reply_code) from exc
+
+
+def _delivery_limit(arguments: Mapping[str, Any], server: Mapping[str, Any]) -> int | None:
+    """Return how often a quorum queue delivers a message again; ``None`` where there is no limit that a client sees."""
+    if arguments.get("x-queue-type") != "quorum":
+        return None
+    limit = arguments.get("x-delivery-limit")
+    if limit is None and version_string_as_tuple(str(server.get("version") or "0")) >= (4, 0):
+        limit = _LIMIT_OF_RABBITMQ_4
+    return limit if isinstance(limit, int) and limit >= 0 else None
 
 
 def _frame_handler(connection: Any, callback: Any) -> Any:

@@ -168,7 +168,7 @@ class LeaseKeeper:
             silence = leases.silence_of(key, lease_s)
             while not (job.abandoned or job.draining):
                 seen = await leases.look(key)
-                if seen is not None and seen.ended and (sent_as(job.message) or self._is_fresh(seen)):
+                if seen is not None and seen.ended and (sent_as(job.message) or self.is_recent(seen.renewed_at)):
                     return False
                 if seen is None or seen.ended:
                     if await self._take(leases, job, seen):
@@ -183,9 +183,9 @@ class LeaseKeeper:
             logger.warning("%s is delivered again, and its lease could not be looked at: %s", job, exc)
         return True
 
-    def _is_fresh(self, ended: Lease) -> bool:
-        age_s = (self._clock.now() - ended.renewed_at).total_seconds()
-        return age_s <= _ENDED_COUNTS * self._settings.lease_s
+    def is_recent(self, ended_at: datetime) -> bool:
+        """Tell whether an end is so recent that a delivery under the same task id counts as a copy."""
+        return (self._clock.now() - ended_at).total_seconds() <= _ENDED_COUNTS * self._settings.lease_s
 
     async def _take(self, leases: Leases, job: Job, seen: Lease | None) -> bool:
         async with self._claiming:

@@ -124,7 +124,7 @@ class AsyncPool(BasePool):
             self._loop_thread,
             self._outbox,
             self._finished,
-            DeliveryGuard(self._settings, self._leases),
+            DeliveryGuard(self._settings, self._leases, self.app),
             threads=self._settings.sync_threads,
             use_backend=use_backend,
         )

@@ -133,7 +133,7 @@ class ProvisionalState:
     def _may_replace(self, meta: Mapping[str, Any]) -> bool:
         if meta["status"] not in states.READY_STATES:
             return True
-        done_at = _moment(meta.get("date_done"))
+        done_at = moment_of(meta.get("date_done"))
         return self.started_at is not None and done_at is not None and done_at < self.started_at
 
 
@@ -166,7 +166,7 @@ _CALLS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def _moment(value: Any) -> datetime | None:
+def moment_of(value: Any) -> datetime | None:
     """Return when an outcome was stored: backends give text or a datetime, with or without a zone."""
     if isinstance(value, str):
         try:

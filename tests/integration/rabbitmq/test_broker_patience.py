@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from asyncworker.errors import TooManyDeliveries
 from tests.integration import tasks
+from tests.integration.rabbitmq import amqp_app
+from tests.servers.command import asyncworker
 from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.worker import Worker
 
@@ -75,3 +78,81 @@ def test_an_eta_beyond_the_acknowledgement_timeout_is_kept(
     rabbitmq.wait_until_settled(vhost)
     assert log.read_text().count("begun") == 2
     assert node.stop() == 0
+
+
+def leave_unacknowledged(client: Celery[Any], queue: str = "celery") -> None:
+    """Take a message and close the connection, so that it is delivered again."""
+    with client.connection_for_read() as connection:
+        assert connection.default_channel.basic_get(queue) is not None
+
+
+def test_a_late_task_whose_success_is_stored_is_acknowledged_and_not_run_again(
+    worker: Callable[..., Worker], client: Celery[Any], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
+) -> None:
+    """What the broker has left where the acknowledgement is lost together with the worker."""
+    log = tmp_path / "log"
+    first = worker(MODULE, "-c", "2", "--without-mingle")
+    client.tasks["t.logged_late"].apply_async((str(log), 0), task_id="the-same").get(timeout=WAIT_S)
+    assert first.stop() == 0
+    again = client.tasks["t.logged_late"].apply_async((str(log), 0), task_id="the-same")
+    leave_unacknowledged(client)
+    worker(MODULE, "-c", "2", "--without-mingle", name="second@test")
+    assert client.tasks["t.add"].delay(1, 2).get(timeout=WAIT_S) == 3
+    rabbitmq.wait_until_settled(vhost)
+    assert log.read_text().split() == ["begun", "ended"]
+    assert again.state == "SUCCESS"
+
+
+def test_a_late_task_without_a_stored_success_is_run_when_it_is_delivered_again(
+    worker: Callable[..., Worker], client: Celery[Any], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    result = client.tasks["t.logged_late"].delay(str(log), 0)
+    leave_unacknowledged(client)
+    worker(MODULE, "-c", "2", "--without-mingle")
+    assert result.get(timeout=WAIT_S) == 0
+    rabbitmq.wait_until_settled(vhost)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_task_that_kills_its_workers_is_kept_before_its_queue_drops_it(
+    limit: int,
+    worker: Callable[..., Worker],
+    client: Celery[Any],
+    worker_env: dict[str, str],
+    rabbitmq: RabbitMQ,
+    vhost: str,
+    tmp_path: Path,
+) -> None:
+    options: dict[str, Any] = {"app": amqp_app.__name__, "env": {"AMQP_QUORUM": "1", "AMQP_DELIVERY_LIMIT": str(limit)}}
+    last = worker(MODULE, "-c", "2", "--without-mingle", name="declares@test", **options)
+    last.wait_for_log(f"its delivery limit ({limit}) is not above max_deliveries (10)")
+    assert last.stop() == 0
+    client.conf.update(amqp_app.quorum(limit))
+    result = client.tasks["t.poison"].delay(str(tmp_path / "never"))
+    # With a limit of one no earlier delivery was counted that could tell a poison: the last one is run, too.
+    deaths = limit if limit > 1 else 2
+    for attempt in range(deaths):
+        victim = worker(MODULE, "--without-mingle", name=f"victim{attempt}@test", ready=False, **options)
+        victim.wait(timeout_s=WAIT_S)
+    survivor = worker(MODULE, "-c", "2", "--without-mingle", name="survivor@test", **options)
+    if limit > 1:
+        with pytest.raises(TooManyDeliveries, match="its queue's delivery limit allows no other delivery"):
+            result.get(timeout=WAIT_S)
+    rabbitmq.wait_until_settled(vhost)
+    assert result.id in asyncworker("dead", "list", env=worker_env).stdout
+    assert survivor.stop() == 0
+
+
+def test_a_task_that_ends_on_the_last_delivery_leaves_no_dead_letter(
+    worker: Callable[..., Worker], client: Celery[Any], worker_env: dict[str, str], rabbitmq: RabbitMQ, vhost: str
+) -> None:
+    options: dict[str, Any] = {"app": amqp_app.__name__, "env": {"AMQP_QUORUM": "1", "AMQP_DELIVERY_LIMIT": "1"}}
+    assert worker(MODULE, "--without-mingle", name="declares@test", **options).stop() == 0
+    client.conf.update(amqp_app.quorum(1))
+    result = client.tasks["t.sleep_late"].delay(0)
+    leave_unacknowledged(client)
+    worker(MODULE, "--without-mingle", **options)
+    assert result.get(timeout=WAIT_S) == 0
+    rabbitmq.wait_until_settled(vhost)
+    assert asyncworker("dead", "list", "--json", env=worker_env).stdout == ""
