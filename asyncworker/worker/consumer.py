@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
 from celery import bootsteps
-from celery.exceptions import InvalidTaskError, NotRegistered
+from celery.exceptions import InvalidTaskError, NotRegistered, WorkerShutdown
+from celery.platforms import EX_FAILURE
 from celery.worker import consumer as stock
 from celery.worker.consumer import consumer as stock_module
 from celery.worker.state import active_requests, task_ready, task_reserved
@@ -58,12 +60,30 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
         if hasattr(self.pool, "fetch_more"):
             self.pool.fetch_more = self._fetch_more
         self._collects_acks = getattr(self.conninfo.get_transport_cls(), "collects_acks", False)
+        #: A queue's node may be down, the queue not declared yet, or held by a connection that is about to be cut.
+        self.connection_errors: tuple[type[Exception], ...] = (
+            *self.conninfo.connection_errors,
+            NotFound,
+            ResourceLocked,
+        )
         self._copies = Copies(self)
         self._limits_reported = False
         #: Timers of rate limits, each for the next token of a bucket.
         self._token_timers: dict[Any, Any] = {}
         #: Strategies take this name when they are made, and timers of an eta and of rate limits call it.
         self.on_task_request = self._take_request
+
+    def start(self) -> None:
+        """Consume until the worker ends.
+
+        Raises:
+            WorkerShutdown: The broker refuses what the worker needs: access, or a queue with other arguments.
+        """
+        try:
+            super().start()
+        except (AccessRefused, PreconditionFailed) as exc:
+            logger.critical("the broker refuses what this worker needs, and would do so again; ending: %s", exc)
+            raise WorkerShutdown(EX_FAILURE) from exc
 
     def _fetch_more(self, count: int) -> None:
         if count > 0:
@@ -115,7 +135,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """The same for a connection that was there."""
-        if isinstance(exc, RefusedForNow):
+        if isinstance(exc, RefusedForNow | NotFound | ResourceLocked):
             time.sleep(PAUSE_S)
         super().on_connection_error_after_connected(exc)
 

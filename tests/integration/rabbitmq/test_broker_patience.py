@@ -156,3 +156,64 @@ def test_a_task_that_ends_on_the_last_delivery_leaves_no_dead_letter(
     assert result.get(timeout=WAIT_S) == 0
     rabbitmq.wait_until_settled(vhost)
     assert asyncworker("dead", "list", "--json", env=worker_env).stdout == ""
+
+
+def test_a_queue_that_is_deleted_under_its_consumer_is_declared_again(
+    worker: Callable[..., Worker], client: Celery[Any], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
+) -> None:
+    """What runs goes on, and what was held is gone with the queue."""
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    node = worker(MODULE, "-c", "2", "--without-mingle")
+    held = client.tasks["t.gated_late"].delay(str(log), str(gate))
+    node.wait_for_log(f"[{held.id}] received")
+    rabbitmq.ctl("delete_queue", "-p", vhost, "celery")
+    give_up_at_s = time.monotonic() + WAIT_S
+    while "celery\n" not in rabbitmq.ctl("list_queues", "-p", vhost, "name", "--no-table-headers"):
+        assert node.returncode is None and time.monotonic() < give_up_at_s, node.log()
+    assert client.tasks["t.add"].delay(1, 2).get(timeout=WAIT_S) == 3
+    gate.touch()
+    assert held.get(timeout=WAIT_S) == "done"
+    assert log.read_text().split() == ["begun", "ended"]
+    assert node.stop() == 0
+
+
+def test_a_queue_that_another_connection_holds_for_itself_is_waited_for(
+    worker: Callable[..., Worker], client: Celery[Any]
+) -> None:
+    """A connection that is being cut, of this worker or of another one, may hold it for a moment."""
+    with client.connection_for_read() as connection:
+        connection.default_channel.queue_declare("celery", exclusive=True, durable=True, auto_delete=False)
+        node = worker(MODULE, "-c", "2", "--without-mingle", ready=False)
+        node.wait_for_log("RESOURCE_LOCKED")
+    assert client.tasks["t.add"].delay(1, 2).get(timeout=WAIT_S) == 3
+    assert node.stop() == 0
+
+
+def test_a_worker_that_the_broker_never_serves_ends_with_its_reason(
+    worker: Callable[..., Worker], client: Celery[Any]
+) -> None:
+    with client.connection_for_read() as connection:
+        connection.default_channel.queue_declare("celery", durable=False, auto_delete=False)
+    node = worker(MODULE, "-c", "2", "--without-mingle", ready=False)
+    assert node.wait(timeout_s=WAIT_S) != 0
+    assert "the broker refuses what this worker needs" in node.log()
+    assert "inequivalent arg 'durable'" in node.log()
+    assert "Traceback" not in node.log()
+
+
+def test_late_acknowledgements_arrive_while_the_broker_blocks_publishers(
+    worker: Callable[..., Worker], client: Celery[Any], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    node = worker(MODULE, "-c", "5", "--without-mingle")
+    held = [client.tasks["t.gated_late"].delay(str(tmp_path / "log"), str(gate)) for _ in range(5)]
+    for result in held:
+        node.wait_for_log(f"[{result.id}] received")
+    rabbitmq.ctl("set_vm_memory_high_watermark", "0.000001")
+    try:
+        gate.touch()
+        rabbitmq.wait_until_settled(vhost)
+    finally:
+        rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+    assert [result.get(timeout=WAIT_S) for result in held] == ["done"] * 5
+    assert node.stop() == 0
