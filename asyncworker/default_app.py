@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
+from amqp.exceptions import NotAllowed
 from celery import Celery, signals
 from celery.concurrency import get_implementation
 from celery.utils.dispatch import Signal
@@ -273,6 +274,8 @@ def _check_broker(app: Any, wait_s: float) -> None:
     connection = app.connection_for_read()
     try:
         connection.ensure_connection(timeout=wait_s, interval_start=0.2, interval_step=0.2, interval_max=1)
+    except (*connection.channel_errors, NotAllowed) as exc:
+        raise SettingsError(f"the broker at {shown} refuses this worker: {exc}") from None
     except OperationalError as exc:
         raise SettingsError(
             f"no broker answers at {shown} within {wait_s:g} s: {str(exc).rstrip('.')}. Start it, or set "

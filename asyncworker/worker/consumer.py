@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
+from amqp.exceptions import AccessRefused, NotAllowed, NotFound, PreconditionFailed, ResourceLocked
 from celery import bootsteps
 from celery.exceptions import InvalidTaskError, NotRegistered, WorkerShutdown
 from celery.platforms import EX_FAILURE
@@ -126,8 +126,8 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
             super().add_task_queue(queue, *args, **options)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Connect again; to a server that cannot take what a consumer declares, in a moment."""
-        if isinstance(exc, RefusedForNow):
+        """Connect again; to a server that cannot take what a consumer declares, or has no such vhost, in a moment."""
+        if isinstance(exc, RefusedForNow | NotAllowed):
             log_wait("starting to consume", exc)
             time.sleep(PAUSE_S)
         else:

@@ -209,6 +209,33 @@ def test_a_queue_that_another_connection_holds_for_itself_is_waited_for(
     assert node.stop() == 0
 
 
+def test_a_virtual_host_that_is_away_for_a_while_is_waited_for(
+    worker: Callable[..., Worker], client: Celery[Any], rabbitmq: RabbitMQ, vhost: str
+) -> None:
+    node = worker(MODULE, "-c", "2", "--without-mingle")
+    rabbitmq.ctl("delete_vhost", vhost)
+    node.wait_for_log(f"vhost {vhost} not found")
+    rabbitmq.ctl("add_vhost", vhost)
+    rabbitmq.ctl("set_permissions", "-p", vhost, "guest", ".*", ".*", ".*")
+    assert client.tasks["t.add"].delay(1, 2).get(timeout=WAIT_S) == 3
+    assert node.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("user", "vhost_name", "reason"),
+    [("guest:wrong", "/", "ACCESS_REFUSED"), ("guest:guest", "nothing", "vhost nothing not found")],
+)
+def test_a_worker_that_may_not_connect_ends_with_one_line(
+    user: str, vhost_name: str, reason: str, worker: Callable[..., Worker], rabbitmq: RabbitMQ
+) -> None:
+    url = rabbitmq.broker_url(vhost_name).replace("guest:guest", user)
+    node = worker(MODULE, ready=False, env={"ASYNCWORKER_BROKER_URL": url})
+    assert node.wait(timeout_s=WAIT_S) != 0
+    assert "refuses this worker" in node.log()
+    assert reason in node.log()
+    assert "Traceback" not in node.log()
+
+
 def test_a_worker_that_the_broker_never_serves_ends_with_its_reason(
     worker: Callable[..., Worker], client: Celery[Any]
 ) -> None:
