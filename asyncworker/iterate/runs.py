@@ -323,7 +323,7 @@ async def _wait_for_holder(
         if await silence.outlasts(lease_s, progress.updated_at, functools.partial(wait_writable, store)):
             logger.warning("run %s: its holder has been silent for %g s; taking it over", run_id, lease_s)
             return progress.updated_at, True
-        await clock.sleep(silence.every_s)
+        await clock.sleep(silence.pause_s)
 
 
 async def outcome_of(

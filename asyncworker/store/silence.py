@@ -34,6 +34,11 @@ class Silence:
         """Of the holder of a lease: it is looked often enough."""
         return cls(min(1.0, lease_s / 5), clock)
 
+    @property
+    def pause_s(self) -> float:
+        """How long one who waits for it sleeps between two looks, however seldom others look."""
+        return min(1.0, self.every_s)
+
     def begin(self) -> None:
         """Count from now on."""
         self._seconds = 0.0

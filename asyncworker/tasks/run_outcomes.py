@@ -84,4 +84,4 @@ async def _end_once_free(store: Store, run_id: str, state: RunState, error: str,
         if free and await end_unheld_run(store, seen, state, error, SYSTEM_CLOCK.now()):
             logger.warning("run %s has ended: %s", run_id, error)
             return
-        await asyncio.sleep(min(0.2, silence.every_s))
+        await asyncio.sleep(min(0.2, silence.pause_s))

@@ -178,7 +178,7 @@ class LeaseKeeper:
                         logger.warning("%s: its holder was silent for %g s; taking it over", job, lease_s)
                         return True
                 else:
-                    await self._clock.sleep(silence.every_s)
+                    await self._clock.sleep(silence.pause_s)
         except StoreError as exc:
             logger.warning("%s is delivered again, and its lease could not be looked at: %s", job, exc)
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sqlite3
 import time
@@ -295,12 +296,11 @@ class Letter:
 
 def dead_letters(state_dir: Path) -> list[Letter]:
     """Read the dead letters of a store in a state folder."""
-    with sqlite3.connect(state_dir / "store.sqlite") as connection:
+    with contextlib.closing(sqlite3.connect(state_dir / "store.sqlite")) as connection:
         try:
             rows = connection.execute("SELECT task_id, reason, message, queue FROM asyncworker_dead_letter").fetchall()
         except sqlite3.OperationalError:  # no worker has opened it yet
             return []
         finally:
             connection.rollback()
-    connection.close()
     return [Letter(*row) for row in rows]
