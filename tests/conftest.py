@@ -199,6 +199,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As one under nohup does the end of its terminal.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # How long an example takes is the machine's affair.
     hypothesis.settings.register_profile("asyncworker", deadline=None)
     hypothesis.settings.load_profile("asyncworker")

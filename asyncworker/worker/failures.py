@@ -16,7 +16,7 @@ from typing import Any
 from billiard import einfo as stock
 from celery.app import trace
 
-__all__ = ["ExceptionInfo", "TraceInfo", "let_go_of_frames"]
+__all__ = ["ExceptionInfo", "TraceInfo", "let_go_of_frames", "let_go_of_itself"]
 
 _stock: Any = stock
 
@@ -92,6 +92,7 @@ def _with_own_information(method: Any) -> Any:
     names = {**vars(trace), "ExceptionInfo": ExceptionInfo}
     own = types.FunctionType(method.__code__, names, method.__name__, method.__defaults__, method.__closure__)
     own.__kwdefaults__ = method.__kwdefaults__
+    own.__doc__ = method.__doc__ or "Handle it as Celery does."
     return own
 
 
@@ -117,5 +118,9 @@ def let_go_of_frames(exception: BaseException) -> None:
         if isinstance(found, BaseException) and found.__traceback__ is not None:
             found.__traceback__ = None
             left += (found.__cause__, found.__context__, getattr(found, "exc", None))
-            if any(arg is found for arg in found.args):  # as Celery's Retry has it
-                found.args = tuple(arg for arg in found.args if arg is not found)
+
+
+def let_go_of_itself(exception: BaseException) -> None:
+    """Part an exception that is among its own arguments, as Celery's Retry is, from itself, once all was told of it."""
+    if any(arg is exception for arg in exception.args):
+        exception.args = tuple(arg for arg in exception.args if arg is not exception)

@@ -20,7 +20,7 @@ from celery.exceptions import Reject, Retry
 from asyncworker.loop import Bridge, LoopThread, current_job
 from asyncworker.loop.threads import DaemonExecutor
 from asyncworker.worker.deliveries import DeliveryGuard
-from asyncworker.worker.failures import let_go_of_frames
+from asyncworker.worker.failures import let_go_of_frames, let_go_of_itself
 from asyncworker.worker.gate import start_gate
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.outbox import Outbox
@@ -227,7 +227,8 @@ class Runner:
         outcome = _unwrapped(outcome)
         job.succeeded = not outcome[0]
         job.finished = job.finished or (not job.abandoned and not _is_given_back(outcome))
-        self._put(job, functools.partial(job.request.on_success, outcome))
+        report = job.request.on_success if job.succeeded else functools.partial(_tell_failure, job.request.on_success)
+        self._put(job, functools.partial(report, outcome))
 
     def _put(self, job: Job, report: Callable[[], Any]) -> None:
         job.settled = True
@@ -283,6 +284,13 @@ class _JobBridge(Bridge):
             self._runner.put_outcome(self._job, result)
             raise StopIteration
         return result
+
+
+def _tell_failure(tell: Callable[..., Any], outcome: Any) -> None:
+    try:
+        tell(outcome)
+    finally:
+        let_go_of_itself(outcome[1].exception)
 
 
 def _is_given_back(outcome: Any) -> bool:

@@ -258,7 +258,7 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(environment: dict[str, 
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline().startswith("running")
         process.stdout.close()
-        assert process.wait(60) == 1
+        assert process.wait(60) == 141
         assert process.stderr.read() == ""
 
 
