@@ -204,8 +204,9 @@ class _Attempt:
         self.target, self.client = target, Client(target, known_hosts)
         client = self.client
         arguments = _arguments(target) | ({"tunnel": way[-1]} if way else {})
+        opened = None
         try:
-            return await asyncssh.connect(
+            opened = await asyncssh.connect(
                 target.hostname,
                 target.options.port,
                 client_factory=lambda: client,
@@ -213,7 +214,13 @@ class _Attempt:
                 **arguments,
             )
         finally:
-            await asyncio.to_thread(client.keep_accepted)
+            try:
+                await asyncio.to_thread(client.keep_accepted)
+            except BaseException:  # cancelled meanwhile: nobody else has the connection yet
+                if opened is not None:
+                    opened.abort()
+                raise
+        return opened
 
 
 def _arguments(target: Target) -> dict[str, Any]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import threading
+from typing import Any
 
+import asyncssh
 import pytest
 
 from asyncworker.sftp import Transfer
+from asyncworker.sftp.host_keys import Client
 from tests.integration.sftp.conftest import Folders, pool_of
 from tests.integration.sftp.test_get import settled
 from tests.servers.sftp import SFTPServer, running_sftp_server
@@ -109,3 +113,35 @@ async def test_a_thousand_cancelled_gets_leak_nothing(each_way: Server, folders:
     if before:
         # Both ends of the asyncssh server's connections are in this process; it may still be closing its own.
         assert len(os.listdir("/proc/self/fd")) <= before + 10  # noqa: PTH208
+
+
+async def test_a_connection_that_is_given_up_as_it_is_ready_is_closed(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def keep_accepted(_client: Client) -> None:
+        loop.call_soon_threadsafe(ready.set)
+        go_on.wait(60)
+
+    monkeypatch.setattr(Client, "keep_accepted", keep_accepted)
+    opened: list[asyncssh.SSHClientConnection] = []
+    connect = asyncssh.connect
+
+    async def noted(*args: Any, **options: Any) -> asyncssh.SSHClientConnection:
+        opened.append(await connect(*args, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(asyncssh, "connect", noted)
+    pool = pool_of(sshd)
+    call = asyncio.create_task(pool.stat("/"))
+    await asyncio.wait_for(ready.wait(), 60)
+    call.cancel()
+    closing = asyncio.create_task(pool.close())
+    await asyncio.wait([closing], timeout=0.05)
+    go_on.set()
+    await closing
+    assert len(opened) == 1
+    async with asyncio.timeout(60):
+        await opened[0].wait_closed()
