@@ -336,6 +336,8 @@ class AsyncPool(BasePool):
         """Forget what waits: its connection is lost, so its messages come again."""
         self._forget_waiting()
         self._more_fetched = 0  # the next consumer begins with none
+        if self._ended:  # and the loop with it
+            return
         for job in self._jobs.values():
             job.returned = True
         self._loop_thread.loop.call_soon_threadsafe(self._leases.hurry)

@@ -70,7 +70,8 @@ async def test_a_server_that_dies_of_one_kind_of_request_ends_with_an_error(fold
                 done = 0
             else:
                 done = report.files_done
-                assert report.files_failed == report.files_found - done or not report.files_found
+                # The listing may have been under way on the connection that died: it is one failure more.
+                assert report.files_failed - (report.files_found - done) in (0, 1) or not report.files_found
         assert await settled(pool)
     assert len(arrived(folders)) == done
     assert all(FILES[name] == content for name, content in arrived(folders).items())
