@@ -81,10 +81,12 @@ class DeliveryGuard:
     async def _has_succeeded(self, job: Job) -> bool:
         """Return whether the success of an earlier delivery was stored a moment ago: its acknowledgement was lost.
 
-        Later it may be that of another message under the same task id, which these brokers do not tell from it. A
-        member of a chord runs again: whether the chord has counted it is not stored with its result.
+        Later it may be that of another message under the same task id, which these brokers do not tell from it. A task
+        that something follows runs again, and so does a member of a chord: whether that was sent is not stored.
         """
-        if getattr(job.request, "chord", None):
+        payload = getattr(job.request, "_payload", None)
+        embed = payload[2] if isinstance(payload, list | tuple) and len(payload) == 3 else None
+        if embed and any(embed.get(name) for name in ("chord", "chain", "callbacks")):
             return False
         try:
             ended_at = await asyncio.to_thread(_succeeded_at, self._app, job.id)
