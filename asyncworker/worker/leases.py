@@ -166,6 +166,9 @@ class LeaseKeeper:
         try:
             leases = await self._leases()
             silence = leases.silence_of(key, lease_s)
+            if await leases.look(key) is None:
+                # A holder that has lost its connection just now is about to take it.
+                await self._clock.sleep(silence.pause_s)
             while not (job.abandoned or job.draining):
                 seen = await leases.look(key)
                 if seen is not None and seen.ended and (sent_as(job.message) or self.is_recent(seen.renewed_at)):

@@ -60,8 +60,12 @@ class HolderGuard(DeliveryGuard):
     """The guard of one holder."""
 
     def __init__(self, holder: Holder, settings: Settings, leases: LeaseKeeper) -> None:
-        super().__init__(settings, leases)
+        super().__init__(settings, leases, None)
         self.holder = holder
+
+    async def _has_succeeded(self, job: Job) -> bool:
+        """These tasks store no result."""
+        return False
 
     async def _deliveries(self) -> Deliveries:
         return Deliveries(self.holder.store)
