@@ -178,12 +178,7 @@ class StoreRecorder(Tally):
             self._results.append((index, body, digest))
             self._results_bytes += len(body)
         self._done += 1
-        # As `_settled`, without a call an item.
-        if digest is None or self._keys is None:
-            self._map.add(index - self._first_index)
-        else:
-            self._keys.add(digest, index, "done")
-        self._changed = True
+        self._note_end(index, digest, "done")
         if self._results_bytes >= self.BYTES_HELD or len(self._results) >= self.ITEMS_HELD:
             self._hold_back()
 
@@ -191,7 +186,8 @@ class StoreRecorder(Tally):
         """An item asked to be skipped."""
         if not self._closed:
             self._skipped += 1
-            self._settled(index, digest, "skipped")
+            self._note_end(index, digest, "skipped")
+            self._check_room()
 
     def failed(self, failure: ItemFailure, digest: bytes | None = None) -> None:
         """An item failed for good."""
@@ -204,13 +200,12 @@ class StoreRecorder(Tally):
             self._changed = True
             self._check_room()
 
-    def _settled(self, index: int, digest: bytes | None, outcome: Outcome) -> None:
+    def _note_end(self, index: int, digest: bytes | None, outcome: Outcome) -> None:
         if self._keys is None or digest is None:
             self._map.add(index - self._first_index)
         else:
             self._keys.add(digest, index, outcome)
         self._changed = True
-        self._check_room()
 
     def _check_room(self) -> None:
         if (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import time
@@ -141,14 +142,9 @@ class Steps:
             logger.warning("limits: Redis does not answer, or cannot now; permits and tokens wait for it: %r", exc)
 
 
-_digests: dict[str, str] = {}
-
-
+@functools.cache
 def _digest(script: str) -> str:
-    found = _digests.get(script)
-    if found is None:
-        found = _digests[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    return found
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 def _fail(call: _Call, error: LimitError) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
 from asyncworker.sftp.batch import FileResult
 from asyncworker.sftp.listing import Entry
+from asyncworker.sftp.local_leftovers import open_below
 from asyncworker.sftp.mirror_plan import Step
 from asyncworker.sftp.namespace import Namespace
 from asyncworker.sftp.pulling import run_each
@@ -22,7 +23,6 @@ __all__ = ["LocalTarget", "RemoteTarget", "Target"]
 
 #: Deletions between two looks at whether the caller still waits.
 _CHUNK = 256
-_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Done = Callable[[FileResult], None]
 
@@ -103,15 +103,12 @@ class LocalTarget:
 
     @contextlib.contextmanager
     def _opened(self, folder: str) -> Iterator[int]:
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        root_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name in folder.split("/") if folder else ():
-                below = os.open(name, _FLAGS, dir_fd=fd)
-                os.close(fd)
-                fd = below
-            yield fd
+            with open_below(root_fd, folder) as fd:
+                yield fd
         finally:
-            os.close(fd)
+            os.close(root_fd)
 
 
 class RemoteTarget:

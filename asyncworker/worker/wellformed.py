@@ -67,7 +67,6 @@ def _of_call(args: Any, kwargs: Any) -> str | None:
 
 
 def _of_fields(fields: dict[str, Any]) -> str | None:
-    # In the order of what most messages have; this runs for each.
     if not is_text(fields.get("task")):
         return "task is not the name of one"
     if not is_text(fields.get("id")) or len(fields["id"]) > LONGEST_ID:

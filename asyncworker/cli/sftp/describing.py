@@ -10,7 +10,7 @@ import click
 from asyncworker.cli.sftp.connection import connection_options
 from asyncworker.cli.sftp.entries import as_object, kind_of, moment
 from asyncworker.cli.sftp.interrupts import run_async
-from asyncworker.cli.sftp.remote import attempt, by_server, entries_of, pool_of
+from asyncworker.cli.sftp.remote import attempt, attempt_each, by_server, pool_of
 from asyncworker.cli.sftp.sizes import human
 from asyncworker.cli.sftp.stdout import Output
 from asyncworker.sftp import Entry, FileSystem, SFTPPool
@@ -28,14 +28,7 @@ def stat(urls: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """
     output = Output(as_json)
 
-    async def run() -> None:
-        for host, login, paths in by_server(urls):
-            async with pool_of(host, login, given) as pool:
-                for path in paths:
-                    for entry in await entries_of(pool, path, output):
-                        await attempt(output, entry.path, _describe(pool, entry, output))
-
-    run_async(run())
+    run_async(attempt_each(urls, given, output, lambda pool, entry: _describe(pool, entry, output)))
     output.finish()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, 
 from asyncworker.sftp import Entry, SFTPPool
 from asyncworker.sftp.globbing import expand
 
-__all__ = ["attempt", "by_server", "entries_of", "pool_of"]
+__all__ = ["attempt", "attempt_each", "by_server", "entries_of", "pool_of"]
 
 #: Host and login of a server, and the paths on it.
 Server = tuple[str, dict[str, Any], list[str]]
@@ -71,3 +71,19 @@ async def attempt(output: Output, path: str, call: Awaitable[object]) -> bool:
         output.fail(path, error)
         return False
     return True
+
+
+async def attempt_each(
+    urls: Iterable[str], given: dict[str, Any], output: Output, call: Callable[[SFTPPool, Entry], Awaitable[object]]
+) -> None:
+    """Make a call for each entry that the arguments name, one after the other; failures are printed.
+
+    Raises:
+        SFTPConnectError: A server cannot be reached.
+        SFTPConnectionLost: The connection is lost.
+    """
+    for host, login, paths in by_server(urls):
+        async with pool_of(host, login, given) as pool:
+            for path in paths:
+                for entry in await entries_of(pool, path, output):
+                    await attempt(output, entry.path, call(pool, entry))

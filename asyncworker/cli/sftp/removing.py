@@ -9,7 +9,7 @@ import click
 
 from asyncworker.cli.sftp.connection import connection_options
 from asyncworker.cli.sftp.interrupts import run_async
-from asyncworker.cli.sftp.remote import attempt, by_server, entries_of, pool_of
+from asyncworker.cli.sftp.remote import attempt, attempt_each, by_server, entries_of, pool_of
 from asyncworker.cli.sftp.stdout import Output
 from asyncworker.errors import SFTPError
 from asyncworker.sftp import Entry, SFTPPool
@@ -61,15 +61,12 @@ def rmdir(urls: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Remove empty folders."""
     output = Output(as_json)
 
-    async def run() -> None:
-        for host, login, paths in by_server(urls):
-            async with pool_of(host, login, given) as pool:
-                for path in paths:
-                    for entry in await entries_of(pool, path, output):
-                        if await attempt(output, entry.path, pool.rmdir(entry.path)) and as_json:
-                            output.done("removed", entry.path)
+    async def one(pool: SFTPPool, entry: Entry) -> None:
+        await pool.rmdir(entry.path)
+        if as_json:
+            output.done("removed", entry.path)
 
-    run_async(run())
+    run_async(attempt_each(urls, given, output, one))
     output.finish()
 
 

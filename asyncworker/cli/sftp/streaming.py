@@ -11,7 +11,7 @@ from asyncworker.cli.json_lines import echo_json
 from asyncworker.cli.sftp.connection import connection_options, parsed
 from asyncworker.cli.sftp.interrupts import run_async
 from asyncworker.cli.sftp.pipes import StandardOutput, standard_input
-from asyncworker.cli.sftp.remote import attempt, by_server, entries_of, pool_of
+from asyncworker.cli.sftp.remote import attempt_each, pool_of
 from asyncworker.cli.sftp.stdout import Output
 from asyncworker.errors import SFTPError
 from asyncworker.sftp import Entry, SFTPPool
@@ -43,11 +43,7 @@ def get_to_stdout(urls: tuple[str, ...], given: dict[str, Any]) -> None:
 
     async def run() -> None:
         stdout = StandardOutput()
-        for host, login, paths in by_server(urls):
-            async with pool_of(host, login, given) as pool:
-                for path in paths:
-                    for entry in await entries_of(pool, path, output):
-                        await attempt(output, entry.path, _copy(pool, entry, stdout))
+        await attempt_each(urls, given, output, lambda pool, entry: _copy(pool, entry, stdout))
 
     run_async(run())
     output.finish()
