@@ -124,6 +124,7 @@ class AsyncPool(BasePool):
             self._loop_thread,
             self._outbox,
             self._finished,
+            self._limit_time,
             DeliveryGuard(self._settings, self._leases, self.app),
             threads=self._settings.sync_threads,
             use_backend=use_backend,
@@ -380,11 +381,15 @@ class AsyncPool(BasePool):
         if job.terminated:  # revoked in the moment of its acceptance
             self._outbox.put(lambda: self._finished(job, _ignore))
             return
-        if job.timeout_s:
-            self._limit(job, job.timeout_s)
+        if not job.redelivered:  # it may wait first, while another process runs it
+            self._limit_time(job)
         job.started = True
         account.began(job)
         self._runner.start(job, on_loop=job.name in self._async_names)
+
+    def _limit_time(self, job: Job) -> None:
+        if job.timeout_s and job.pid in self._jobs:
+            self._limit(job, job.timeout_s)
 
     def _limit(self, job: Job, after_s: float) -> None:
         timer = self._timer.call_after(after_s, lambda: self._outbox.put(lambda: self._time_out(job)))

@@ -61,7 +61,8 @@ class Runner:
         loop_thread: Runs coroutines.
         outbox: Takes the news to the main thread.
         finished: Called there, exactly once for each job that was started, when its code has ended.
-        guard: Is asked before a job begins that was delivered again.
+        admitted: Called there with each job that was delivered again, when it is about to begin.
+        guard: Is asked before that.
         threads: How many synchronous jobs run at once; more wait for a thread.
         use_backend: Called on the thread of each of those before it runs.
     """
@@ -71,6 +72,7 @@ class Runner:
         loop_thread: LoopThread,
         outbox: Outbox,
         finished: Finished,
+        admitted: Callable[[Job], None],
         guard: DeliveryGuard,
         *,
         threads: int,
@@ -79,6 +81,7 @@ class Runner:
         self._loop = loop_thread.loop
         self._outbox = outbox
         self._finished = finished
+        self._admitted = admitted
         self._guard = guard
         self._use_backend = use_backend
         self._threads = DaemonExecutor(threads, "asyncworker-task")
@@ -143,11 +146,13 @@ class Runner:
             self._put(job, functools.partial(job.request.on_failure, exception_info(refusal)))
         elif job.abandoned:  # revoked meanwhile
             self._put(job, lambda: None)
-        elif on_loop:
-            self._inbox.append(job)
-            self._take_inbox()
         else:
-            self._start_on_thread(job)
+            self._outbox.put(functools.partial(self._admitted, job))
+            if on_loop:
+                self._inbox.append(job)
+                self._take_inbox()
+            else:
+                self._start_on_thread(job)
 
     async def _end_guarded(self, job: Job, report: Callable[[], Any]) -> None:
         # Before the acknowledgement: a death in between is one of a task that others know to be done.
