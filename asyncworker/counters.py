@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 
 __all__ = [
     "Counter",
+    "Kind",
+    "Labels",
     "Sample",
     "Summary",
     "are_read",
@@ -78,6 +80,8 @@ class Summary:
 _counters: dict[tuple[str, Labels], Counter] = {}
 _summaries: dict[tuple[str, Labels], Summary] = {}
 _collectors: dict[str, Callable[[], Iterable[Sample]]] = {}
+#: Names whose failure is in the log.
+_reported: set[str] = set()
 _making = threading.Lock()
 _read = False
 
@@ -116,27 +120,51 @@ def are_read() -> bool:
 
 
 def samples() -> list[Sample]:
-    """Return every number, as it is now. A collector whose objects change meanwhile is asked again."""
+    """Return every number, as it is now.
+
+    A collector whose objects change meanwhile is asked again. Samples of one name and the same labels are summed.
+    """
     with _making:
         found = [Sample(each.name, "counter", each.labels, each.value) for each in _counters.values()]
         for one in _summaries.values():
             found.append(Sample(f"{one.name}.count", "counter", one.labels, one.count))
             found.append(Sample(f"{one.name}.seconds", "counter", one.labels, one.total_s))
-    for collect in list(_collectors.values()):
-        for _ in range(3):
-            try:
-                found.extend(list(collect()))
-            except RuntimeError:  # a set or dictionary that has changed its size
-                continue
-            except Exception:  # its numbers are missing; the others are not less true
-                logger.exception("metrics could not be collected")
-            break
-    return [_sendable(sample) for sample in found]
+    for name, collect in list(_collectors.items()):
+        found.extend(_collected(name, collect))
+    sums: dict[tuple[str, Kind, Labels], float] = {}
+    for sample in found:
+        try:
+            key = (sample.name, sample.kind, _sendable(sample.labels))
+            sums[key] = sums.get(key, 0) + float(sample.value)
+        except (TypeError, ValueError):  # no number
+            _report(sample.name)
+    return [Sample(name, kind, labels, value) for (name, kind, labels), value in sums.items()]
 
 
-def _sendable(sample: Sample) -> Sample:
+def _collected(name: str, collect: Callable[[], Iterable[Sample]]) -> list[Sample]:
+    """Return a collector's samples; none, and a line in the log the first time, where it fails."""
+    for _ in range(3):
+        try:
+            found = list(collect())
+        except RuntimeError:  # a set or dictionary that has changed its size
+            continue
+        except Exception:  # its numbers are missing; the others are not less true
+            _report(name)
+            return []
+        _reported.discard(name)
+        return found
+    return []
+
+
+def _report(name: str) -> None:
+    """Log the exception that is being handled: once, not once a second."""
+    if name not in _reported:
+        _reported.add(name)
+        logger.exception("metrics could not be collected: %s", name)
+
+
+def _sendable(labels: Labels) -> Labels:
     """Escape what no exporter can send in a label: half a surrogate pair, as in a name that is not UTF-8."""
-    if all(value.isascii() for _, value in sample.labels):
-        return sample
-    labels = tuple((label, value.encode(errors="backslashreplace").decode()) for label, value in sample.labels)
-    return sample._replace(labels=labels)
+    if all(type(value) is str and value.isascii() for _, value in labels):
+        return labels
+    return tuple((label, str(value).encode(errors="backslashreplace").decode()) for label, value in labels)

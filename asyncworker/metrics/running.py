@@ -31,11 +31,12 @@ def check_metrics(settings: Settings) -> tuple[str, int]:
         SettingsError: It cannot be one.
     """
     host, colon, port = settings.statsd.rpartition(":")
-    if not colon:
-        return settings.statsd, STATSD_PORT
+    # An IPv6 address, whose colons stand before no port.
+    if not colon or settings.statsd.endswith("]") or (":" in host and not host.startswith("[")):
+        return settings.statsd.strip("[]"), STATSD_PORT
     if not (host and port.isdigit() and 0 < int(port) < 65536):
         raise SettingsError(f"statsd is {redacted(settings.statsd)!r}: expected HOST or HOST:PORT")
-    return host, int(port)
+    return host.strip("[]"), int(port)
 
 
 def start_metrics(worker: Any, settings: Settings) -> None:
@@ -67,7 +68,10 @@ def start_metrics(worker: Any, settings: Settings) -> None:
         page_port = settings.prometheus_port + _place_of(worker)
         try:
             _running.append(PrometheusPage(page_port, settings.prometheus_address))
-        except OSError as exc:
+        except (
+            OSError,
+            OverflowError,
+        ) as exc:  # the second for a port above 65535, as the last of many processes may have
             # A worker without a page is worth more than no worker.
             logger.error("no page for Prometheus on %s:%d: %s", settings.prometheus_address, page_port, exc)
 

@@ -15,13 +15,13 @@ __all__ = ["Statsd", "running_statsd"]
 class Statsd:
     """Counters are summed, of gauges the last value is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
         self.counters: defaultdict[str, float] = defaultdict(float)
         self.gauges: dict[str, float] = {}
         self.datagrams = 0
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket.bind((address, port))
         self._socket.settimeout(0.1)
         self.port = int(self._socket.getsockname()[1])
         self._stop = threading.Event()
@@ -59,9 +59,9 @@ class Statsd:
 
 
 @contextlib.contextmanager
-def running_statsd() -> Iterator[Statsd]:
-    """Listen on a free port until the block ends."""
-    server = Statsd()
+def running_statsd(address: str = "127.0.0.1", port: int = 0) -> Iterator[Statsd]:
+    """Listen until the block ends, on a free port unless one is given."""
+    server = Statsd(address, port)
     try:
         yield server
     finally:
