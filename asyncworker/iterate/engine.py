@@ -30,7 +30,7 @@ from asyncworker.iterate.intake import Intake, is_being_closed
 from asyncworker.iterate.item import Item, RetryItem, SkipItem, current_item, set_current_item
 from asyncworker.iterate.item_logging import FailureLog
 from asyncworker.iterate.options import IterateOptions
-from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, failure_of, type_name
+from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, error_text, failure_of
 from asyncworker.iterate.puller import Puller
 from asyncworker.iterate.retry import RetryPolicy, Waiting, Work
 from asyncworker.iterate.source import Row, Source
@@ -88,7 +88,7 @@ async def run_items(
     try:
         engine = _Engine(call, source, options, recorder, clock)
     except AsyncWorkerError as exc:
-        await recorder.close("failed", error=f"{type_name(exc)}: {exc}")
+        await recorder.close("failed", error=error_text(exc))
         raise
     try:
         return await engine.run(drain)
@@ -234,7 +234,7 @@ class _Engine:
             await self._recorder.close("pending")
             raise reason
         if reason is not None:
-            await self._recorder.close("failed", error=f"{type_name(reason)}: {reason}")
+            await self._recorder.close("failed", error=error_text(reason))
             raise reason
         if self._stopped_by:
             await self._recorder.close("failed", error=self._stopped_by)
@@ -286,6 +286,12 @@ class _Engine:
                         await self._run_item(work, puller)
         except Exception as exc:
             self._stop(exc)
+        except GeneratorExit:
+            if is_being_closed():
+                raise
+            # An item has awaited what raised it: Python closes the item's coroutine then, which has failed the item,
+            # and raises it in this one, too.
+            puller.over = True
         finally:
             if puller.over and not (self._stopping or self._draining or is_being_closed()):
                 self._pullers[puller.number] = Puller(self._pull, puller.number, self._context.copy())

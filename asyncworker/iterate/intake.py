@@ -12,7 +12,7 @@ from asyncworker.errors import RunChanged, SourceError
 from asyncworker.iterate.checkpoint import Recorder
 from asyncworker.iterate.item import Item
 from asyncworker.iterate.keys import digest_of
-from asyncworker.iterate.outcome import type_name
+from asyncworker.iterate.outcome import error_text
 from asyncworker.iterate.retry import Work
 from asyncworker.iterate.source import Row, Source
 from asyncworker.iterate.turns import Turns
@@ -138,7 +138,7 @@ class Intake:
         if isinstance(exc, SourceError | RunChanged):
             self.error = exc
         elif exc is not None:
-            self.error = SourceError(f"{self._source.name} raised after {self.pulled} items: {type_name(exc)}: {exc}")
+            self.error = SourceError(f"{self._source.name} raised after {self.pulled} items: {error_text(exc)}")
             self.error.__cause__ = exc
         self._turns.wake_all()
 
@@ -151,7 +151,7 @@ class Intake:
                 key = row[self._key]
                 digest = digest_of(key)
             except (LookupError, TypeError, ValueError, RecursionError) as exc:
-                self._end(SourceError(f"item {index} has no usable key {self._key!r}: {type_name(exc)}: {exc}"))
+                self._end(SourceError(f"item {index} has no usable key {self._key!r}: {error_text(exc)}"))
                 return None
             if not self._recorder.wanted(digest):
                 return None

@@ -16,7 +16,7 @@ from asyncworker.iterate.item import Item
 from asyncworker.printable import printable
 from asyncworker.store import ItemFailure, Progress
 
-__all__ = ["FAILURES_KEPT", "RunOutcome", "error_of", "failure_of"]
+__all__ = ["FAILURES_KEPT", "RunOutcome", "error_of", "error_text", "failure_of"]
 
 #: Failures and exceptions that an outcome holds; the store has all of them.
 FAILURES_KEPT = 20
@@ -137,7 +137,7 @@ def _only_fails(cls: type[BaseException]) -> bool:
     """Whether an exception of this class says no more than that something has failed, to whoever runs the fan-out."""
     if issubclass(cls, MemoryError | StopIteration | StopAsyncIteration | GeneratorExit):
         return False
-    return not any(base.__module__.partition(".")[0] in _INTERPRETED for base in cls.__mro__)
+    return not any(str(base.__module__).partition(".")[0] in _INTERPRETED for base in cls.__mro__)
 
 
 def _has_text(exc: BaseException) -> bool:
@@ -155,6 +155,11 @@ def type_name(exc: BaseException) -> str:
     """Qualified name of the class; builtins without their module."""
     cls = type(exc)
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def error_text(exc: BaseException) -> str:
+    """Return an exception's class and text, bounded in length; any exception has one, whatever its ``__str__`` does."""
+    return f"{type_name(exc)}: {_shortened(_message(exc), TEXT_CHARS)}"
 
 
 def failure_of(item: Item, row: Mapping[str, Any], exc: BaseException, at: datetime) -> ItemFailure:

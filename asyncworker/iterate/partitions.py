@@ -26,7 +26,7 @@ from asyncworker.errors import (
     StoreError,
 )
 from asyncworker.iterate.drain import Drain
-from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, error_of, type_name
+from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome, error_of, error_text
 from asyncworker.iterate.runs import Begun, Observe, outcome_of, request_for, take_run
 from asyncworker.iterate.split import SplitRun, execute_partition
 from asyncworker.store import (
@@ -355,7 +355,7 @@ class _Holder:
         if reason is None and not self._stopped_by:
             reason = self._reason_of_parts()
         complete = reason is None and not self._stopped_by
-        error = self._stopped_by if reason is None else f"{type_name(reason)}: {reason}"
+        error = self._stopped_by if reason is None else error_text(reason)
         failed = any(part.progress.failed for part in self._parts)
         state: RunState = "failed" if failed or not complete else "done"
         if isinstance(reason, RunCancelled):

@@ -62,9 +62,9 @@ def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Await
             return run(**arguments)
         except Retry as exc:
             raise _from_celery(exc) from exc
-        except StopIteration as exc:
-            # A future does not take one: whoever waits for it would wait for ever.
-            raise RuntimeError(f"{task.name} raised StopIteration") from exc
+        except (StopIteration, GeneratorExit) as exc:
+            # A future does not take the one: whoever waits for it would wait for ever. The other closes who waits.
+            raise RuntimeError(f"{task.name} raised {type(exc).__name__}") from exc
 
     async def call_on_thread(row: dict[str, Any]) -> Any:
         try:
