@@ -8,7 +8,8 @@ from typing import TypeVar
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
 from asyncworker.sftp.calls import pause
 from asyncworker.sftp.namespace import Namespace
-from asyncworker.sftp.request import Command
+from asyncworker.sftp.packets import Attributes
+from asyncworker.sftp.request import Command, Request
 from asyncworker.sftp.session import Session
 
 __all__ = ["InPlace"]
@@ -17,13 +18,16 @@ E = TypeVar("E", bound=BaseException)
 
 #: How long the removal of a part may take, while the caller waits: somebody may send the file again at once.
 _REMOVAL_S = 5.0
+#: How often to ask for the size of what is shorter than what the server has taken.
+_LOOKS = 5
 
 
 class InPlace:
     """What is known of one such file, over all tries.
 
-    It is opened so that it must not exist, first; if the server refuses that, it is opened and emptied. So a part of it
-    is removed after a failure only if there was no file before.
+    It is opened so that it must not exist, first; if the server refuses that, or takes no notice of it, it is opened
+    and emptied. So a part of it is removed after a failure only if there was no file before, and only while it may be
+    what was sent: by then, somebody else may have put a file of his own in its place.
 
     Args:
         remote: Its path.
@@ -32,15 +36,22 @@ class InPlace:
     Attributes:
         made: Whether there was no file of that name before.
         replaces: Whether there was one, which is emptied by now.
+        sent: Bytes of this try that were sent.
+        taken: Bytes of those that the server has taken.
     """
 
-    __slots__ = ("_raw", "_remote", "made", "replaces")
+    __slots__ = ("_raw", "_remote", "made", "replaces", "sent", "taken")
 
     def __init__(self, remote: str, raw: bytes) -> None:
         self._remote = remote
         self._raw = raw
         self.made = False
         self.replaces = False
+        self.sent = self.taken = 0
+
+    def begin(self) -> None:
+        """Take that another try begins."""
+        self.sent = self.taken = 0
 
     def may_exist(self, error: SFTPError) -> bool:
         """Whether the refusal of a file that must not exist may mean that it does."""
@@ -49,6 +60,7 @@ class InPlace:
     async def failed(self, pool: Namespace, error: E) -> E:
         """Remove the part if there was no file before, and return the error, which names a part that stays."""
         stays = self.replaces or (self.made and not await self._removed(pool))
+        self.made = self.made and stays  # what is there at the next try is somebody else's
         if stays:
             left = f"{self._remote} may hold a part of the new file"
             if isinstance(error, SFTPError):
@@ -65,6 +77,8 @@ class InPlace:
             async with asyncio.timeout(_REMOVAL_S):
                 while True:
                     try:
+                        if not await self._is_mine(pool):
+                            return False
                         await pool._run(pool._command(ask, "remove", self._remote), cleans_up=True)
                         return True
                     except SFTPConnectionLost:
@@ -73,3 +87,30 @@ class InPlace:
             return True
         except (SFTPError, TimeoutError):
             return False
+
+    async def _is_mine(self, pool: Namespace) -> bool:
+        """Whether what has the name may be what was sent: neither more nor less.
+
+        Where the server does not tell sizes, it is taken for that. Some tell them late.
+        """
+
+        def ask(session: Session, request: Request[Attributes]) -> None:
+            session.protocol.lstat(self._raw, request.answered, request)
+
+        for looks_left in reversed(range(_LOOKS)):
+            try:
+                release = pool._connections.release
+                found = await pool._run(Request(ask, "stat", self._remote, release), cleans_up=True)
+            except (SFTPFileNotFound, SFTPConnectionLost, SFTPConnectError):
+                raise
+            except SFTPError:
+                return True
+            if found.file_type not in ("file", None):
+                return False
+            size = found.size_bytes
+            if size is None or self.taken <= size <= self.sent:
+                return True
+            if size > self.sent or not looks_left:
+                break
+            await pause()
+        return False

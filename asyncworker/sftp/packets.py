@@ -14,6 +14,7 @@ from msgspec import Struct
 
 __all__ = [
     "BAD_MESSAGE",
+    "FAILURE",
     "EOF",
     "NO_SUCH_FILE",
     "OK",
@@ -79,6 +80,7 @@ OK = 0
 EOF = 1
 NO_SUCH_FILE = 2
 PERMISSION_DENIED = 3
+FAILURE = 4
 BAD_MESSAGE = 5
 UNSUPPORTED = 8
 

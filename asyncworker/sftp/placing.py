@@ -20,7 +20,7 @@ from functools import partial
 
 from msgspec import Struct
 
-from asyncworker.errors import SFTPConnectionLost, SFTPError
+from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound
 from asyncworker.sftp import packets
 from asyncworker.sftp.names import remote_text
 from asyncworker.sftp.packets import Attributes, Status
@@ -59,7 +59,9 @@ class Outcome(Struct, frozen=True):
         if not self.kept:
             return error
         message = f"{error}; the file that was there is kept as {_shown(self.kept)}"
-        return type(error)(message, host=address, path=path)
+        # A file that is not found is looked for again, and this would be forgotten.
+        kind = SFTPError if isinstance(error, SFTPFileNotFound) else type(error)
+        return kind(message, host=address, path=path)
 
 
 class Placing:
@@ -145,8 +147,12 @@ class Placing:
         there = yield partial(self._protocol.lstat, self._goal)
         if isinstance(there, Status):
             self.aside = None
-            # Not found: another run has put it back, or has replaced it.
-            return Outcome(answer, self._kept if back.code == packets.NO_SUCH_FILE else (*self._kept, aside))
+            if back.code == packets.NO_SUCH_FILE and (yield from _has_gone(self._protocol, aside)):
+                return Outcome(answer, self._kept)  # another run has put it back, or has replaced it
+            return Outcome(answer, (*self._kept, aside))
+        if not (yield from _is_there(self._protocol, self._goal)):
+            self.aside = None
+            return Outcome(answer, (*self._kept, aside))
         # Another writer has put a whole file there, which replaces the one that was moved aside.
         yield from self._remove(aside)
         return answer
@@ -187,6 +193,8 @@ def put_back(protocol: SFTPProtocol, aside: bytes, goal: bytes) -> Steps:
     for _ in range(_ROUNDS):
         there = yield partial(protocol.lstat, goal)
         if not isinstance(there, Status):
+            if not (yield from _is_there(protocol, goal)):
+                return Outcome(Status(packets.FAILURE, "there may be no file of that name"), (aside,))
             answer = yield partial(protocol.remove, aside)
             break
         if there.code != packets.NO_SUCH_FILE:
@@ -194,9 +202,24 @@ def put_back(protocol: SFTPProtocol, aside: bytes, goal: bytes) -> Steps:
         answer = yield partial(protocol.rename_plain, aside, goal)
         if answer.code in (packets.OK, *_FINAL):
             break
-    if answer.code in (packets.OK, packets.NO_SUCH_FILE):
+    if answer.code == packets.OK or (answer.code == packets.NO_SUCH_FILE and (yield from _has_gone(protocol, aside))):
         return Outcome(Status(packets.OK))
     return Outcome(answer, (aside,))
+
+
+def _is_there(protocol: SFTPProtocol, path: bytes) -> Generator[Send, Answer, bool]:
+    """Whether a file is there for certain: some servers answer LSTAT from what they remember of one."""
+    opened = yield partial(protocol.open, path)
+    if isinstance(opened, Status):
+        return False
+    yield partial(protocol.close, opened)
+    return True
+
+
+def _has_gone(protocol: SFTPProtocol, path: bytes) -> Generator[Send, Answer, bool]:
+    """Whether nothing has that name; a rename that ends with "no such file" may speak of anything."""
+    there = yield partial(protocol.lstat, path)
+    return isinstance(there, Status) and there.code == packets.NO_SUCH_FILE
 
 
 def _shown(paths: tuple[bytes, ...]) -> str:

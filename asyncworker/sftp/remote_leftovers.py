@@ -16,6 +16,7 @@ from asyncworker.sftp.files import Files
 from asyncworker.sftp.leftovers import LOOKS_APART_S, Leftover, age_s, has_ended, leftovers_among
 from asyncworker.sftp.names import remote_bytes, remote_text
 from asyncworker.sftp.packets import Attributes, OpenFlag
+from asyncworker.sftp.placing import ProcedureJob, put_back
 from asyncworker.sftp.pulling import run_each
 from asyncworker.sftp.remotefile import RemoteFile
 from asyncworker.sftp.temporary_names import Aside, Part, Temporary, goal_digest, is_ours, stem_of, temporary_name
@@ -43,14 +44,15 @@ class _Folder:
         self.path = path
         self.found = leftovers_among(there)
         self.alike = {name: there[name] for name in self.found}
-        self._whole = {goal_digest(remote_bytes(name)) for name in there if name not in self.found}
+        self._whole = {goal_digest(remote_bytes(name)): name for name in there if name not in self.found}
         self._coming = {goal_digest(remote_bytes(name)) for name in coming}
         self.ended = [name for name, leftover in self.found.items() if self._has_ended(leftover)]
         self.doubtful = [name for name in self.found if name not in self.ended and self._may_be_old(name)]
 
-    def is_whole(self, leftover: Aside) -> bool:
-        """Whether a file of the name that it had is there."""
-        return leftover.goal in self._whole
+    def own_name(self, name: str, leftover: Aside) -> str | None:
+        """The name that it had; ``None`` where that was too long for this one, and no file of that name was listed."""
+        listed, stem = self._whole.get(leftover.goal), stem_of(name)
+        return listed or (stem if goal_digest(remote_bytes(stem)) == leftover.goal else None)
 
     def is_coming(self, leftover: Aside) -> bool:
         """Whether a file of that name is being sent."""
@@ -194,12 +196,12 @@ class RemoteLeftovers:
 
     async def _remove(self, folder: _Folder, name: str) -> bool:
         path, leftover = folder.path + name, folder.found[name]
-        goal = stem_of(name)
         try:
-            if not isinstance(leftover, Aside) or folder.is_whole(leftover):
+            if not isinstance(leftover, Aside):
                 await self._pool.remove(path, missing_ok=True)
                 return True
-            if goal_digest(remote_bytes(goal)) != leftover.goal:  # its own name was too long for this one
+            goal = folder.own_name(name, leftover)
+            if goal is None:
                 where = self._pool.options.address
                 logger.warning("%s: an upload that has ended had moved a file aside: %s", where, path)
             elif folder.is_coming(leftover):
@@ -211,9 +213,13 @@ class RemoteLeftovers:
         return False
 
     async def _restore(self, aside: str, goal: str) -> bool:
-        """Give a file that was moved aside its name back, unless another one has it."""
-        if await self._pool.exists(goal):
-            await self._pool.remove(aside, missing_ok=True)
-        else:
-            await self._pool.rename(aside, goal)
+        """Give a file that was moved aside its name back, unless another one has it now.
+
+        Whether it was listed does not say that: it may have been moved aside while its folder was listed.
+        """
+        raw, path = remote_bytes(aside), remote_bytes(goal)
+        job = ProcedureJob(lambda protocol: put_back(protocol, raw, path), self._pool._connections.release)
+        outcome = await self._pool._run(job)
+        if outcome.status.code != packets.OK:
+            raise outcome.error("put back", self._pool.options.address, goal)
         return True

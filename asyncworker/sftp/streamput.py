@@ -92,10 +92,12 @@ class StreamUpload:
                 writing.append((len(block), file.write(size, bytes(block))))
                 size += len(block)
                 in_flight += len(block)
+                self._note(size, in_flight)
                 while writing and (in_flight >= _WINDOW_BYTES or writing[0][1].done()):
                     length, answer = writing.popleft()
                     await answer
                     in_flight -= length
+                    self._note(size, in_flight)
             for _, answer in writing:
                 await answer
             if self._mtime is not None:
@@ -112,14 +114,29 @@ class StreamUpload:
             file.begin_to_close()
         return size
 
+    def _note(self, size: int, in_flight: int) -> None:
+        if self._in_place is not None:
+            self._in_place.sent, self._in_place.taken = size, size - in_flight
+
     async def _opened(self) -> RemoteFile:
         if self._in_place is None:
             return await self._open(OpenFlag.EXCLUSIVE)
+        self._in_place.begin()
         try:
-            return await self._open(OpenFlag.EXCLUSIVE)
+            file = await self._open(OpenFlag.EXCLUSIVE)
         except SFTPError as error:
             if not self._in_place.may_exist(error):
                 raise
+        else:
+            try:
+                is_new = not (await file.stat()).size_bytes
+            except BaseException:
+                file.begin_to_close()
+                raise
+            if is_new:
+                return file
+            file.begin_to_close()  # the server takes no notice of EXCL: it is the old one
+            self._in_place.made = False
         file = await self._open(OpenFlag.TRUNCATE)
         self._in_place.replaces = not self._in_place.made
         return file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from asyncworker.cli import main
 from asyncworker.errors import SFTPError, SFTPFileChanged, SFTPFileNotFound, SFTPPermissionDenied
 from asyncworker.sftp import upload
-from tests.integration.sftp.conftest import Folders, in_mid_run, pool_of
+from tests.integration.sftp.conftest import Folders, in_mid_run, pool_of, pool_on
 from tests.servers.sftp import SFTPServer, TidyFiles, running_sftp_server
+from tests.servers.sftp_hostile import FAILURE, Hostile
 from tests.servers.sshd import Sshd
 
 Server = Sshd | SFTPServer
@@ -171,6 +172,47 @@ async def test_a_local_file_that_changes_is_caught(sshd: Sshd, folders: Folders)
         with pytest.raises(SFTPFileChanged, match="large"):
             await job
     assert not goal.exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_server_that_knows_no_exclusive_open_keeps_no_part_of_the_old_file(
+    folders: Folders, tmp_path: Path, fails: bool
+) -> None:
+    hostile = Hostile(ignores_exclusive=True, refuse={"WRITE": FAILURE} if fails else {})
+    hostile.tree.write("/goal", b"the old one is longer")
+    async with pool_on(hostile, tmp_path / "server") as pool:
+        if fails:
+            with pytest.raises(SFTPError, match="/goal may hold a part of the new file"):
+                await pool.put(local_file(folders, "new", b"new"), "/goal", inplace=True)
+        else:
+            await pool.put(local_file(folders, "new", b"new"), "/goal", inplace=True)
+    assert hostile.tree.files() == {"/goal": b"" if fails else b"new"}
+
+
+@pytest.mark.parametrize("theirs", [b"x", b"theirs", b"x" * 100])
+@pytest.mark.parametrize("inplace", [False, True])
+async def test_one_that_fails_removes_no_file_of_another(
+    server: Server, folders: Folders, theirs: bytes, inplace: bool
+) -> None:
+    goal = folders.remote / "goal"
+    done = asyncio.Event()
+
+    async def blocks() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield b"m" * 1024 * 1024  # each waits for the one before it, with four of them in the air
+        yield b"m"
+        await done.wait()
+        raise ValueError("the source has failed")
+
+    async with pool_of(server) as pool, pool_of(server) as other:
+        mine = asyncio.create_task(pool.put_stream(blocks(), goal, inplace=True))
+        await in_mid_run(mine, lambda: goal.exists() and goal.stat().st_size > 5 * 1024 * 1024)
+        await other.put(local_file(folders, "theirs", theirs), goal, inplace=inplace)
+        done.set()
+        with pytest.raises(ValueError, match="the source has failed") as caught:
+            await mine
+    assert goal.read_bytes() == theirs
+    assert any("may hold a part" in note for note in caught.value.__notes__)
 
 
 def test_in_place_from_the_shell(folders: Folders, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from asyncworker.sftp import SFTPPool, download, upload
 from asyncworker.sftp.temporary_names import (
+    Aside,
     Temporary,
     aside_name,
     claimed_part_name,
@@ -23,8 +24,9 @@ from asyncworker.sftp.temporary_names import (
     part_name,
     temporary_name,
 )
-from tests.integration.sftp.conftest import Folders, in_mid_run, pool_of
+from tests.integration.sftp.conftest import Folders, in_mid_run, pool_of, pool_on
 from tests.servers.sftp import SFTPServer
+from tests.servers.sftp_hostile import PERMISSION_DENIED, Hostile, Request
 from tests.servers.sshd import Sshd
 
 Server = Sshd | SFTPServer
@@ -166,6 +168,33 @@ async def test_what_was_moved_aside_gets_its_name_back(each_way: Server, folders
         await upload(pool, folders.local, str(folders.remote))
     assert contents(folders.remote) == {"file", "precious"}
     assert (folders.remote / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("length", [8, 100])
+@pytest.mark.parametrize("is_sent", [False, True])
+async def test_what_was_moved_aside_while_its_folder_was_listed_gets_its_name_back(
+    folders: Folders, tmp_path: Path, length: int, is_sent: bool
+) -> None:
+    """The listing shows it under both names, and there is no file under its own any more."""
+    name = "p" * length
+    hostile = Hostile(without=("posix-rename",))
+    hostile.tree.write(f"/in/{name}", b"precious")
+    hostile.tree.write("/in/" + names_of_an_ended_process(name)["aside"], b"precious")
+
+    def move(request: Request) -> int | None:
+        if request.kind == "CLOSE" and request.path == b"/in" and hostile.tree.exists(f"/in/{name}"):
+            del hostile.tree.folder(b"/in").entries[name.encode()]
+        # What is sent in its place is refused.
+        goes_in = request.kind == "RENAME" and request.second == f"/in/{name}".encode()
+        is_old = isinstance(parse(Path(os.fsdecode(request.path)).name), Aside)
+        return PERMISSION_DENIED if goes_in and not is_old else None
+
+    hostile.refuse_if = move
+    write(folders.local / (name if is_sent else "file"))
+    async with pool_on(hostile, tmp_path / "server") as pool:
+        await upload(pool, folders.local, "/in", skip="size")
+    assert hostile.tree.read(f"/in/{name}") == b"precious"
+    assert not any(is_ours(path.rpartition("/")[2]) for path in hostile.tree.paths())
 
 
 async def test_a_download_removes_what_a_process_that_has_ended_left(each_way: Server, folders: Folders) -> None:

@@ -166,6 +166,56 @@ async def test_what_cannot_be_put_back_is_kept_and_named(scene: Scene, write: Wr
 
 
 @EVERY_WRITER
+async def test_a_server_that_remembers_the_old_file_keeps_it(scene: Scene, write: Write) -> None:
+    scene.server.phantoms = {GOAL: scene.server.tree.node(GOAL).stat()}
+    scene.server.refuse_if = lambda request: FAILURE if into_goal(request) or back(request) else None
+    with pytest.raises(SFTPError) as raised:
+        await write(scene)
+    (aside,) = [name for name in await scene.left() if name not in source_kept(scene, write)]
+    assert aside in str(raised.value)
+    assert scene.server.tree.read(aside) == OLD
+
+
+@EVERY_WRITER
+@pytest.mark.parametrize("remembered", [False, True])
+async def test_an_old_file_whose_way_back_was_cut_comes_back_or_is_named(
+    scene: Scene, write: Write, remembered: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection is lost with the old file aside; a second try, where there is one, is refused."""
+    scene.server.hang_up_if = lambda request: into_goal(request) and not scene.server.tree.exists(GOAL)
+    if remembered:
+        scene.server.phantoms = {GOAL: scene.server.tree.node(GOAL).stat()}
+        scene.server.refuse_if = lambda request: PERMISSION_DENIED if back(request) else None
+    with caplog.at_level(logging.WARNING):
+        with pytest.raises(SFTPError):
+            await write(scene)
+        await scene.pool.close()
+    kept = [path for path, content in scene.server.tree.files().items() if content == OLD]
+    assert len(kept) == 1
+    assert kept[0] in (["/goal"] if not remembered else caplog.text)
+
+
+@EVERY_WRITER
+async def test_no_such_file_is_believed_of_an_old_file_only_if_it_has_gone(scene: Scene, write: Write) -> None:
+    """Some servers answer so to any rename that fails."""
+    begun = False
+
+    def refuse(request: Request) -> int | None:
+        nonlocal begun
+        if into_goal(request) and not begun:
+            begun = True
+            return FAILURE
+        return NO_SUCH_FILE if into_goal(request) or back(request) else None
+
+    scene.server.refuse_if = refuse
+    with pytest.raises(SFTPError) as raised:
+        await write(scene)
+    (aside,) = [name for name in await scene.left() if name not in source_kept(scene, write)]
+    assert aside in str(raised.value)
+    assert scene.server.tree.read(aside) == OLD
+
+
+@EVERY_WRITER
 async def test_an_old_file_that_cannot_be_removed_is_named_in_the_log(
     scene: Scene, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import stat as modes
+import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class Operations:
                 raise  # a link that leads nowhere
             node = folder.entries[name] = File(0o100000 | ((request.stat.mode or 0o644) & 0o7777))
         else:
-            if flags & _EXCLUSIVE:
+            if flags & _EXCLUSIVE and not self._server.ignores_exclusive:
                 raise Refused(FAILURE, "it exists")
         if not isinstance(node, File):
             raise Refused(FAILURE, "is a directory")
@@ -303,14 +304,22 @@ class Operations:
         return wire.packet(105, request.id.to_bytes(4, "big") + stat.packed())
 
     def _on_STAT(self, request: Request) -> bytes:
-        path = self._tree.absolute(request.path)
-        node = Folder() if self._server.bottomless and path.endswith(b"/deeper") else self._tree.find(path)
-        return self._told(request, path, node)
+        return self._told_of(request, follow=True)
 
     def _on_LSTAT(self, request: Request) -> bytes:
+        return self._told_of(request, follow=False)
+
+    def _told_of(self, request: Request, *, follow: bool) -> bytes:
         path = self._tree.absolute(request.path)
-        deeper = self._server.bottomless and path.endswith(b"/deeper")
-        return self._told(request, path, Folder() if deeper else self._tree.find(path, follow=False))
+        if self._server.bottomless and path.endswith(b"/deeper"):
+            return self._told(request, path, Folder())
+        try:
+            return self._told(request, path, self._tree.find(path, follow=follow))
+        except Refused:
+            phantom = self._server.phantoms.get(path)
+            if phantom is None:
+                raise
+            return wire.packet(105, struct.pack(">I", request.id) + phantom.packed())
 
     def _on_FSTAT(self, request: Request) -> bytes:
         handle = self._handle(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from tests.servers.sftp_hostile.attributes import Claim
+from tests.servers.sftp_hostile.attributes import Claim, Stat
 from tests.servers.sftp_hostile.requests import Request
 
 __all__ = ["EXTENSIONS", "Switches"]
@@ -35,6 +35,7 @@ class Switches:
         deny: Paths where all requests end with "permission denied": the folder cannot be opened, what is below cannot
             even be seen; STAT and LSTAT of the path itself are answered.
         claim: Bends attributes in answers to STAT, LSTAT, FSTAT and READDIR; see `claim_size` and its neighbours.
+        phantoms: Path to what STAT and LSTAT tell of it where nothing has that path, as if they remembered it.
         names_per_answer: Most names that one READDIR returns.
         empty_answers: READDIR answers by zero names so many times, for each handle, before it goes on.
         repeat: READDIR gives the same names again and again, and never ends.
@@ -44,6 +45,7 @@ class Switches:
         eof_at: Path to the offset where READ finds the end, early or late; late bytes are zeros.
         grows: Path to bytes that are appended at every READ.
         one_time_reads: A file leaves the tree when it is opened for reading, and each of its bytes is given once.
+        ignores_exclusive: OPEN opens a file that must not exist, and empties it as little as any other.
         taken_at_close: Paths below which a file that was written leaves the tree at its CLOSE, into `Hostile.taken`.
         sequential_writes: A WRITE anywhere but at the end of its file is a failure.
         write_bytes: Most bytes that one WRITE may have; more is a failure.
@@ -72,6 +74,8 @@ class Switches:
     deny: Collection[bytes] = ()
     claim: Claim = lambda kind, path, stat: stat
 
+    phantoms: Mapping[bytes, Stat] = field(default_factory=dict)
+
     names_per_answer: int = 100
     empty_answers: int = 0
     repeat: bool = False
@@ -83,6 +87,7 @@ class Switches:
     grows: Mapping[bytes, bytes] = field(default_factory=dict)
     one_time_reads: bool = False
 
+    ignores_exclusive: bool = False
     taken_at_close: Collection[bytes] = ()
     sequential_writes: bool = False
     write_bytes: int = 262_144
