@@ -74,9 +74,8 @@ class Held(Protocol):
 class Connections:
     """The connections to one server.
 
-    They are made as the load needs them, the first one alone: what it finds out (a login that is refused, a host key
-    that is not known) is not found out several times. One that cannot be made lowers their number for a while, not the
-    job; only when none lives does its error reach those who wait.
+    They are made as the load needs them. One that cannot be made lowers their number for a while, not the job; only
+    when none lives does its error reach those who wait.
     """
 
     def __init__(
@@ -293,6 +292,15 @@ class Connections:
                 held.hurry()
         self._grow()
 
+    @property
+    def _first_goes_alone(self) -> bool:
+        """Whether the others wait until one has logged in: nobody is asked twice, and a wrong password is tried once.
+
+        Otherwise they do not: with a long round trip, a connection takes as long as thousands of files.
+        """
+        options = self._options
+        return not self._logged_in and (self._ask is not None or options.accept_new or options.password is not None)
+
     def _grow(self, least: int = 0) -> None:
         have = len(self._sessions) + len(self._making)
         if have >= self._options.connections:  # as a rule
@@ -303,7 +311,7 @@ class Connections:
         if (load <= have * spread and have >= least) or self._closed:
             return
         wanted = min(self._easing.connections, self._traffic.requests, max(least, -(-load // spread)))
-        if not self._logged_in:
+        if self._first_goes_alone:
             wanted = 1
         for _ in range(min(wanted - have, _RAMP - len(self._making))):
             task = asyncio.get_running_loop().create_task(self._make())

@@ -171,6 +171,8 @@ class _Run:
 
     async def prepare(self, remotes: list[str], local: str) -> None:
         """Find out what is meant, and make the destination."""
+        if not self._how.dry_run:  # connecting takes a dozen round trips: not one connection after the other
+            self._pool._connections.want(self._pool.options.connections)
         self._sources = await remote_sources(self._pool, remotes, self._how, self._bad)
         self._picky = not self._selection.takes_all or any(source.pattern is not None for source in self._sources)
         into = local

@@ -102,6 +102,7 @@ def test_a_password_is_asked_for_and_not_shown(_asyncssh_server: SFTPServer, hom
     terminal = Terminal(home, "ls", url, *more)
     terminal.until(f"{server.username}@{server.host}'s password: ")
     assert not terminal.echoes()
+    terminal.text = ""  # the next question is another one
     terminal.say("hunter2")
     terminal.until("Permission denied, please try again.")
     terminal.until("'s password: ")

@@ -177,33 +177,52 @@ async def test_light_use_takes_one_connection_and_load_takes_all(server: Server,
     check(folders, files)
 
 
+class CountedConnections:
+    """Makes connections of transport asyncssh; counts those begun, in all and when each had logged in."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.begun_at_login: list[int] = []
+
+    async def __call__(self, options: Options, receiver: Receiver) -> Transport:
+        self.begun += 1
+        transport = await connect_asyncssh(options, receiver)
+        self.begun_at_login.append(self.begun)
+        return transport
+
+
 async def test_a_password_is_tried_once_before_it_is_used_for_all(
     _asyncssh_server: SFTPServer, folders: Folders
 ) -> None:
     files = make_files(folders, 1500)
-    begun = 0
-    begun_before_the_first_login = []
 
-    async def connect(options: Options, receiver: Receiver) -> Transport:
-        nonlocal begun
-        begun += 1
-        transport = await connect_asyncssh(options, receiver)
-        begun_before_the_first_login.append(begun)
-        return transport
-
-    async def fetch(password: str) -> None:
+    async def fetch(password: str) -> CountedConnections:
+        connect = CountedConnections()
         options = pool_of(_asyncssh_server, client_keys=None, password=password, connections=4).options
         async with SFTPPool.from_options(options, connect) as pool:
-            (await sftp.download(pool, folders.remote, folders.local)).raise_for_errors()
+            try:
+                (await sftp.download(pool, folders.remote, folders.local)).raise_for_errors()
+            except SFTPAuthError:
+                assert password == "hunter2"
+        return connect
 
-    await fetch(_asyncssh_server.password)
-    assert begun_before_the_first_login[0] == 1
-    assert begun == 4
+    counted = await fetch(_asyncssh_server.password)
+    assert counted.begun_at_login[0] == 1
+    assert counted.begun == 4
     check(folders, files)
-    begun = 0
-    with pytest.raises(SFTPAuthError):
-        await fetch("hunter2")
-    assert begun == 1
+    assert (await fetch("hunter2")).begun == 1
+
+
+async def test_with_a_key_all_connections_of_a_download_are_made_at_once(
+    _asyncssh_server: SFTPServer, folders: Folders
+) -> None:
+    files = make_files(folders, 3)
+    connect = CountedConnections()
+    options = pool_of(_asyncssh_server, connections=4).options
+    async with SFTPPool.from_options(options, connect) as pool:
+        (await sftp.download(pool, folders.remote, folders.local)).raise_for_errors()
+    check(folders, files)
+    assert connect.begun_at_login[0] == 4
 
 
 @configured("MaxSessions 1")
