@@ -262,6 +262,25 @@ def test_rm_dry_run_removes_nothing(run: Command, tree: Path) -> None:
     assert sorted(tree.rglob("*")) == before
 
 
+@pytest.mark.parametrize("slashes", ["", "/", "//"])
+def test_rm_removes_a_link_and_nothing_that_it_leads_to(run: Command, tree: Path, slashes: str) -> None:
+    (tree / "to_sub").symlink_to("sub")
+    link = f"{run.url}{tree}/to_sub{slashes}"
+    assert lines(run("rm", "-rn", link)) == [f"would remove {tree}/to_sub"]
+    assert lines(run("rm", "-rv", link)) == [f"removed {tree}/to_sub"]
+    assert not (tree / "to_sub").is_symlink()
+    assert (tree / "sub" / "deep" / "e.xml").exists()
+
+
+@pytest.mark.parametrize("end", ["/.", "/..", "/../", "/deep/../..", "/./"])
+def test_rm_refuses_a_path_that_ends_in_dots(run: Command, tree: Path, end: str) -> None:
+    assert "refused to remove" in run("rm", "-rf", f"{run.url}{tree}/sub{end}", code=1).stderr
+    assert (tree / "sub" / "deep" / "e.xml").exists()
+    run("rm", "-r", "--force", f"{run.url}{tree}/sub/.")
+    assert not (tree / "sub").exists()
+    assert tree.exists()
+
+
 def test_rm_goes_on_and_exits_with_1(denied: SFTPServer, tree: Path) -> None:
     (tree / "sub" / "denied.xml").touch()
     done = Command(denied)("rm", "-r", tree, code=1)

@@ -81,18 +81,27 @@ class _Removal:
         self._verbose = verbose
 
     async def one(self, pool: SFTPPool, entry: Entry) -> None:
+        await attempt(self._output, entry.path, self._one(pool, entry))
+
+    async def _one(self, pool: SFTPPool, entry: Entry) -> None:
+        path = entry.path.rstrip("/") or "/"
+        if path != entry.path:  # with a slash at its end, a link was taken for the folder that it leads to
+            entry = Entry(entry.name, path, await pool.stat(path, follow_links=False))
         if entry.is_dir:
-            await attempt(self._output, entry.path, self._folder(pool, entry.path))
-        elif self._dry_run or await attempt(self._output, entry.path, pool.remove(entry.path)):
-            self._print(entry.path)
+            await self._folder(pool, path)
+            return
+        if not self._dry_run:
+            await pool.remove(path)
+        self._print(path)
 
     async def _folder(self, pool: SFTPPool, path: str) -> None:
         where = pool.options.address
         if not self._recursive:
             raise SFTPError(f"{where}: {path} is a folder: -r removes it with all that is in it", host=where, path=path)
-        real = await pool.realpath(path)
-        if not self._force:
-            home = await pool.realpath()
+        if self._force:
+            path = await pool.realpath(path)
+        else:
+            home, real = await pool.realpath(), await pool.realpath(path)
             if f"{home.rstrip('/')}/".startswith(f"{real.rstrip('/')}/"):
                 raise SFTPError(
                     f"{where}: refused to remove {path}: it is the root, the home folder {home}, or a folder above it"
@@ -100,10 +109,12 @@ class _Removal:
                     host=where,
                     path=path,
                 )
+            if path.rpartition("/")[2] in (".", ".."):
+                raise SFTPError(f"{where}: refused to remove {path}: it means {real}", host=where, path=path)
         if self._dry_run:
-            await self._would_remove(pool, real)
+            await self._would_remove(pool, path)
         else:
-            await pool.remove_tree(real, on_removed=self._print, on_error=self._output.fail)
+            await pool.remove_tree(path, on_removed=self._print, on_error=self._output.fail)
 
     async def _would_remove(self, pool: SFTPPool, folder: str) -> None:
         async with aclosing(pool.walk(folder, local_names=False, on_error=self._output.fail)) as entries:
