@@ -68,7 +68,7 @@ class DeliveryGuard:
         if job.late and not await self._leases.wait_for_holder(job):
             logger.info("%s was finished by another delivery of it", job)
             return Ignore("finished by another delivery")
-        if job.draining:
+        if job.draining and _acks_late(job):  # an early acknowledgement leaves nothing that could go back
             logger.info("%s goes back to the queue: its holder is another process, and this one ends", job)
             return GivenBack("this worker ends", requeue=True)
         if job.late and not sent_as(job.message) and await self._has_succeeded(job):
@@ -151,8 +151,11 @@ def _delivery_info(job: Job) -> dict[str, Any]:
 
 def _is_last_delivery(job: Job) -> bool:
     """Tell whether the broker drops a job's message where this process does not live to acknowledge it."""
-    acks_late = getattr(getattr(job.request, "task", None), "acks_late", False)
-    return bool(acks_late and getattr(job.message, "is_last_delivery", False))
+    return bool(_acks_late(job) and getattr(job.message, "is_last_delivery", False))
+
+
+def _acks_late(job: Job) -> bool:
+    return bool(getattr(getattr(job.request, "task", None), "acks_late", False))
 
 
 def _succeeded_at(app: Any, task_id: str) -> datetime | None:

@@ -124,7 +124,7 @@ class AsyncPool(BasePool):
             self._loop_thread,
             self._outbox,
             self._finished,
-            self._limit_time,
+            self._begin_admitted,
             DeliveryGuard(self._settings, self._leases, self.app),
             threads=self._settings.sync_threads,
             use_backend=use_backend,
@@ -387,8 +387,18 @@ class AsyncPool(BasePool):
         account.began(job)
         self._runner.start(job, on_loop=job.name in self._async_names)
 
+    def _begin_admitted(self, job: Job, start: Callable[[], None]) -> None:
+        """Begin a task that was delivered again; while it waited, it may have been revoked, or have expired."""
+        if not job.abandoned and isinstance(job.request, Request) and job.request.revoked():
+            job.finished = True
+        if job.abandoned or job.finished:
+            self._runner.drop(job)
+            return
+        self._limit_time(job)
+        start()
+
     def _limit_time(self, job: Job) -> None:
-        if job.timeout_s and job.pid in self._jobs:
+        if job.timeout_s:
             self._limit(job, job.timeout_s)
 
     def _limit(self, job: Job, after_s: float) -> None:
@@ -469,7 +479,7 @@ class AsyncPool(BasePool):
     def _cancel(self, job: Job) -> None:
         if job.name in self._async_names:
             self._runner.cancel(job)
-        else:
+        elif job.thread_ident is not None:
             logger.warning("%s runs on a thread and cannot be stopped; its outcome is ignored", job)
 
     def _watch_end(self, job: Job) -> None:

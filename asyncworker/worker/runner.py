@@ -61,7 +61,7 @@ class Runner:
         loop_thread: Runs coroutines.
         outbox: Takes the news to the main thread.
         finished: Called there, exactly once for each job that was started, when its code has ended.
-        admitted: Called there with each job that was delivered again, when it is about to begin.
+        admitted: Called there with each job that was delivered again, and what begins it, once nobody else runs it.
         guard: Is asked before that.
         threads: How many synchronous jobs run at once; more wait for a thread.
         use_backend: Called on the thread of each of those before it runs.
@@ -72,7 +72,7 @@ class Runner:
         loop_thread: LoopThread,
         outbox: Outbox,
         finished: Finished,
-        admitted: Callable[[Job], None],
+        admitted: Callable[[Job, Callable[[], None]], None],
         guard: DeliveryGuard,
         *,
         threads: int,
@@ -118,6 +118,10 @@ class Runner:
     def _start_on_thread(self, job: Job) -> None:
         self._threads.submit(contextvars.copy_context().run, self._run_on_thread, job)
 
+    def drop(self, job: Job) -> None:
+        """End a job that was admitted, and is not to begin."""
+        self._put(job, lambda: None)
+
     def cancel(self, job: Job) -> None:
         """Cancel a job that was started on the loop; on the loop, after whatever was asked of it before."""
         self._loop.call_soon_threadsafe(self._cancel, job)
@@ -144,15 +148,9 @@ class Runner:
             job.coroutine = None
         if refusal is not None:
             self._put(job, functools.partial(job.request.on_failure, exception_info(refusal)))
-        elif job.abandoned:  # revoked meanwhile
-            self._put(job, lambda: None)
         else:
-            self._outbox.put(functools.partial(self._admitted, job))
-            if on_loop:
-                self._inbox.append(job)
-                self._take_inbox()
-            else:
-                self._start_on_thread(job)
+            start = functools.partial(self._start_on_loop if on_loop else self._start_on_thread, job)
+            self._outbox.put(functools.partial(self._admitted, job, start))
 
     async def _end_guarded(self, job: Job, report: Callable[[], Any]) -> None:
         # Before the acknowledgement: a death in between is one of a task that others know to be done.

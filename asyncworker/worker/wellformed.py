@@ -17,6 +17,9 @@ MOST_RETRIES = 1 << 31
 
 _NO_LIMITS = [None, None]
 
+#: What a worker keeps of a running task where Celery keeps the headers of its message.
+_OF_THE_WORKER = frozenset({"_asyncworker_entered", "_children", "_protected"})
+
 
 def objection(message: Any) -> str | None:
     """Return what is wrong with a message of a task; ``None``: nothing, or something that Celery reports itself.
@@ -71,6 +74,8 @@ def _of_fields(fields: dict[str, Any]) -> str | None:
         return "task is not the name of one"
     if not is_text(fields.get("id")) or len(fields["id"]) > LONGEST_ID:
         return f"id is not text of 1 to {LONGEST_ID} characters"
+    if not fields.keys().isdisjoint(_OF_THE_WORKER):
+        return f"{', '.join(sorted(fields.keys() & _OF_THE_WORKER))} cannot be in a message"
     for name in ("root_id", "parent_id", "group", "shadow"):
         if (value := fields.get(name)) is not None and not isinstance(value, str):
             return f"{name} is {type(value).__name__}, expected text"

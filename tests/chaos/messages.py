@@ -154,6 +154,8 @@ def bad_envelopes() -> dict[str, Envelope]:
         "expires is garbage": call(expires=[1]),
         "group is a list": call(group=[1]),
         "shadow is a list": call(shadow=[1]),
+        "what it has sent is a number": call(_children=5),
+        "it says that it has begun": call(_asyncworker_entered=True),
         "compression is unknown": call(compression="application/x-squeezed"),
         "compression lies": call(compression="application/x-gzip"),
         "content type is unknown": replace(call(1, 2), content_type="application/x-unheard-of"),

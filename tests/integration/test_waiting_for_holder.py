@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from celery.exceptions import TaskRevokedError
 
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.loop import get_loop_thread
@@ -21,14 +22,21 @@ from tests.servers.worker import Worker
 LEASE_S = 8
 
 
-def queue_again(valkey: EmbeddedServer, queue: str) -> str:
-    """Move the one message of a queue to that of the workers, as one that was delivered before; returns its tag."""
+def deliver_again(valkey: EmbeddedServer, store_url: str, queue: str) -> None:
+    """Move the one message of a queue to that of the workers, as one that a process had which is silent since."""
     with redis.Redis.from_url(valkey.redis_url) as broker:
         message = json.loads(broker.lpop(queue))
         message["headers"]["redelivered"] = True
         message["properties"]["delivery_info"]["redelivered"] = True
+        key = f"{message['headers']['id']}/0/{message['properties']['delivery_tag']}"
+
+        async def hold() -> None:
+            store = await open_store(store_url)
+            assert not await Leases(store, "a process that has died").claim({key: datetime.now(UTC)})
+            await store.close()
+
+        get_loop_thread().run(hold(), timeout_s=60)
         broker.lpush("celery", json.dumps(message))
-        return str(message["properties"]["delivery_tag"])
 
 
 @pytest.mark.parametrize("name", ["t.logged_late", "t.logged_late_sync"])
@@ -38,16 +46,36 @@ def test_the_time_limit_begins_when_the_task_begins(
     """It would be reported as a failure while its holder still runs it."""
     url = f"sqlite+aiosqlite:///{tmp_path / 'store.sqlite'}"
     result = client.tasks[name].apply_async((str(tmp_path / "log"), 0), queue="elsewhere", time_limit=LEASE_S / 2)
-
-    tag = queue_again(valkey, "elsewhere")
-
-    async def hold() -> None:
-        store = await open_store(url)
-        assert not await Leases(store, "a process that has died").claim({f"{result.id}/0/{tag}": datetime.now(UTC)})
-        await store.close()
-
-    get_loop_thread().run(hold(), timeout_s=60)
+    deliver_again(valkey, url, "elsewhere")
     env = {"ASYNCWORKER_LEASE_S": str(LEASE_S), "ASYNCWORKER_STORE_URL": url}
     node = worker(tasks.__name__, env=env)
     assert result.get(timeout=90) == 0
     assert "taking it over" in node.log()
+
+
+@pytest.mark.parametrize("name", ["t.logged_late", "t.logged_late_sync"])
+@pytest.mark.parametrize("how", ["revoked", "revoked by a stamp", "expired"])
+def test_one_that_is_revoked_or_expires_while_it_waits_does_not_run(
+    worker: Callable[..., Worker], client: Celery[Any], valkey: EmbeddedServer, tmp_path: Path, name: str, how: str
+) -> None:
+    url, log = f"sqlite+aiosqlite:///{tmp_path / 'store.sqlite'}", tmp_path / "log"
+    env = {"ASYNCWORKER_LEASE_S": str(LEASE_S), "ASYNCWORKER_STORE_URL": url}
+    node = worker(tasks.__name__, env=env)
+    expires = LEASE_S / 2 if how == "expired" else None
+    stamps = {"batch": "one", "stamped_headers": ["batch"]} if how == "revoked by a stamp" else {}
+    result = client.tasks[name].apply_async((str(log), 0), queue="elsewhere", expires=expires, **stamps)
+    deliver_again(valkey, url, "elsewhere")
+    node.wait_for_log(f"[{result.id}] received")
+    if how == "revoked":
+        client.control.revoke(result.id)
+    elif how == "revoked by a stamp":
+        client.control.revoke_by_stamped_headers({"batch": "one"})
+    node.wait_for_log(f"Discarding revoked task: {name}[{result.id}]", timeout_s=90)
+    with pytest.raises(TaskRevokedError):
+        result.get(timeout=60)
+    assert client.tasks["t.add"].delay(1, 2).get(timeout=60) == 3
+    with redis.Redis.from_url(valkey.redis_url) as broker:
+        assert not broker.hlen("unacked")
+    assert not client.control.inspect(timeout=30, limit=1).active()[node.name]
+    assert node.stop() == 0
+    assert not log.exists()
