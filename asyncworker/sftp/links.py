@@ -16,6 +16,7 @@ from functools import partial
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPNameError
 from asyncworker.sftp import packets
 from asyncworker.sftp.folders import OpenFolder
+from asyncworker.sftp.localfile import check_replaceable
 from asyncworker.sftp.names import check_name, remote_bytes, remote_text
 from asyncworker.sftp.namespace import Namespace
 from asyncworker.sftp.packets import Status
@@ -72,6 +73,7 @@ def make_local_link(folder: OpenFolder, name: str, target: str, mtime: int | Non
     """
     temporary = os.fsdecode(temporary_name(os.fsencode(name)))
     try:
+        check_replaceable(name, folder.fd)
         os.symlink(target, temporary, dir_fd=folder.fd)
         try:
             if mtime is not None:

@@ -20,7 +20,7 @@ from asyncworker.sftp.session import Session, refusal
 from asyncworker.sftp.temporary_names import is_ours
 from asyncworker.sftp.untold import Batch, Untold
 
-__all__ = ["BadNames", "Entry", "Listing", "age_unknown", "type_unknown"]
+__all__ = ["BadNames", "Entry", "Listing", "age_unknown", "not_replaceable", "type_unknown"]
 
 logger = logging.getLogger(__name__)
 
@@ -292,6 +292,12 @@ def type_unknown(entry: Entry, address: str) -> SFTPTypeUnknown:
     why = "neither its folder nor LSTAT says it" if entry.refused is None else f"LSTAT: {entry.refused}"
     message = f"{address}: it is unknown whether {entry.path} is a file or a folder: {why}"
     return SFTPTypeUnknown(message, host=address, path=entry.path)
+
+
+def not_replaceable(path: str, address: str) -> SFTPError:
+    """The error of what a file must not take the place of."""
+    message = f"{address}: {path}: there is a device, a pipe or a socket of that name"
+    return SFTPError(message, host=address, path=path)
 
 
 def age_unknown(path: str, address: str) -> SFTPError:

@@ -7,13 +7,15 @@ kilobytes to another thread costs more than writing them. A large one goes throu
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterable
 
 from asyncworker.sftp.folders import OpenFolder
 from asyncworker.sftp.temporary_names import temporary_name
 
-__all__ = ["LocalFile"]
+__all__ = ["LocalFile", "check_replaceable"]
 
 _MODE = 0o666
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -42,6 +44,7 @@ class LocalFile:
         self._name = goal if folder is None else name
         self.path = goal[:name_at] + temporary if folder is None else temporary
         try:
+            check_replaceable(self._name, self._dir_fd)
             self._fd = os.open(self.path, _FLAGS, _MODE if mode is None else mode & 0o777, dir_fd=self._dir_fd)
         except OSError as error:
             raise _named(error, goal) from None
@@ -95,6 +98,20 @@ class LocalFile:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def check_replaceable(name: str, folder_fd: int | None) -> None:
+    """Refuse a goal that a file must not take the place of: renaming over ``/dev/null`` would break the machine.
+
+    Raises:
+        FileExistsError: It is a device, a pipe or a socket, or a link to one.
+    """
+    try:
+        mode = os.stat(name, dir_fd=folder_fd).st_mode
+    except OSError:  # not there, most often
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise FileExistsError(errno.EEXIST, "there is a device, a pipe or a socket of that name")
 
 
 def _named(error: OSError, path: str) -> OSError:

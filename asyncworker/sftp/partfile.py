@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from asyncworker.sftp.folders import OpenFolder
+from asyncworker.sftp.localfile import check_replaceable
 from asyncworker.sftp.temporary_names import part_name, temporary_name
 
 __all__ = ["PartFile"]
@@ -79,6 +80,7 @@ class PartFile:
         self._fd = -1
         self._lock = threading.Lock()
         try:
+            check_replaceable(self._name, folder.fd)
             self._mode = self._open(0o666 if mode is None else mode & 0o777)
             self.whole = self._read_mark() if self._resume else 0
             if not self.whole:

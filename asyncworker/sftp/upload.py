@@ -36,7 +36,7 @@ from asyncworker.sftp.contents import COMPARED_AT_ONCE, compared
 from asyncworker.sftp.folder_times import FolderTimes
 from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.links import is_same_link, upload_link
-from asyncworker.sftp.listing import Entry, age_unknown
+from asyncworker.sftp.listing import Entry, age_unknown, not_replaceable
 from asyncworker.sftp.local_tree import LocalFolder, folder_mode, look_at, look_up, scan
 from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
@@ -247,7 +247,7 @@ class _Run:
             self._leftovers.look_into(folder or slash or ".", {name} if chosen else ())
         if chosen:
             yield self._order(file.path, remote, file.attributes)
-        for failed in self._unmet():
+        for failed in self._failed():
             yield failed
 
     async def _orders(self, files: list[Entry]) -> Orders:
@@ -272,16 +272,17 @@ class _Run:
                         yield self._link(entry, remote, folder)
                     else:
                         yield self._order(entry.path, remote, entry.attributes)
-        while self._bad:
-            yield self._bad.pop()
-        for failed in self._unmet():
+        for failed in self._failed():
             yield failed
 
     async def set_folder_times(self) -> None:
         """Give the folders below the first one the times of those that they come from."""
         warn_of_folder_times(self._tracker, await self._times.set())
 
-    def _unmet(self) -> Iterator[FileResult]:
+    def _failed(self) -> Iterator[FileResult]:
+        """What is not sent because something is wrong with it, and what was named and is not there."""
+        while self._bad:
+            yield self._bad.pop()
         for message in unmet_filters(self._selection, self._how, self._tracker):
             yield FileResult(self._remote, "", error=FileNotFoundError(message))
 
@@ -402,9 +403,9 @@ class _Run:
             self._same_links.discard(entry.path)
         elif not entry.is_file:
             reason = "a link" if entry.is_link else "no file"
-        elif there is not None and self._how.skip == "newer" and there.mtime is None:
+        elif there is not None and (refusal := self._refusal_to_replace(there)) is not None:
             path = remote or self._remote_of(relative)
-            self._bad.append(FileResult(path, entry.path, error=age_unknown(path, self._pool.options.address)))
+            self._bad.append(FileResult(path, entry.path, error=refusal(path, self._pool.options.address)))
             return False
         elif there is not None and there.is_file and self._is_there(entry.attributes, there):
             reason = THERE[self._how.skip]
@@ -419,6 +420,11 @@ class _Run:
             elif self._how.dry_run:
                 self._reasons[path] = why_moved(mine.size_bytes, mine.mtime, there.size_bytes, there.mtime)
         return reason is None
+
+    def _refusal_to_replace(self, there: Attributes) -> Callable[[str, str], SFTPError] | None:
+        if there.file_type == "other":
+            return not_replaceable
+        return age_unknown if self._how.skip == "newer" and there.mtime is None else None
 
     async def _there(self, remote: str) -> dict[str, Attributes] | None:
         """What a folder of the server holds; ``None``: it is missing, cannot be listed, or nobody needs to know."""
