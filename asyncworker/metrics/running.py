@@ -13,6 +13,7 @@ from asyncworker.settings import Settings
 
 if TYPE_CHECKING:
     from asyncworker.metrics.prometheus import PrometheusPage
+    from asyncworker.metrics.queues import QueueLengths
     from asyncworker.metrics.statsd import StatsdSender
 
 __all__ = ["check_metrics", "start_metrics", "stop_metrics"]
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 STATSD_PORT = 8125
 
-_running: list[StatsdSender | PrometheusPage] = []
+_running: list[StatsdSender | QueueLengths | PrometheusPage] = []
 
 
 def check_metrics(settings: Settings) -> tuple[str, int]:
@@ -62,16 +63,19 @@ def start_metrics(worker: Any, settings: Settings) -> None:
         sender = StatsdSender(host, port, prefix)
         sender.start()
         _running.append(sender)
+    # It opens a connection to the broker.
+    from asyncworker.metrics.queues import QueueLengths
+
+    lengths = QueueLengths(worker.app)
+    lengths.start()
+    _running.append(lengths)
     if settings.prometheus_port:
         from asyncworker.metrics.prometheus import PrometheusPage
 
         page_port = settings.prometheus_port + _place_of(worker)
         try:
             _running.append(PrometheusPage(page_port, settings.prometheus_address))
-        except (
-            OSError,
-            OverflowError,
-        ) as exc:  # the second for a port above 65535, as the last of many processes may have
+        except (OSError, OverflowError) as exc:  # the port is taken, or above 65535
             # A worker without a page is worth more than no worker.
             logger.error("no page for Prometheus on %s:%d: %s", settings.prometheus_address, page_port, exc)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,9 @@ from asyncworker.resources import pools
 
 __all__ = ["limits_standing", "pools_standing", "worker_standing"]
 
+#: This module is loaded by a worker that starts.
+_STARTED_AT_S = time.time()
+
 
 def worker_standing(worker: Any) -> Iterator[Sample]:
     """Tell of a worker, given Celery's consumer; of another pool than ours, what it has."""
@@ -22,6 +26,7 @@ def worker_standing(worker: Any) -> Iterator[Sample]:
     yield _gauge("executor.queued_tasks", queued)
     yield _gauge("scheduler.tasks.executable", queued)
     yield _gauge("ti.scheduled", sum(1 for _ in _scheduled(worker)))
+    yield _gauge("process.started_at", _STARTED_AT_S)
     pool = worker.pool
     running = getattr(pool, "in_flight", len(state.active_requests))
     yield _gauge("executor.running_tasks", running)

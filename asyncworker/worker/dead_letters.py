@@ -13,6 +13,7 @@ from typing import Any
 from kombu.utils.encoding import safe_repr
 from kombu.utils.json import dumps
 
+from asyncworker.counters import counter
 from asyncworker.errors import StoreError
 from asyncworker.loop import LoopThread
 from asyncworker.printable import printable
@@ -21,7 +22,7 @@ from asyncworker.store import DeadLetter, shared_store
 from asyncworker.worker.outbox import Outbox
 from asyncworker.worker.persist import log_wait, waits
 
-__all__ = ["DeadLetterWriter", "bury", "letter_of", "letter_of_raw", "use_writer"]
+__all__ = ["DeadLetterWriter", "bury", "counted", "letter_of", "letter_of_raw", "use_writer"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ KEPT_BYTES = 4096
 MOST_ARGUMENT_BYTES = 1 << 20
 #: Letters in one transaction.
 BATCH = 100
+
+#: What was given up, of whatever kind.
+counted = counter("dead_letters")
 
 #: Settles a message at its broker, on the main thread.
 Settle = Callable[[], None]
@@ -81,6 +85,7 @@ class DeadLetterWriter:
                 from asyncworker.store import Deliveries
 
                 await Deliveries(store).bury_messages(letters)
+                counted.add(len(letters))
             except Exception as exc:
                 if isinstance(exc, StoreError) and not _is_about_a_value(exc):
                     log_wait("storing dead letters", exc)

@@ -18,6 +18,7 @@ from asyncworker.counters import counter
 from asyncworker.errors import StoreError, TooManyDeliveries
 from asyncworker.settings import Settings
 from asyncworker.store import shared_store
+from asyncworker.worker import dead_letters
 from asyncworker.worker.given_back import GivenBack
 from asyncworker.worker.job import Job
 from asyncworker.worker.leases import LeaseKeeper
@@ -111,6 +112,7 @@ class DeliveryGuard:
                     self._buried_in_advance.add(job.id)
                 return None
             await deliveries.bury(_letter(job, history[:-1]))
+            dead_letters.counted.add()
         except StoreError as exc:
             logger.warning("%s is delivered again and could not be counted: %s", job, exc)
             return None

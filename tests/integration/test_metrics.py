@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from celery import Celery
+from kombu import Queue
 
 from asyncworker.metrics.names import full_names
 from tests.integration import tasks
@@ -72,6 +75,58 @@ def test_what_ran_is_what_arrives(client: Celery[Any], worker: Callable[..., Wor
         for sent in [*sums, *statsd.gauges]:
             name = sent.removeprefix(at)
             assert any(name == each or name.startswith(f"{each}.") for each in known), sent
+
+
+def page(port: int) -> dict[str, float]:
+    """Return what the page shows; nothing where nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=GET_S) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return {}
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def page_once(port: int, condition: Callable[[dict[str, float]], object], node: Worker) -> dict[str, float]:
+    give_up_at_s = time.monotonic() + 2 * GET_S
+    while not condition(shown := page(port)):
+        assert time.monotonic() < give_up_at_s, f"{shown}\n{node.log()}"
+        time.sleep(0.05)
+    return shown
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest, client: Celery[Any]) -> str:
+    if request.param == "redis":
+        return str(client.conf.broker_url)
+    server = request.getfixturevalue("rabbitmq")
+    return str(server.broker_url(server.add_vhost()))
+
+
+def test_the_length_of_each_queue_is_shown_and_what_was_given_up(
+    broker: str, worker: Callable[..., Worker], worker_env: dict[str, str], tmp_path: Path
+) -> None:
+    port = free_port()
+    with Celery(broker=broker, set_as_current=False) as sender:
+        sender.conf.task_queues = [Queue("celery"), Queue("slow")]
+        gate = tmp_path / "gate"
+        for _ in range(12):
+            sender.send_task("t.gated", (10, str(gate)), queue="slow")
+        node = worker(
+            MODULE,
+            *("-c", "1", "--prefetch-multiplier", "1", "-Q", "slow,celery"),
+            env={"ASYNCWORKER_BROKER_URL": broker, "ASYNCWORKER_PROMETHEUS_PORT": str(port)},
+        )
+        waiting = 'asyncworker_queue_messages{queue="slow"}'
+        shown = page_once(port, lambda shown: 0 < shown.get(waiting, 0) < 12, node)
+        assert shown['asyncworker_queue_messages{queue="celery"}'] == 0
+        assert 0 < shown["asyncworker_process_started_at"] <= time.time()
+        assert shown["asyncworker_dead_letters_total"] == 0
+        gate.touch()
+        page_once(port, lambda shown: shown.get(waiting) == 0, node)
+        sender.send_task("t.nowhere", queue="slow")
+        page_once(port, lambda shown: shown.get("asyncworker_dead_letters_total") == 1, node)
+        assert node.stop() == 0
 
 
 def test_a_host_without_a_name_holds_up_nothing(client: Celery[Any], worker: Callable[..., Worker]) -> None:
