@@ -13,37 +13,58 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from asyncworker.cli import main
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.settings import load_settings
 from tests.deploy.mapping import prometheus_names
-from tests.deploy.tools import chart
+from tests.deploy.tools import chart, run
 from tests.integration import tasks
 from tests.servers.ports import free_port
 from tests.servers.worker import Worker
 
 SCALED = {"scaling": {"enabled": True}, "queues": ["celery", "slow"]}
-ALL = {
+ALL: dict[str, Any] = {
     "imagePullSecrets": [{"name": "pull"}],
     "extraEnv": [{"name": "TZ", "value": "UTC"}],
     "podAnnotations": {"a": "b"},
     "nodeSelector": {"a": "b"},
     "tolerations": [{"key": "a", "operator": "Exists"}],
     "affinity": {"nodeAffinity": {}},
+    "envFrom": [{"secretRef": {"name": "more"}}],
+    "extraVolumes": [{"name": "keys", "secret": {"secretName": "ssh", "defaultMode": 0o400}}],
+    "extraVolumeMounts": [{"name": "keys", "mountPath": "/etc/ssh-keys", "readOnly": True}],
+    "initContainers": [{"name": "wait", "image": "busybox:1"}],
+    "extraContainers": [{"name": "proxy", "image": "proxy:1"}],
+    "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:1"}, "name": "mine", "automountToken": True},
+    "labels": {"team": "shop"},
+    "annotations": {"owner": "shop"},
+    "podLabels": {"sidecar": "no"},
+    "podSecurityContext": {"fsGroup": 5},
+    "securityContext": {"readOnlyRootFilesystem": False},
+    "priorityClassName": "high",
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+    ],
+    "extraPodSpec": {"hostAliases": [{"ip": "10.0.0.1", "hostnames": ["files"]}], "enableServiceLinks": True},
+    "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "processes": 2,
     "scaling": {"enabled": True, "redis": {"authenticationRef": "redis"}, "prometheus": {"selector": 'namespace="x"'}},
 }
+RABBITMQ = SCALED | {"scaling": {"enabled": True, "broker": "rabbitmq", "rabbitmq": {"vhost": "shop"}}}
 KEDA = json.loads((Path(__file__).parent / "keda_scaledobject.schema.json").read_text())
 
 
-@pytest.mark.parametrize("values", [{}, SCALED, ALL], ids=["default", "scaled", "all"])
+@pytest.mark.parametrize("values", [{}, SCALED, ALL, RABBITMQ], ids=["default", "scaled", "all", "rabbitmq"])
 def test_each_object_is_what_kubernetes_and_keda_know(values: dict[str, Any]) -> None:
     rendered = chart(values)
     assert rendered["findings"] == []
     assert rendered["error"] == ""
     objects = dict(rendered["objects"])
     scaled = objects.pop("ScaledObject", None)
+    assert (objects.pop("PodMonitor", None) is not None) == ("podMonitor" in values)
     assert (scaled is not None) == bool(values)
     assert set(objects) == {"Deployment", "ServiceAccount", "PodDisruptionBudget"}
     for each in objects.values():
@@ -100,6 +121,105 @@ def test_a_pod_has_more_time_than_its_worker_needs_to_drain(drain_s: int) -> Non
     assert pod["terminationGracePeriodSeconds"] == drain_s + 30
 
 
+def test_what_is_given_for_pods_reaches_them() -> None:
+    rendered = chart(ALL)
+    pod, container = pod_of(rendered)
+    assert ALL["extraVolumes"][0] in pod["volumes"] and ALL["extraVolumeMounts"][0] in container["volumeMounts"]
+    assert container["envFrom"] == ALL["envFrom"]
+    assert pod["initContainers"] == ALL["initContainers"] and pod["containers"][1:] == ALL["extraContainers"]
+    assert pod["priorityClassName"] == "high"
+    assert pod["topologySpreadConstraints"] == ALL["topologySpreadConstraints"]
+    assert pod["hostAliases"] == ALL["extraPodSpec"]["hostAliases"] and pod["enableServiceLinks"]
+    assert (pod["securityContext"]["fsGroup"], pod["securityContext"]["runAsNonRoot"]) == (5, True)
+    rights = container["securityContext"]
+    assert (rights["readOnlyRootFilesystem"], rights["allowPrivilegeEscalation"]) == (False, False)
+    account = rendered["objects"]["ServiceAccount"]
+    assert pod["serviceAccountName"] == account["metadata"]["name"] == "mine"
+    assert account["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "arn:1", "owner": "shop"}
+    for each in rendered["objects"].values():
+        assert each["metadata"]["labels"]["team"] == "shop"
+        assert each["metadata"]["annotations"]["owner"] == "shop"
+    template = rendered["objects"]["Deployment"]["spec"]["template"]["metadata"]
+    assert (template["labels"]["sidecar"], template["annotations"]["a"]) == ("no", "b")
+    # Services of the namespace become no settings unless somebody wants it.
+    assert pod_of(chart())[0]["enableServiceLinks"] is False
+
+
+def test_a_service_account_of_ones_own_is_used_and_not_made() -> None:
+    rendered = chart({"serviceAccount": {"create": False, "name": "theirs"}})
+    assert "ServiceAccount" not in rendered["objects"]
+    assert pod_of(rendered)[0]["serviceAccountName"] == "theirs"
+
+
+def test_prometheus_finds_the_pods() -> None:
+    rendered = chart()
+    pod, container = pod_of(rendered)
+    annotations = rendered["objects"]["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/scrape"] == "true"
+    assert int(annotations["prometheus.io/port"]) == container["ports"][0]["containerPort"]
+    rendered = chart(ALL)
+    pod, container = pod_of(rendered)
+    monitor = rendered["objects"]["PodMonitor"]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    ends = [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]]
+    assert ends == [port["name"] for port in container["ports"]] and len(ends) == 2
+    labels = rendered["objects"]["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    # Once only.
+    assert (
+        "prometheus.io/scrape" not in rendered["objects"]["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    )
+
+
+def test_scaling_counts_the_tasks_of_this_release_alone_and_nothing_where_there_is_no_data(tmp_path: Path) -> None:
+    triggers = chart(SCALED)["objects"]["ScaledObject"]["spec"]["triggers"]
+    (query,) = [each["metadata"]["query"] for each in triggers if each["type"] == "prometheus"]
+
+    def series(namespace: str, pod: str, value: str) -> list[dict[str, str]]:
+        names = ("asyncworker_executor_running_tasks", "asyncworker_executor_queued_tasks")
+        return [{"series": f'{name}{{namespace="{namespace}",pod="{pod}"}}', "values": value} for name in names]
+
+    ours = [*series("shops", "shop-asyncworker-7d9c-x2z", "3x9"), *series("shops", "shop-asyncworker-7d9c-abc", "2x9")]
+    others = [
+        *series("other", "shop-asyncworker-7d9c-x2z", "100x9"),
+        *series("shops", "shop-asyncworker-two-7d9c-x2z", "100x9"),
+        *series("shops", "new-shop-asyncworker-7d9c-x2z", "100x9"),
+    ]
+    expected = [(ours + others, 10), (others, 0), ([], 0)]
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": given,
+            "promql_expr_test": [{"expr": query, "eval_time": "5m", "exp_samples": [{"labels": "{}", "value": value}]}],
+        }
+        for given, value in expected
+    ]
+    (tmp_path / "query_test.yaml").write_text(yaml.safe_dump({"tests": tests}))
+    done = run("promtool", "test", "rules", tmp_path / "query_test.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_scaling_reads_queues_of_rabbitmq_and_of_a_redis_behind_tls_and_has_a_number_for_outages() -> None:
+    spec = chart(RABBITMQ)["objects"]["ScaledObject"]["spec"]
+    _pod, container = pod_of(chart(RABBITMQ))
+    triggers = [each for each in spec["triggers"] if each["type"] == "rabbitmq"]
+    assert [each["metadata"]["queueName"] for each in triggers] == ["celery", "slow"]
+    for each in triggers:
+        assert each["metadata"]["hostFromEnv"] in {variable["name"] for variable in container["env"]}
+        assert each["metadata"]["vhostName"] == "shop"
+    assert spec["scaleTargetRef"]["envSourceContainerName"] == container["name"]
+    assert sorted(spec["advanced"]["scalingModifiers"]["formula"].split(" + ")) == [
+        "backlog_0",
+        "backlog_1",
+        "in_flight",
+    ]
+    assert spec["fallback"]["replicas"] >= spec["minReplicaCount"]
+    tls = {"scaling": {"enabled": True, "redis": {"tls": True}, "rabbitmq": {"authenticationRef": "host"}}}
+    spec = chart(tls)["objects"]["ScaledObject"]["spec"]
+    assert spec["triggers"][0]["metadata"]["enableTLS"] == "true"
+    assert all(each["metricType"] == "AverageValue" for each in spec["triggers"])  # the only one with a fallback
+
+
 def test_a_pod_shows_the_metrics_of_each_of_its_processes() -> None:
     _pod, container = pod_of(chart({"processes": 3}))
     given = {each["name"]: each["value"] for each in container["env"] if "value" in each}
@@ -109,7 +229,7 @@ def test_a_pod_shows_the_metrics_of_each_of_its_processes() -> None:
 
 def pod_of(rendered: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     pod = rendered["objects"]["Deployment"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
+    (container,) = [each for each in pod["containers"] if each["name"] == "worker"]
     return pod, container
 
 
