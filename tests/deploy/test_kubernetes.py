@@ -153,22 +153,19 @@ def test_a_service_account_of_ones_own_is_used_and_not_made() -> None:
 
 def test_prometheus_finds_the_pods() -> None:
     rendered = chart()
-    pod, container = pod_of(rendered)
+    _pod, container = pod_of(rendered)
     annotations = rendered["objects"]["Deployment"]["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/scrape"] == "true"
     assert int(annotations["prometheus.io/port"]) == container["ports"][0]["containerPort"]
     rendered = chart(ALL)
-    pod, container = pod_of(rendered)
+    _pod, container = pod_of(rendered)
     monitor = rendered["objects"]["PodMonitor"]
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     ends = [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]]
     assert ends == [port["name"] for port in container["ports"]] and len(ends) == 2
-    labels = rendered["objects"]["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    # Once only.
-    assert (
-        "prometheus.io/scrape" not in rendered["objects"]["Deployment"]["spec"]["template"]["metadata"]["annotations"]
-    )
+    template = rendered["objects"]["Deployment"]["spec"]["template"]["metadata"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= template["labels"].items()
+    assert "prometheus.io/scrape" not in template["annotations"]  # once only
 
 
 def test_scaling_counts_the_tasks_of_this_release_alone_and_nothing_where_there_is_no_data(tmp_path: Path) -> None:
