@@ -32,6 +32,7 @@ from asyncworker.tasks.task_result import use_results
 from asyncworker.worker.celery_settings import check_flags, ignored_settings
 from asyncworker.worker.defaults import POOL, AppDefaults, hide_secrets, own_value, use_urls_of_conf
 from asyncworker.worker.fast import use_consumer, use_fast_broker
+from asyncworker.worker.health import check_health_file
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.stacks import check_locals
 from asyncworker.worker.urls import check_urls
@@ -224,6 +225,7 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
         check_environment()
         check_metrics(settings)
         check_urls(app, settings)
+        check_health_file(settings)
         _check_broker(app, settings.broker_wait_s)
         code = supervise(instance, options, settings)
         hide_secrets(app.conf)

@@ -21,9 +21,12 @@ from asyncworker.setting_names import ENV_PREFIX, names_in_conf, names_in_enviro
 
 __all__ = ["ENV_PREFIX", "Settings", "default_state_dir", "load_settings"]
 
+#: Thirty years: timers, locks and dates of the system end somewhere beyond.
+LONGEST_S = 1e9
+
 Count = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(ge=0)]
-PositiveSeconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(ge=0, le=LONGEST_S)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=LONGEST_S)]
 
 
 def default_state_dir() -> str:
@@ -64,7 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A task that was begun so often after its first delivery, and never came to an end, is given up; 0: never."""
     drain_grace_s: Seconds = 10.0
     """How long items in flight may take to finish when a worker is told to end; then they run again elsewhere."""
-    lease_s: Annotated[float, Meta(ge=3)] = 30.0
+    lease_s: Annotated[float, Meta(ge=3, le=LONGEST_S)] = 30.0
     """A fan-out or long late-ack task that comes again waits for its holder; takes over from one silent so long."""
     store_patience_s: Seconds = 30.0
     """How long a fan-out or a task's state waits for a store that is away; then the run stops, to be resumed."""
@@ -96,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A page for Prometheus on this port, with ``--processes`` on this one and those after it; 0: none."""
     prometheus_address: str = "127.0.0.1"
     """Where that page listens."""
-    gc_threshold: Annotated[int, Meta(ge=0)] = 50_000
+    gc_threshold: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 50_000
     """New objects between two garbage collections of a worker, once what it started with is set aside; 0: as Python."""
     debug: bool = False
     """Check that what belongs to one thread is used there; a violation is logged with its stack. For tests."""

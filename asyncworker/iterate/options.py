@@ -10,13 +10,14 @@ from msgspec import Meta
 from asyncworker.errors import SettingsError
 from asyncworker.iterate.exception_names import exception_names
 from asyncworker.limits import LimitUse, uses_of
+from asyncworker.settings import LONGEST_S
 
 __all__ = ["IterateOptions", "make_options"]
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(ge=0)]
-PositiveSeconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(ge=0, le=LONGEST_S)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=LONGEST_S)]
 
 
 class IterateOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -107,6 +107,8 @@ def uses_of(given: Iterable[LimitUse | str]) -> tuple[LimitUse, ...]:
     Raises:
         SettingsError: Something that is neither a name nor what :func:`limit` returns, or the same twice.
     """
+    if not isinstance(given, Iterable):
+        raise SettingsError(f"limits is {given!r}: expected a list of limits, as limit(NAME, ...) gives, or of names")
     uses = []
     for each in [given] if isinstance(given, str | LimitUse) else given:
         if not isinstance(each, str | LimitUse):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from asyncworker.errors import SettingsError
 from asyncworker.private_files import make_private_file
 from asyncworker.settings import Settings
 
-__all__ = ["BEAT_S", "Health", "HealthFile", "health_file", "health_files", "read_health"]
+__all__ = ["BEAT_S", "Health", "HealthFile", "check_health_file", "health_file", "health_files", "read_health"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class HealthFile:
         content = msgspec.json.encode(Health(os.getpid(), time.time(), self._in_flight()))
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
+            _refuse_special(self._path)
             make_private_file(temporary)
             temporary.write_bytes(content)
             temporary.replace(self._path)
@@ -68,10 +71,38 @@ class HealthFile:
         """Take it away for good: the worker takes no more tasks, though the loop that writes turns while it drains."""
         self._removed = True
         try:
+            _refuse_special(self._path)
             self._path.unlink(missing_ok=True)
         except OSError as exc:
             # A probe sees its age; what runs must not pay for it.
             logger.error("cannot remove the health file: %s", exc)
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse what is neither missing nor a file or a link: a device that is renamed over is gone for the machine."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise FileExistsError(f"{path} is there, and is no regular file")
+
+
+def check_health_file(settings: Settings) -> None:
+    """Refuse a health file that could never be written.
+
+    Raises:
+        SettingsError: Its folder is missing, or something else than a file has its name.
+    """
+    if not settings.health_file:
+        return
+    path = Path(settings.health_file)
+    try:
+        _refuse_special(path)
+    except OSError as exc:
+        raise SettingsError(f"health_file is {settings.health_file!r}: {exc}") from None
+    if not path.parent.is_dir():
+        raise SettingsError(f"health_file is {settings.health_file!r}: its folder does not exist")
 
 
 def health_file(settings: Settings, lag_s: Callable[[], float], in_flight: Callable[[], int]) -> HealthFile | None:

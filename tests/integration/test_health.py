@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -9,12 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from celery import Celery
 
+from asyncworker.worker.health import HealthFile
 from tests.integration import tasks
 from tests.servers.command import asyncworker
 from tests.servers.valkey import running_valkey
-from tests.servers.worker import Worker
+from tests.servers.worker import Worker, running_worker
 
 
 def health(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -115,3 +118,33 @@ def test_a_health_folder_that_is_gone_does_not_cut_a_drain_short(
     assert node.wait() == 0, node.log()
     assert running.state == "SUCCESS"
     assert "Error on stopping Pool" not in node.log()
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a folder", "in no folder"])
+def test_what_is_no_file_is_refused_as_health_file_and_left_alone(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "health"
+    match what:
+        case "a pipe":
+            os.mkfifo(path)
+        case "a folder":
+            path.mkdir()
+        case _:
+            path = path / "file"
+    before = path.lstat() if path.exists() else None
+    with running_worker(tmp_path, env={"ASYNCWORKER_HEALTH_FILE": str(path)}, ready=False) as node:
+        assert node.wait() == 1
+        assert f"health_file is {str(path)!r}: " in node.log()
+        assert "Traceback" not in node.log()
+    assert (path.lstat() if path.exists() else None) == before
+
+
+def test_what_took_the_place_of_the_health_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "health"
+    file = HealthFile(path, lag_s=lambda: 0.0, most_lag_s=1.0, in_flight=lambda: 0)
+    file.beat()
+    path.unlink()
+    os.mkfifo(path)
+    file.beat()
+    file.remove()
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]

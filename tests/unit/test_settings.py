@@ -109,6 +109,11 @@ def test_names_that_others_read_are_let_through(name: str) -> None:
         ("ASYNCWORKER_CONCURRENCY", "0"),
         ("ASYNCWORKER_BLOCKED_AFTER_S", "0"),
         ("ASYNCWORKER_CANCEL_GRACE_S", "-1"),
+        ("ASYNCWORKER_CANCEL_GRACE_S", "inf"),
+        ("ASYNCWORKER_BLOCKED_AFTER_S", "1e300"),
+        ("ASYNCWORKER_LEASE_S", "nan"),
+        ("ASYNCWORKER_LEASE_S", "inf"),
+        ("ASYNCWORKER_GC_THRESHOLD", "3000000000"),
     ],
 )
 def test_a_wrong_value_names_itself(name: str, value: str) -> None:
