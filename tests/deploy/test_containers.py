@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from kombu import Connection, Queue
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from asyncworker.settings import load_settings
+from tests.deploy.constraints import CONSTRAINTS, requirements
 from tests.deploy.tools import DEPLOY, ROOT, loaded, run, seconds
+from tests.servers.rabbitmq import running_rabbitmq
 
 COMPOSE = "compose.yaml"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
@@ -62,6 +69,52 @@ def test_the_dockerfile_is_linted(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     (tmp_path / "Dockerfile").write_text("FROM python\nRUN cd / && sudo true\n")
     assert run("hadolint", tmp_path / "Dockerfile").returncode != 0
+
+
+def test_the_image_installs_the_versions_that_are_tested() -> None:
+    text = CONSTRAINTS.read_text()
+    pinned = {
+        each.name: each for each in map(Requirement, (line for line in text.splitlines() if not line.startswith("#")))
+    }
+    for each in requirements():
+        if each.marker is None or each.marker.evaluate():
+            (specifier,) = pinned[canonicalize_name(each.name)].specifier
+            assert specifier.operator == "==" and each.specifier.contains(specifier.version), each
+    # Each version is one, and what is needed is whole: celery brings kombu, and that amqp.
+    assert {"kombu", "amqp", "greenlet"} <= pinned.keys()
+    assert "--constraint constraints.txt" in DOCKERFILE
+
+
+@pytest.mark.parametrize("name", [COMPOSE, "compose.rabbitmq.yaml"])
+def test_every_service_has_a_limit_of_its_memory(name: str) -> None:
+    for title, service in loaded(name)["services"].items():
+        assert "mem_limit" in service or (name != COMPOSE and title in loaded(COMPOSE)["services"]), title
+
+
+def test_the_workers_restart_before_their_container_has_too_little_memory() -> None:
+    worker = loaded(COMPOSE)["services"]["worker"]
+    given = dict(itertools.pairwise(worker["command"]))
+    assert int(given["--processes"]) * int(given["--max-memory-mb"]) < int(worker["mem_limit"].removesuffix("g")) * 1024
+
+
+def test_the_rabbitmq_of_the_compose_file_waits_for_long_tasks_and_drops_none(tmp_path: Path) -> None:
+    assert lint_compose("compose.rabbitmq.yaml") == ""
+    service = loaded("compose.rabbitmq.yaml")["services"]["rabbitmq"]
+    mounts = dict(each.split(":")[:2] for each in service["volumes"])
+    assert mounts["./rabbitmq/rabbitmq.conf"].startswith("/etc/rabbitmq/conf.d/")
+    assert mounts["./rabbitmq/policy.sh"] in service["command"][-1]
+    conf = (DEPLOY / "rabbitmq" / "rabbitmq.conf").read_text()
+    with running_rabbitmq(tmp_path / "rabbitmq", conf=conf) as server:
+        server.run_script(DEPLOY / "rabbitmq" / "policy.sh")
+        assert int(server.ctl("eval", "element(2, application:get_env(rabbit, consumer_timeout)).")) >= 86_400_000
+        (policy,) = json.loads(server.ctl("list_policies", "--formatter", "json"))
+        limit = json.loads(policy["definition"])["delivery-limit"]
+        # Else the broker drops a task before asyncworker has given it up and kept it.
+        assert limit > load_settings({}).max_deliveries
+        assert re.fullmatch(policy["pattern"], "celery")
+        queue = Queue("celery", queue_arguments={"x-queue-type": "quorum"})
+        with Connection(server.broker_url("/")) as connection, connection.channel() as channel:
+            queue(channel).declare()
 
 
 def test_the_image_is_not_run_by_root_and_gets_its_signals_itself() -> None:

@@ -61,8 +61,18 @@ def test_there_is_more_time_to_stop_than_the_worker_needs_to_drain() -> None:
     assert "--processes" in unit["Service"]["ExecStart"]
 
 
+def test_the_workers_have_a_limit_of_their_memory_and_write_no_file_for_others() -> None:
+    service = Unit(UNITS / "asyncworker.service")["Service"]
+    words = shlex.split(service["ExecStart"])
+    processes, each_mb = (int(words[words.index(name) + 1]) for name in ("--processes", "--max-memory-mb"))
+    assert processes * each_mb < int(service["MemoryHigh"].removesuffix("M")) < 1024 * int(service["MemoryMax"][:-1])
+    assert service["UMask"] == "0077"
+
+
 def test_the_health_check_looks_where_the_workers_write() -> None:
     worker, health = Unit(UNITS / "asyncworker.service"), Unit(UNITS / "asyncworker-health.service")
     assert worker.environment["ASYNCWORKER_HEALTH_FILE"] == health.environment["ASYNCWORKER_HEALTH_FILE"]
     assert f"/run/{worker['Service']['RuntimeDirectory']}/" in health.environment["ASYNCWORKER_HEALTH_FILE"]
+    # A file of the administrator's, which may name another health file, counts for both.
+    assert health["Service"]["EnvironmentFile"] == worker["Service"]["EnvironmentFile"]
     assert health["Service"]["User"] == worker["Service"]["User"]

@@ -26,14 +26,14 @@ _START_S = 60.0
 class RabbitMQ:
     """One node; it may be stopped, killed and started again over its data."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, conf: str = "") -> None:
         self._server = _find("rabbitmq-server")
         self._ctl = _find("rabbitmqctl")
         self._epmd_program = _find("epmd")
         self.port = free_port()
         self._folder = folder
         self._epmd_port = free_port()
-        self._env = self._environment()
+        self._env = self._environment(conf)
         self._child: Child | None = None
         self._epmd: Child | None = None
 
@@ -58,6 +58,11 @@ class RabbitMQ:
         done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def run_script(self, path: Path, *arguments: str) -> None:
+        """Run a script of the shell that calls ``rabbitmqctl`` for this node."""
+        env = self._env | {"PATH": f"{Path(self._ctl).parent}:{os.environ['PATH']}"}
+        subprocess.run(["sh", path, *arguments], env=env, check=True, timeout=100)
 
     def messages(self, vhost: str, queue: str = "celery") -> int:
         """How many messages a queue holds, those that are delivered and not acknowledged among them."""
@@ -118,12 +123,12 @@ class RabbitMQ:
             self._epmd.stop()
             self._epmd = None
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, conf: str) -> dict[str, str]:
         folder = self._folder
         for name in ("home", "data", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "plugins").write_text("[].\n")
-        (folder / "rabbitmq.conf").write_text("loopback_users = none\n")
+        (folder / "rabbitmq.conf").write_text(f"loopback_users = none\n{conf}")
         return os.environ | {
             "HOME": str(folder / "home"),  # of the Erlang cookie
             "ERL_EPMD_ADDRESS": "127.0.0.1",
@@ -145,13 +150,13 @@ class RabbitMQ:
 
 
 @contextlib.contextmanager
-def running_rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
-    """Run a node until the block ends.
+def running_rabbitmq(folder: Path, conf: str = "") -> Iterator[RabbitMQ]:
+    """Run a node until the block ends, with more lines for its rabbitmq.conf.
 
     Raises:
         MissingServer: There is no RabbitMQ on this machine.
     """
-    server = RabbitMQ(folder)
+    server = RabbitMQ(folder, conf)
     try:
         server.start()
         yield server
