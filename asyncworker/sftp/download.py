@@ -88,8 +88,8 @@ async def download(
     Args:
         where: A host, a URL or a pool. A host is reached through the process's own pool in a worker, else through one
             that is closed at the end.
-        remote: A folder, whose contents go into ``local``; a pattern such as ``/in/*.xml``; or a file. It is left out
-            where the URL has a path. Of several, each goes under its own name; the contents of a folder do where it is
+        remote: A folder, whose contents go into ``local``; a pattern such as ``/in/*.xml``, for the files and whole
+            folders that meet it; or a file. It is left out where the URL has a path. Of several, each goes under its own name; the contents of a folder do where it is
             written with a slash at its end.
         local: A folder, made if it is missing; for one file its path, or a folder that is there.
         options: As for :class:`DownloadOptions`; and, for a host, as for :class:`SFTPPool`.
@@ -296,7 +296,7 @@ class _Run:
         walk = Walk(
             lambda folder: listed(self._pool, folder, partial(self._bad_name, source)),
             max_depth=source.max_depth,
-            enter=lambda entry: self._selection.enters(source.relative(entry.path)),
+            enter=lambda entry: self._enters(source.relative(entry.path), source),
             on_error=partial(self._cannot_list, source),
             address=self._pool.options.address,
             folders_at_once=1 if few else 8,
@@ -304,14 +304,17 @@ class _Run:
         )
         return walk.entries(root)
 
+    def _enters(self, path: str, source: RemoteSource) -> bool:
+        return self._selection.enters(path) and source.enters(path)
+
     def _bad_name(self, source: RemoteSource, error: SFTPNameError) -> None:
         """Take a name that is refused for an error only where what has it is wanted."""
         folder, name = error.path or "", error.name or ""
         path = source.relative(f"{folder.rstrip('/')}/{name}" if folder else name)
         if error.is_dir:
             depth = path[len(source.base) :].count("/")
-            wanted = (source.max_depth is None or depth < source.max_depth) and self._selection.enters(path)
-        elif source.pattern is not None and not source.pattern.wants(path, None):
+            wanted = (source.max_depth is None or depth < source.max_depth) and self._enters(path, source)
+        elif not source.meets(path):
             return
         else:
             wanted = self._selection.wants(path, None)
@@ -396,7 +399,7 @@ class _Run:
         self, path: str, entry: Entry, attributes: Attributes | None, goal: str, source: RemoteSource
     ) -> bool:
         """Whether a file is left out, as far as that can be said of it without attributes."""
-        if source.pattern is not None and not source.pattern.wants(path, None):
+        if not source.meets(path):
             return True
         size, mtime = (attributes.size_bytes, attributes.mtime) if attributes is not None else (None, None)
         reason = self._selection.reason_against(path, size, mtime)
@@ -418,14 +421,14 @@ class _Run:
     def _unknown(self, path: str, entry: Entry, goal: str, source: RemoteSource) -> FileResult | None:
         """The error of what may be a file or a folder, unless it would be left out as either."""
         depth = path[len(source.base) :].count("/")
-        enters = (source.max_depth is None or depth < source.max_depth) and self._selection.enters(path)
+        enters = (source.max_depth is None or depth < source.max_depth) and self._enters(path, source)
         if not enters and self._is_unwanted(path, entry, None, goal, source):
             return None
         return FileResult(entry.path, goal, error=type_unknown(entry, self._pool.options.address))
 
     def _make_folder(self, relative: str, goal: str, source: RemoteSource) -> FileResult | None:
         """A folder that has nothing in it is wanted too, unless only some files are."""
-        if self._destination is None or self._how.dry_run or source.pattern is not None:
+        if self._destination is None or self._how.dry_run or not source.meets(relative):
             return None
         if self._selection.only_some or not self._selection.enters(relative) or source.max_depth == 0:
             return None

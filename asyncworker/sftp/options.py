@@ -243,7 +243,9 @@ class Options:
 
     @property
     def address(self) -> str:
-        """The server as it is named in messages."""
+        """The server as it is named in messages; without a port where the SSH configuration may have another one."""
+        if "port" in self.unsaid:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

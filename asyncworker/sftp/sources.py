@@ -29,7 +29,8 @@ class RemoteSource(Struct, frozen=True):
         root: The folder, without a slash at its end unless it is the first one; empty: the one of the login.
         base: Where its contents go below the destination, with a slash at its end; empty: right there.
         max_depth: How deep to go.
-        pattern: What its files must meet; ``None``: nothing.
+        pattern: What its files must meet, or a folder above them; ``None``: nothing.
+        flat: Whether only folders that meet the pattern can have something in them that does.
         entry: The file, if it is one.
         mode: Permissions of the folder, where the server tells them.
         mtime: Its time of change, likewise.
@@ -41,6 +42,7 @@ class RemoteSource(Struct, frozen=True):
     base: str = ""
     max_depth: int | None = None
     pattern: Selection | None = None
+    flat: bool = False
     entry: Entry | None = None
     mode: int | None = None
     mtime: int | None = None
@@ -54,16 +56,25 @@ class RemoteSource(Struct, frozen=True):
         base: str,
         max_depth: int | None,
         pattern: Selection | None,
+        flat: bool = False,
         mode: int | None = None,
         mtime: int | None = None,
     ) -> Self:
         """Make one of a folder."""
         start = len(root) + (not root.endswith("/")) if root else 0
-        return cls(remote, root, base, max_depth, pattern, mode=mode, mtime=mtime, start=start)
+        return cls(remote, root, base, max_depth, pattern, flat, mode=mode, mtime=mtime, start=start)
 
     def relative(self, path: str) -> str:
         """Where a path of the server goes to below the destination."""
         return self.base + path[self.start :]
+
+    def meets(self, path: str) -> bool:
+        """Whether a file or a folder meets the pattern, or is below one that does; ``path`` is relative to the root."""
+        return self.pattern is None or self.pattern.wants(path, None)
+
+    def enters(self, path: str) -> bool:
+        """Whether something in a folder may meet the pattern."""
+        return not self.flat or self.meets(path)
 
     def path_of(self, relative: str) -> str:
         """The path on the server of what is below this folder."""
@@ -99,7 +110,7 @@ async def remote_sources(
 
 
 async def _source(pool: SFTPPool, remote: str, how: TransferOptions, several: bool) -> RemoteSource:
-    pattern, depth, path = None, how.depth, remote
+    pattern, flat, path = None, False, remote
     split = split_glob(path)
     try:
         attributes = await pool._told(path)
@@ -111,9 +122,8 @@ async def _source(pool: SFTPPool, remote: str, how: TransferOptions, several: bo
     if is_pattern:
         assert split is not None
         path, text = split
-        pattern = Selection(text)
-        if "/" not in text[1:] and "**" not in text:
-            depth = 0
+        pattern = Selection((text, f"{text.rstrip('/')}/***"))  # a folder that meets it is meant with all in it
+        flat = "/" not in text[1:] and "**" not in text
         attributes = await pool._told(path)
     if not await pool._is_folder(path, attributes):
         name = check_name(remote_bytes(path.rpartition("/")[2]), host=pool.options.address)
@@ -123,7 +133,7 @@ async def _source(pool: SFTPPool, remote: str, how: TransferOptions, several: bo
     if several and pattern is None and not path.endswith("/"):
         name = root.rpartition("/")[2]
         base = f"{check_name(name, host=pool.options.address)}/" if name not in ("", ".", "..") else ""
-    return RemoteSource.folder(remote, root, base, depth, pattern, attributes.mode, attributes.mtime)
+    return RemoteSource.folder(remote, root, base, how.depth, pattern, flat, attributes.mode, attributes.mtime)
 
 
 def unmet(

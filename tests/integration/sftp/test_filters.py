@@ -161,6 +161,42 @@ async def test_a_pattern_in_the_path_that_nothing_meets_is_an_error(sshd: Sshd, 
         assert report.ok
 
 
+@pytest.mark.parametrize(
+    ("pattern", "there"),
+    [
+        ("*", ["a.xml", "one/b.xml", "one/deep/c.txt", "two/b.xml", "x.xml/inside.txt"]),
+        ("[ot]*", ["one/b.xml", "one/deep/c.txt", "two/b.xml"]),
+        ("{one,x.xml}", ["one/b.xml", "one/deep/c.txt", "x.xml/inside.txt"]),
+        ("*.xml", ["a.xml", "x.xml/inside.txt"]),
+        ("*/*.xml", ["one/b.xml", "two/b.xml"]),
+        ("*/deep", ["one/deep/c.txt"]),
+        ("**/deep", ["one/deep/c.txt"]),
+        ("one/*", ["b.xml", "deep/c.txt"]),
+    ],
+)
+async def test_a_folder_that_meets_a_pattern_in_the_path_is_taken_whole(
+    sshd: Sshd, folders: Folders, pattern: str, there: list[str]
+) -> None:
+    make(folders.remote, ("a.xml", "one/b.xml", "one/deep/c.txt", "two/b.xml", "x.xml/inside.txt"))
+    (folders.remote / "empty").mkdir()
+    async with pool_of(sshd) as pool:
+        report = await download(pool, f"{folders.remote}/{pattern}", folders.local)
+        assert report.ok, report.errors
+        assert files(folders.local) == set(there)
+        assert (folders.local / "empty").exists() is (pattern == "*")
+        flat = await download(pool, f"{folders.remote}/*.xml", folders.local / "flat", recursive=False)
+        assert flat.ok, flat.errors
+        assert files(folders.local / "flat") == {"a.xml"}
+
+
+async def test_a_pattern_enters_only_folders_that_meet_it(sshd: Sshd, folders: Folders) -> None:
+    make(folders.remote, ("a.xml", "large/bad\nname.xml", "large/bad\nfolder/a.xml", "bad\nfolder/a.xml"))
+    async with pool_of(sshd) as pool:
+        report = await download(pool, f"{folders.remote}/*.xml", folders.local)
+        assert report.ok, report.errors
+        assert files(folders.local) == {"a.xml"}
+
+
 async def test_an_empty_folder_is_no_error(sshd: Sshd, folders: Folders, direction: Direction) -> None:
     async with pool_of(sshd) as pool:
         report = await move(pool, direction, folders.remote, folders.local, exclude="*.tmp")
