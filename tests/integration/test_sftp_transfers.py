@@ -249,6 +249,13 @@ def test_the_summary_is_last_when_the_connection_is_lost(sshd: Sshd, source: Pat
     assert (done.returncode, summary["type"], summary["exit_code"]) == (10, "summary", 10)
 
 
+def test_sync_wants_a_folder_in_the_url(url: str, login: list[str], source: Path) -> None:
+    for ends in ((str(source), url), (url, str(source))):
+        done = asyncworker("sync", "--delete", "--dry-run", *ends, *login)
+        assert done.returncode == 2
+        assert "names no folder" in done.stderr
+
+
 @pytest.mark.parametrize("direction", ["down", "up"])
 def test_sync_mirrors_a_folder(url: str, login: list[str], source: Path, tmp_path: Path, direction: str) -> None:
     goal = tmp_path / "goal"

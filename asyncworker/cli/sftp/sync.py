@@ -38,7 +38,10 @@ def sync(source: str, destination: str, **given: Any) -> None:
     down = is_url(source)
     if down == is_url(destination):
         raise click.UsageError("one of the two is a URL, sftp://user@host:port/path, the other a local folder")
-    host, path, login = parsed(source if down else destination)
+    url = source if down else destination
+    host, path, login = parsed(url)
+    if "/" not in url.partition("://")[2]:  # "/" is what others take, and nobody means a mirror of it by saying nothing
+        raise click.UsageError(f"the URL of {host} names no folder: sftp://{host}/ is its root, sftp://{host}/~/ the home")
     wishes: DownloadOptions | UploadOptions
     wishes = wishes_of(DownloadOptions, given) if down else wishes_of(UploadOptions, given)
     try:

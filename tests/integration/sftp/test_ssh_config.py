@@ -14,7 +14,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from asyncworker.errors import SFTPConnectError, SFTPError, SFTPHostKeyError
+from asyncworker.errors import SFTPConnectError, SFTPError, SFTPFileNotFound, SFTPHostKeyError
 from asyncworker.sftp import SFTPPool
 from asyncworker.sftp.options import Options
 from asyncworker.sftp.ssh_target import timed
@@ -62,6 +62,18 @@ async def test_an_alias_has_host_port_user_key_and_known_hosts(
 ) -> None:
     config = written(tmp_path, "Host files\n{login}\nHost *\n  Port 1\n", login=login(sshd))
     await is_reached(host, config, transport)
+
+
+@WAYS
+async def test_an_error_names_no_port_that_is_not_the_one(sshd: Sshd, tmp_path: Path, transport: str) -> None:
+    config = written(tmp_path, "Host files\n{login}", login=login(sshd))
+    async with SFTPPool("files", ssh_config=config, transport=transport) as pool:
+        with pytest.raises(SFTPFileNotFound, match=r"^files: cannot stat /nowhere") as caught:
+            await pool.stat("/nowhere")
+        assert caught.value.host == "files"
+    async with SFTPPool(f"sftp://files:{sshd.port}", ssh_config=config, transport=transport) as pool:
+        with pytest.raises(SFTPFileNotFound, match=f"^files:{sshd.port}: cannot stat /nowhere"):
+            await pool.stat("/nowhere")
 
 
 @WAYS
