@@ -89,8 +89,8 @@ async def download(
         where: A host, a URL or a pool. A host is reached through the process's own pool in a worker, else through one
             that is closed at the end.
         remote: A folder, whose contents go into ``local``; a pattern such as ``/in/*.xml``, for the files and whole
-            folders that meet it; or a file. It is left out where the URL has a path. Of several, each goes under its own name; the contents of a folder do where it is
-            written with a slash at its end.
+            folders that meet it; or a file. It is left out where the URL has a path. Of several, each
+            goes under its own name; the contents of a folder do where it is written with a slash at its end.
         local: A folder, made if it is missing; for one file its path, or a folder that is there.
         options: As for :class:`DownloadOptions`; and, for a host, as for :class:`SFTPPool`.
 

@@ -40,8 +40,8 @@ def sync(source: str, destination: str, **given: Any) -> None:
         raise click.UsageError("one of the two is a URL, sftp://user@host:port/path, the other a local folder")
     url = source if down else destination
     host, path, login = parsed(url)
-    if "/" not in url.partition("://")[2]:  # "/" is what others take, and nobody means a mirror of it by saying nothing
-        raise click.UsageError(f"the URL of {host} names no folder: sftp://{host}/ is its root, sftp://{host}/~/ the home")
+    if "/" not in url.partition("://")[2]:  # other commands take the root, which nobody mirrors by saying nothing
+        raise click.UsageError(f"the URL of {host} names no folder: a mirror of all that it has ends in a slash")
     wishes: DownloadOptions | UploadOptions
     wishes = wishes_of(DownloadOptions, given) if down else wishes_of(UploadOptions, given)
     try:

@@ -87,7 +87,8 @@ def get(arguments: tuple[str, ...], **given: Any) -> None:
 
     What is there already is left out, and a large file that was fetched in part goes on where it stopped. Of a
     folder the contents go into the destination. Of several URLs, and of what meets a pattern, each goes under its own
-    name; of a folder that is written with a slash at its end, the contents do. Exits with 23 if a file failed. With - as the destination, files go to standard output.
+    name; of a folder that is written with a slash at its end, the contents do. Exits with
+    23 if a file failed. With - as the destination, files go to standard output.
     """
     urls, destination = arguments, "."
     if not is_url(arguments[-1]) and len(arguments) > 1:
@@ -130,8 +131,8 @@ def put(sources: tuple[str, ...], url: str, **given: Any) -> None:
 
     What is there already is left out, and a large file that was sent in part goes on where it stopped. Of a folder
     the contents go into the destination. Of several sources each goes under its own name; of a folder that is written
-    with a slash at its end, the contents do. Exits with 23 if a file failed. With - as the source, standard input becomes the file of that URL, which is there once it
-    has ended.
+    with a slash at its end, the contents do. Exits with 23 if a file failed. With - as the source, standard input
+    becomes the file of that URL, which is there once it has ended.
     """
     if "-" in sources:
         if len(sources) > 1:
