@@ -9,15 +9,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+from celery import states
 from celery.exceptions import TimeoutError
 from celery.result import AsyncResult
 from kombu.utils.json import loads
 
 from asyncworker.errors import AsyncWorkerError, RunError, RunExpired, RunHeld, RunNotFound
 from asyncworker.iterate import ItemFailure, Order, Page, Progress, Unreadable, pages_of
+from asyncworker.iterate.outcome import error_text
 from asyncworker.loop import get_loop_thread, off_loop_async, on_loop_thread
 from asyncworker.settings import load_settings
-from asyncworker.store import shared_store
+from asyncworker.store import RunState, shared_store
 from asyncworker.tasks.delivery import resend_options
 from asyncworker.tasks.forgetting import forget_outcome
 from asyncworker.tasks.names import MESSAGE_HEADER, RUN_ITERATE, with_message_name
@@ -33,6 +36,9 @@ __all__ = ["IterateEagerResult", "IterateResult"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: The state of a run whose task has ended before a worker began the run.
+_ENDED_UNBEGUN: dict[str, RunState] = {states.FAILURE: "failed", states.REVOKED: "cancelled"}
 
 
 class IterateResult(TaskResult):
@@ -241,8 +247,24 @@ class IterateResult(TaskResult):
         except RunExpired:
             raise
         except RunNotFound:
-            return Progress.pending(self.id)
+            return await off_loop_async(self._unbegun)
         return progress
+
+    def _unbegun(self) -> Progress:
+        """Return where a run stands that no worker has begun; its task may have ended all the same, and says so."""
+        progress = Progress.pending(self.id)
+        try:
+            meta: dict[str, Any] = self.backend.get_task_meta(self.id)
+        except Exception as exc:
+            # No result backend, or it is away: then it is not known.
+            logger.debug("run %s: its result cannot be looked at: %r", self.id, exc)
+            return progress
+        state = _ENDED_UNBEGUN.get(meta["status"])
+        if state is None:
+            return progress
+        reason = meta["result"]
+        error = error_text(reason) if isinstance(reason, BaseException) else str(reason)
+        return msgspec.structs.replace(progress, state=state, error=error)
 
     async def _ended(self) -> Progress | None:
         try:

@@ -74,6 +74,42 @@ def test_a_revoked_run_is_cancelled(worker: Callable[..., Worker], client: Celer
     assert ended(result).state == "cancelled"
 
 
+@pytest.mark.parametrize(
+    ("options", "revoke", "state", "error"),
+    [({"expires": -1}, False, "cancelled", "expired"), ({"countdown": 600}, True, "cancelled", "revoked")],
+    ids=["expired", "revoked"],
+)
+def test_a_run_whose_task_ended_before_it_began_has_ended(
+    worker: Callable[..., Worker],
+    client: Celery[AsyncTask],
+    tmp_path: Path,
+    options: dict[str, Any],
+    revoke: bool,
+    state: str,
+    error: str,
+) -> None:
+    worker(MODULE, "--without-mingle", env=ENV)
+    result = gated(client, tmp_path / "gate").apply_async(**options)
+    if revoke:
+        assert result.progress().state == "pending"
+        result.revoke()
+    progress = ended(result)
+    assert (progress.state, progress.attempt, progress.complete) == (state, 0, False)
+    assert error in progress.error
+
+
+def test_a_run_of_an_unknown_task_has_failed(worker: Callable[..., Worker], client: Celery[AsyncTask]) -> None:
+    @client.task(name="t.nobody_has_it")  # type: ignore[untyped-decorator]
+    async def nobody_has_it(n: int) -> int:
+        return n
+
+    worker(MODULE, "--without-mingle", env=ENV)
+    result = nobody_has_it.iterate(n=[1]).delay()
+    progress = ended(result)
+    assert progress.state == "failed"
+    assert "t.nobody_has_it" in progress.error
+
+
 def test_a_run_whose_workers_died_too_often_has_failed(
     worker: Callable[..., Worker], client: Celery[AsyncTask], tmp_path: Path
 ) -> None:
