@@ -12,7 +12,7 @@ from celery import shared_task
 from celery.exceptions import Ignore
 from kombu.utils.json import dumps
 
-from asyncworker.errors import RunDrained, RunTakenOver, SettingsError, SourceError
+from asyncworker.errors import RunDrained, RunNotFound, RunTakenOver, SettingsError, SourceError
 from asyncworker.iterate import (
     Drain,
     IterateOptions,
@@ -70,6 +70,15 @@ class RunIterateTask(AsyncTask):
     def AsyncResult(self, task_id: str, **kwargs: Any) -> IterateResult:
         """Return the result object of a run."""
         return IterateResult(task_id, app=self.app)
+
+    @staticmethod
+    async def has_begun(store: Store, request: dict[str, Any]) -> bool:
+        """Return whether a delivery of a message has begun its run before."""
+        try:
+            message = await store.message_of(str(request["id"]))
+        except RunNotFound:
+            return False
+        return message == str(request.get(MESSAGE_HEADER) or "")
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:  # type: ignore[override]
         """Send the fan-out to where its target would be sent."""

@@ -76,6 +76,7 @@ class DeliveryGuard:
             job.finished = True
             logger.info("%s is delivered again, and its success is stored; it is acknowledged", job)
             return Ignore("its success is stored")
+        job.resumes = await self._resumes(job)
         last = _is_last_delivery(job)
         return await self._begin(job, last) if self._settings.max_deliveries or last else None
 
@@ -95,6 +96,18 @@ class DeliveryGuard:
         except Exception as exc:
             logger.warning("%s is delivered again, and its result could not be looked at: %r", job, exc)
             return False
+
+    async def _resumes(self, job: Job) -> bool:
+        """Return whether a job goes on with what its message has begun before; asked where it could expire."""
+        request: Any = job.request
+        asks = getattr(getattr(request, "task", None), "has_begun", None)
+        if asks is None or not request.expires:
+            return False
+        try:
+            return bool(await asks(await shared_store(self._settings), job.args[2]))
+        except StoreError as exc:
+            logger.warning("%s is delivered again, and it could not be looked whether it was begun: %s", job, exc)
+            return True  # what is unknown does not end it
 
     async def _begin(self, job: Job, last: bool) -> TooManyDeliveries | None:
         """Count a beginning; on the last delivery that the broker allows, keep what it would drop."""

@@ -68,6 +68,7 @@ class Job(LiveJob):
         leases: Where its lease is kept; ``None`` where it never has one.
         finished: Its outcome counts, and no delivery of its message is to be run again.
         stored_before_retry: Its result's document before its next attempt was sent; ``None`` while none was.
+        resumes: It is a fan-out that was begun before; it does not expire any more.
         counted: Its beginning was counted, and is to be forgotten when it ends.
         succeeded: It came to its end, and that was no failure.
         lost: Another process has taken it over; its delivery goes back to the queue, in case that one dies.
@@ -99,6 +100,7 @@ class Job(LiveJob):
         "outcome",
         "pid",
         "request",
+        "resumes",
         "returned",
         "servers_awaited",
         "settled",
@@ -137,6 +139,7 @@ class Job(LiveJob):
         self.succeeded = False
         self.lost = False
         self.counted = False
+        self.resumes = False
         self.late = False
         self.returned = False
         self.leased = False

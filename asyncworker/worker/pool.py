@@ -389,8 +389,10 @@ class AsyncPool(BasePool):
 
     def _begin_admitted(self, job: Job, start: Callable[[], None]) -> None:
         """Begin a task that was delivered again; while it waited, it may have been revoked, or have expired."""
-        if not job.abandoned and isinstance(job.request, Request) and job.request.revoked():
-            job.finished = True
+        request: Any = job.request
+        if not job.abandoned and isinstance(job.request, Request):
+            request.may_expire = not job.resumes
+            job.finished = bool(request.revoked())
         if job.abandoned or job.finished:
             self._runner.drop(job)
             return

@@ -28,6 +28,7 @@ from asyncworker.worker.django_connections import close_old_connections
 from asyncworker.worker.hooks import adopt_hooks, adopt_loader, adopt_signals
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.limiting import limited, limited_on_thread
+from asyncworker.worker.request import late_request
 from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.sending import earned, in_backend, of_loop, post, send_task, sends_what_is_earned
 from asyncworker.worker.stacks import own_tasks, share_stacks, shared_tasks
@@ -73,6 +74,8 @@ def adopt(task: Task[Any, Any], results: ResultWriter | None = None) -> None:
             refuse_resources(run, task.name)
             setattr(task, attribute, _guarded(run, task.name))
     adopt_hooks(task)
+    if task.acks_late:
+        task.Request = late_request(task.Request)  # type: ignore[assignment]
     # Each pool has a loop of its own, and results' connections on it: tests start several in one process.
     task.backend = OffLoopBackend(task.app, results)  # type: ignore[assignment]
     if not isinstance(task.apply_async, functools.partial):

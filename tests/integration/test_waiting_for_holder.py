@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.loop import get_loop_thread
 from asyncworker.store import Leases, open_store
 from tests.integration import tasks
+from tests.servers.redelivery import redeliver
 from tests.servers.worker import Worker
 
 LEASE_S = 8
@@ -79,3 +81,37 @@ def test_one_that_is_revoked_or_expires_while_it_waits_does_not_run(
     assert not client.control.inspect(timeout=30, limit=1).active()[node.name]
     assert node.stop() == 0
     assert not log.exists()
+
+
+@pytest.mark.parametrize("name", ["t.gated_late", "t.gated_late_sync", "fan-out"])
+def test_what_was_begun_in_time_does_not_expire_while_it_runs(
+    worker: Callable[..., Worker], client: Celery[Any], valkey: EmbeddedServer, tmp_path: Path, name: str
+) -> None:
+    """A second delivery of its message comes to another process after that time."""
+    gate, log, env = tmp_path / "gate", tmp_path / "log", {"ASYNCWORKER_LEASE_S": str(LEASE_S)}
+    first = worker(tasks.__name__, "--without-mingle", env=env, name="first@test")
+    if name == "fan-out":
+        item = client.tasks["t.gated_logged"].partial(gate=str(gate), log=str(log))
+        result = item.iterate(number=range(12)).apply_async(expires=10)
+    else:
+        result = client.tasks[name].apply_async((str(log), str(gate)), expires=10)
+    expired_at_s = time.monotonic() + 10
+    until_s = time.monotonic() + 60
+    while not log.exists():
+        assert time.monotonic() < until_s, first.log()
+        time.sleep(0.02)
+    second = worker(tasks.__name__, "--without-mingle", env=env, name="second@test")
+    answers = client.control.cancel_consumer("celery", destination=[first.name], reply=True, timeout=30, limit=1)
+    assert "no longer consuming" in str(answers)
+    time.sleep(max(0.0, expired_at_s - time.monotonic()))
+    redeliver(valkey)
+    second.wait_for_log(f"[{result.id}] received")
+    # Where it is taken for expired, that is said right after.
+    assert client.tasks["t.add"].delay(1, 2).get(timeout=60) == 3
+    gate.touch()
+    result.get(timeout=60)
+    second.wait_for_log("was finished by another delivery of it")
+    assert client.AsyncResult(result.id).state == "SUCCESS"
+    assert "Discarding" not in second.log()
+    lines = log.read_text().split()
+    assert len(set(lines)) == len(lines)
