@@ -27,6 +27,8 @@ from tests.servers.postgres import Postgres, running_postgres
 from tests.servers.rabbitmq import RabbitMQ, running_rabbitmq
 from tests.servers.worker import FAST_SETTINGS, Worker, running_worker
 
+pytest_plugins = ["tests.promises.recording"]
+
 REQUIRE_SERVERS = "ASYNCWORKER_TESTS_REQUIRE_SERVERS"
 
 #: ``1`` or ``0``: the workers of the tests have our transport and result backend on Redis, or Celery's own.

@@ -82,6 +82,7 @@ def away(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Away]:
         yield Away(scene, tmp_path / "gate", away)
 
 
+@pytest.mark.promise("what-follows-is-sent")
 def test_chord_bodies_are_sent(away: Away) -> None:
     total = away.scene.app.signature("f.total")
     header = lambda name: [away.signature(name, n) for n in range(FEW)]  # noqa: E731
@@ -91,6 +92,7 @@ def test_chord_bodies_are_sent(away: Away) -> None:
     assert [away.scene.result(task_id) for task_id in sent] == [sum(range(FEW))] * (CHORDS + FEW)
 
 
+@pytest.mark.promise("what-follows-is-sent")
 def test_errbacks_are_sent_and_the_failure_stays_its_own(away: Away) -> None:
     errback = away.scene.app.signature("f.errback")
     failed = [away.send(name, link_error=errback) for name in ("f.fail", "f.fail_sync") for _ in range(FEW)]
@@ -107,6 +109,7 @@ def test_errbacks_are_sent_and_the_failure_stays_its_own(away: Away) -> None:
     assert set(noted().values()) == {1}
 
 
+@pytest.mark.promise("what-follows-is-sent")
 def test_links_chains_retries_and_replacements_are_sent(away: Away) -> None:
     app = away.scene.app
     chains = [

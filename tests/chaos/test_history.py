@@ -21,6 +21,7 @@ from tests.servers.valkey import running_valkey
 
 @pytest.mark.timeout(3600)  # of a long run; a short one that hangs ends by itself once nothing moves
 @pytest.mark.parametrize("name", ["redis", "redis-fast", "rabbitmq"])
+@pytest.mark.promise("early-ack-task-runs-again-only-unacknowledged")
 def test_nothing_is_lost_and_nothing_is_run_by_two(
     name: str, request: pytest.FixtureRequest, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:

@@ -22,6 +22,7 @@ GET_S = 60.0
 MODULE = tasks.__name__
 
 
+@pytest.mark.promise("killed-run-resumes")
 def test_kill_and_redelivery_run_only_what_is_left(
     worker: Callable[..., Worker], client: Celery[AsyncTask], valkey: EmbeddedServer, tmp_path: Path
 ) -> None:
@@ -47,6 +48,7 @@ def test_kill_and_redelivery_run_only_what_is_left(
     assert held < count
 
 
+@pytest.mark.promise("second-delivery-runs-nothing")
 def test_a_finished_run_that_is_delivered_again_runs_nothing(
     worker: Callable[..., Worker], client: Celery[AsyncTask], tmp_path: Path
 ) -> None:
@@ -70,6 +72,7 @@ def test_memory_is_flat_over_a_long_source(worker: Callable[..., Worker], client
     assert process.memory_info().rss - before_bytes < 20_000_000
 
 
+@pytest.mark.promise("sigterm-puts-the-run-back")
 def test_sigterm_puts_the_run_back_and_another_worker_goes_on(
     worker: Callable[..., Worker], client: Celery[AsyncTask], tmp_path: Path
 ) -> None:
@@ -103,6 +106,7 @@ def test_sigterm_cuts_items_that_outlast_the_grace(worker: Callable[..., Worker]
     assert (result.progress().state, result.progress().done) == ("pending", 0)
 
 
+@pytest.mark.promise("late-ack-task-runs-once")
 def test_a_message_that_comes_again_while_its_run_is_held_waits(
     worker: Callable[..., Worker], client: Celery[AsyncTask], valkey: EmbeddedServer, tmp_path: Path
 ) -> None:
@@ -138,6 +142,7 @@ def test_a_message_that_comes_again_while_its_run_is_held_waits(
     assert result.progress().attempt == 1
 
 
+@pytest.mark.promise("frozen-holder-changes-nothing")
 def test_a_frozen_holder_is_taken_over_and_its_late_writes_are_refused(
     worker: Callable[..., Worker], client: Celery[AsyncTask], valkey: EmbeddedServer, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def wait_until_it_waits_for_a_holder(client: Celery, node: Worker) -> None:
 
 
 @pytest.mark.parametrize("name", ["t.logged_late", "t.logged_late_sync"])
+@pytest.mark.promise("late-ack-task-runs-once")
 def test_a_long_task_that_is_delivered_again_is_run_once(
     worker: Callable[..., Worker], client: Celery, valkey: EmbeddedServer, tmp_path: Path, name: str
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_long_task_that_is_delivered_again_is_run_once(
 
 @pytest.mark.parametrize("ran_s", [0, 5], ids=["before its lease was taken", "with a lease"])
 @pytest.mark.parametrize("finished", [False, True], ids=["while the other runs", "when the other has finished"])
+@pytest.mark.promise("frozen-holder-changes-nothing")
 def test_a_frozen_worker_is_taken_over_and_its_outcome_is_refused(
     worker: Callable[..., Worker],
     client: Celery,

@@ -89,6 +89,7 @@ def observed(valkey: EmbeddedServer) -> Iterator[redis.Redis]:
 
 
 @pytest.mark.timeout(300 + 2 * CHAOS_S)
+@pytest.mark.promise("limit-is-never-exceeded")
 def test_never_more_than_n_hold_it_whatever_dies(valkey: EmbeddedServer, observed: redis.Redis, tmp_path: Path) -> None:
     live = observed.register_script(LIVE)
     seen: list[int] = []

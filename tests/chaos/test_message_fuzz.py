@@ -147,6 +147,7 @@ class Fuzz:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("transport", ["redis", "redis-stock", "rabbitmq"])
+@pytest.mark.promise("no-message-ends-a-worker")
 def test_any_message_is_run_or_kept(
     worker: Callable[..., Worker],
     broker: Broker,  # noqa: F811

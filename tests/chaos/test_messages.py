@@ -84,6 +84,7 @@ def check_alive(node: Worker, client: Celery) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.promise("no-message-ends-a-worker")
 def test_a_message_that_cannot_be_run_is_kept_once_and_harms_no_other(
     worker: Callable[..., Worker], broker: Broker, client: Celery, state_dir: Path, transport: str
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_deeply_nested_argument_runs_or_is_kept_and_harms_no_other(
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("transport", ["redis", "redis-stock"], indirect=True)
+@pytest.mark.promise("no-message-ends-a-worker")
 def test_what_is_no_message_at_all_is_kept_once(
     worker: Callable[..., Worker], broker: RedisQueue, client: Celery, state_dir: Path
 ) -> None:

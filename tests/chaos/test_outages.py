@@ -79,6 +79,7 @@ def test_the_worker_is_parted_from_redis(redis_server: RestartableValkey, tmp_pa
     strict=False,
     reason="kombu's BRPOP takes a message out of the queue before it is known to have arrived",
 )
+@pytest.mark.promise("redis-loses-no-message-on-its-way")
 def test_a_message_on_its_way_when_the_connection_is_lost(redis_server: RestartableValkey, tmp_path: Path) -> None:
     with parted_scene(redis_server, tmp_path) as (scene, proxy):
         scene.begin("o.late")
@@ -119,6 +120,7 @@ def test_every_connection_is_killed_again_and_again(scene: Scene, redis_server: 
     scene.check(sent, redelivered=rounds)
 
 
+@pytest.mark.promise("what-follows-is-sent")
 def test_what_follows_a_task_is_sent_when_the_broker_is_back(scene: Scene, redis_server: RestartableValkey) -> None:
     """The next task of a chain, and a retry, are to be sent while Redis is down; a chord is to be counted."""
     scene.app.tasks["o.heartbeat"].delay(str(scene.stop_path))
@@ -140,6 +142,7 @@ def test_what_follows_a_task_is_sent_when_the_broker_is_back(scene: Scene, redis
 
 
 @pytest.mark.parametrize("how", ["delay", "adelay"])
+@pytest.mark.promise("sending-in-an-outage-raises")
 def test_tasks_that_send_others_while_the_broker_is_away_hold_up_none(
     scene: Scene, redis_server: RestartableValkey, tmp_path: Path, how: str
 ) -> None:

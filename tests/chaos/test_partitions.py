@@ -42,6 +42,7 @@ def workers(worker: Callable[..., Worker]) -> Iterator[list[Worker]]:
     yield [worker(MODULE, *ONE, name=f"{name}@test", env=env) for name in ("one", "two")]
 
 
+@pytest.mark.promise("partition-is-taken-over")
 def test_the_range_of_a_killed_worker_is_taken_over(
     workers: list[Worker], client: Celery[AsyncTask], tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_cancel_reaches_all_and_resume_runs_the_rest(
     assert Counter(log.read_text().split()).most_common(1)[0][1] == 1
 
 
+@pytest.mark.promise("partitions-need-one-slot")
 def test_in_a_chain_on_one_worker_that_runs_one_task_at_a_time(
     worker: Callable[..., Worker], client: Celery[AsyncTask]
 ) -> None:

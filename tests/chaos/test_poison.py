@@ -22,6 +22,7 @@ def dead(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[st
     return asyncworker("dead", *arguments, env=env)
 
 
+@pytest.mark.promise("deadly-task-is-given-up")
 def test_it_is_given_up_shown_and_replayed(
     worker: Callable[..., Worker],
     client: Celery,
@@ -80,6 +81,7 @@ def test_an_innocent_task_that_is_delivered_again_leaves_no_trace(
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.promise("deadly-item-fails-alone")
 def test_an_item_that_kills_its_worker_fails_and_the_rest_is_done(
     worker: Callable[..., Worker], client: Celery, tmp_path: Path, partitions: int
 ) -> None:

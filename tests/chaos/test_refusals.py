@@ -68,6 +68,7 @@ def _unable_to_save(server: RestartableValkey) -> Iterator[redis.Redis]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.promise("redis-that-cannot-write-is-waited-for")
 def test_results_and_messages_wait(scene: Scene, redis_server: RestartableValkey, kind: str) -> None:
     sent = scene.begin(*ALL)
     app = scene.app
@@ -90,6 +91,7 @@ def test_results_and_messages_wait(scene: Scene, redis_server: RestartableValkey
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.promise("redis-that-cannot-write-is-waited-for")
 def test_what_waits_in_the_queue_stays_there(scene: Scene, redis_server: RestartableValkey, kind: str) -> None:
     """More is queued than the worker may take: what it asks for meanwhile is refused, and neither lost nor doubled."""
     sent = scene.send("o.early", "o.late", seconds=0.5, count=150)
@@ -104,6 +106,7 @@ def test_what_waits_in_the_queue_stays_there(scene: Scene, redis_server: Restart
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.promise("redis-that-cannot-write-is-waited-for")
 def test_a_task_is_put_back_when_that_is_possible(
     scene: Scene, redis_server: RestartableValkey, tmp_path: Path, kind: str
 ) -> None:

@@ -11,6 +11,7 @@ from tests.chaos.sftp_kills import SIGNALS, Plan, rounds
 
 
 @pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.promise("sftp-leftovers-are-removed")
 def test_transfers_that_are_ended_leave_nothing_and_the_next_run_puts_all_right(
     tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -87,6 +87,7 @@ def start_with_everything_held(worker: Callable[..., Worker], work: Work, broker
     return first
 
 
+@pytest.mark.promise("lease-returns-what-a-dead-process-held")
 def test_what_a_killed_process_held_is_taken_after_a_lease(
     worker: Callable[..., Worker], work: Work, broker: redis.Redis
 ) -> None:
@@ -119,6 +120,7 @@ def pause_outside_of_a_transaction(node: Worker, store: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.promise("frozen-process-reports-nothing")
 def test_a_process_that_was_frozen_gives_way_to_the_one_that_took_over(
     worker: Callable[..., Worker], work: Work, broker: redis.Redis, state_dir: Path
 ) -> None:

@@ -46,6 +46,7 @@ def fan_out(client: Celery[AsyncTask], log: Path) -> object:
 
 
 @pytest.mark.usefixtures("on_postgres")
+@pytest.mark.promise("store-away-is-waited-for")
 def test_a_patient_run_waits_for_postgres_and_goes_on(
     worker: Callable[..., Worker], client: Celery[AsyncTask], server: Postgres, tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_patient_run_waits_for_postgres_and_goes_on(
 
 
 @pytest.mark.usefixtures("on_postgres")
+@pytest.mark.promise("store-away-is-waited-for")
 def test_an_impatient_run_stops_and_is_resumed(
     worker: Callable[..., Worker], client: Celery[AsyncTask], server: Postgres, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Tasks are Celery's. Those that are ``async def`` run together on one event loop, the others in threads."""
 
+import pytest
 from celery import chain, group
 
 from asyncworker import publish_many
@@ -9,6 +10,7 @@ def test_send_a_task_and_wait_for_it(tasks):
     assert tasks.restock.delay("A-17").get(timeout=30) == "A-17 is back"
 
 
+@pytest.mark.promise("def-tasks-run-beside")
 def test_a_task_that_is_not_async_runs_beside_the_others(tasks):
     assert tasks.print_label.delay("A-17").get(timeout=30) == "[A-17]"
 

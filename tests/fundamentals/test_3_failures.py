@@ -35,6 +35,7 @@ def test_or_the_first_failure_ends_the_run(tasks):
     assert result.progress().done == 3
 
 
+@pytest.mark.promise("skipped-item-did-not-fail")
 def test_an_item_may_skip_itself(tasks):
     result = tasks.only_even.iterate(number=range(4)).delay()
     assert result.get(timeout=30)["skipped"] == 2

@@ -9,6 +9,7 @@ from asyncworker import IterateResult
 from asyncworker.errors import RunCancelled
 
 
+@pytest.mark.promise("progress-for-anyone")
 def test_progress_can_be_read_by_anyone_who_knows_the_id(app, tasks):
     run_id = tasks.slowly.iterate(number=range(50)).delay().id
     result = IterateResult(run_id, app=app)

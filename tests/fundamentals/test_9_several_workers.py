@@ -6,6 +6,7 @@ from asyncworker import ItemErrors
 from asyncworker.errors import SourceError
 
 
+@pytest.mark.promise("partitions-are-one-run")
 def test_a_run_in_partitions_is_one_run(tasks):
     result = tasks.restock.partial().options(partitions=3).iterate(sku=["a", "b", "c", "d"]).delay()
     assert result.get(timeout=30)["done"] == 4

@@ -55,6 +55,7 @@ async def until(reached: Callable[[], bool]) -> None:
 # -- as get ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("aget-shares-a-subscription")
 def test_a_thousand_at_once_on_one_subscription_and_no_thread(
     worker: Callable[..., Worker], client: Celery[Any], store: redis.Redis
 ) -> None:
@@ -188,6 +189,7 @@ def test_one_that_fails_ends_the_waiting_for_a_group(client: Celery[Any], store:
     asyncio.run(main())
 
 
+@pytest.mark.promise("aget-inside-a-task")
 def test_a_task_may_await_others_on_its_own_worker(worker: Callable[..., Worker], client: Celery[Any]) -> None:
     """With one place more than it takes itself; the others have it one after the other."""
     worker(tasks.__name__, "-c", "2")
@@ -281,6 +283,7 @@ def test_results_of_an_apps_own_stay(valkey: EmbeddedServer) -> None:
 # -- notices that do not come ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("lost-notification-costs-seconds")
 def test_an_outcome_of_which_no_notice_came_is_found(
     client: Celery[Any], store: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +298,7 @@ def test_an_outcome_of_which_no_notice_came_is_found(
     asyncio.run(main())
 
 
+@pytest.mark.promise("lost-notification-costs-seconds")
 def test_get_finds_it_as_well(client: Celery[Any], store: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_result, "LOOK_AGAIN_S", 0.2)
     got: list[Any] = []

@@ -68,6 +68,7 @@ async def acquired(cluster: Cluster, holder: str = "-", permits: int = 2, lease_
     return permit
 
 
+@pytest.mark.promise("limit-is-never-exceeded")
 async def test_never_more_than_so_many_over_several_processes(open_cluster, valkey: EmbeddedServer) -> None:  # type: ignore[no-untyped-def]
     clusters = [await open_cluster() for _ in range(4)]
     now = most = 0
@@ -87,6 +88,7 @@ async def test_never_more_than_so_many_over_several_processes(open_cluster, valk
     await until(lambda: counted(valkey) == 0)
 
 
+@pytest.mark.promise("limit-first-come-first-served")
 async def test_who_came_first_is_first_whatever_his_process(open_cluster, valkey: EmbeddedServer) -> None:  # type: ignore[no-untyped-def]
     clusters = [await open_cluster() for _ in range(3)]
     first = await acquired(clusters[0], permits=1)
@@ -154,6 +156,7 @@ def own_server(tmp_path: Path) -> Iterator[RestartableValkey]:
         yield server
 
 
+@pytest.mark.promise("limit-loss-is-said")
 async def test_a_permit_that_cannot_be_renewed_cancels_its_block(own_server: RestartableValkey) -> None:
     Semaphore("s", 1, cluster=True, lease_s=1)
     with pytest.raises(LimitLost, match="limit s: the permit of me could not be renewed"):
@@ -184,6 +187,7 @@ async def test_an_outage_is_waited_for_and_lost_data_is_made_good(own_server: Re
     await lifetimes().close()
 
 
+@pytest.mark.promise("limit-changes-in-use")
 async def test_the_number_changes_for_all_while_they_wait(valkey: EmbeddedServer) -> None:
     Semaphore("s", 1, cluster=True)
     async with limit("s"):

@@ -83,6 +83,7 @@ AWAY = "the broker at redis://:***@127.0.0.1:1/0"
         (("dev", "no_such_module"), "cannot import no_such_module"),
     ],
 )
+@pytest.mark.promise("command-fails-in-one-line")
 def test_what_a_user_can_mend_is_told_in_one_line(
     environment: dict[str, str], a_run: str, arguments: tuple[str, ...], said: str
 ) -> None:

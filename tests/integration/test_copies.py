@@ -39,6 +39,7 @@ def wait_until_settled(valkey: EmbeddedServer, *nodes: Worker) -> None:
 @pytest.mark.skipif("os.environ.get('ASYNCWORKER_TESTS_FAST') == '0'", reason="kombu's own transport")
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("name", ["t.logged_late", "t.logged_link"])
+@pytest.mark.promise("long-eta-runs-once")
 def test_an_eta_beyond_the_visibility_timeout_runs_once(
     worker: Callable[..., Worker], client: Celery[Any], valkey: EmbeddedServer, tmp_path: Path, name: str, workers: int
 ) -> None:
@@ -60,6 +61,7 @@ def test_an_eta_beyond_the_visibility_timeout_runs_once(
 
 @pytest.mark.parametrize("fast", ["0", "1"], ids=["kombu's transport", "own transport"])
 @pytest.mark.parametrize("kind", ["eta", "running", "fan-out"])
+@pytest.mark.promise("copy-is-not-run")
 def test_a_copy_of_what_a_process_holds_is_not_run(
     worker: Callable[..., Worker], client: Celery[Any], valkey: EmbeddedServer, tmp_path: Path, fast: str, kind: str
 ) -> None:

@@ -106,6 +106,7 @@ def all_there(folder: DemoFolder, files: int) -> bool:
     return compare(folder.received, folder.source, files).complete
 
 
+@pytest.mark.promise("demo-compares-every-file")
 def test_it_fetches_every_file_and_leaves_nothing(demos: Demos) -> None:
     demo = demos("--files", "300")
     demo.read_until("fetching")
@@ -121,6 +122,7 @@ def test_it_fetches_every_file_and_leaves_nothing(demos: Demos) -> None:
     assert psutil.wait_procs(children, timeout=5)[1] == []
 
 
+@pytest.mark.promise("demo-survives-a-killed-worker")
 def test_a_worker_that_is_killed_half_way_costs_nothing_that_was_done(demos: Demos) -> None:
     demo = demos("--files", "600", "--crash", "--keep")
     assert demo.finish() == 0, demo.output
@@ -137,6 +139,7 @@ def test_a_worker_that_is_killed_half_way_costs_nothing_that_was_done(demos: Dem
     assert all_there(demos.folder, 600)
 
 
+@pytest.mark.promise("demo-continues-when-killed")
 def test_a_demo_that_is_killed_is_continued_by_the_next_one(demos: Demos) -> None:
     first = demos("--files", "600", "--crash", "--keep")
     first.read_until("fetching: [12]")

@@ -75,6 +75,7 @@ def dev(folder: Path, state_dir: Path) -> Iterator[Dev]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.promise("dev-needs-no-server")
 def test_a_client_in_another_shell_gets_an_answer_and_ctrl_c_stops_all(
     dev: Dev, folder: Path, number: signal.Signals
 ) -> None:

@@ -35,6 +35,7 @@ def test_they_run_and_may_wait_and_send(node: Worker, client: Celery) -> None:
 
 
 @pytest.mark.parametrize("name", ["e.too_long", "e.too_long_sync"])
+@pytest.mark.promise("errbacks-are-called-once")
 def test_of_a_task_past_its_hard_limit(node: Worker, client: Celery, name: str) -> None:
     assert handled(client, fail(client, name)) == "TimeLimitExceeded in e.handle"
 
@@ -50,6 +51,7 @@ def test_one_that_fails_is_told_in_the_log(node: Worker, client: Celery) -> None
 @pytest.mark.parametrize(
     "name", ["e.fail_sync", "e.fail_async", "e.too_long", "e.too_long_sync", "e.too_long_late", "e.raises_base"]
 )
+@pytest.mark.promise("errbacks-are-called-once")
 def test_each_is_called_once(node: Worker, client: Celery, name: str, errback: str) -> None:
     """However a task fails: its errbacks are called, or sent, once, and so is the signal of its failure."""
     options = {"queue": "counted"} if errback == "e.store" else {}

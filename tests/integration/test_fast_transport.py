@@ -68,6 +68,7 @@ def recovery(valkey: EmbeddedServer) -> Iterator[Celery[Any]]:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.promise("celerys-workers-take-over")
 def test_a_stock_worker_recovers_what_ours_left(
     tmp_path: Path, valkey: EmbeddedServer, broker: redis.Redis, recovery: Celery[Any], worker_env: dict[str, str]
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_stock_worker_recovers_what_ours_left(
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.promise("celerys-workers-take-over")
 def test_ours_recovers_what_a_stock_worker_left(
     tmp_path: Path, valkey: EmbeddedServer, broker: redis.Redis, recovery: Celery[Any], worker_env: dict[str, str]
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_queue_with_odd_characters_in_its_name(broker: redis.Redis) -> None:
     assert fetch(broker, [[name]], 5)[0] == [{"from": "odd"}]
 
 
+@pytest.mark.promise("redis-loses-no-message-on-its-way")
 def test_a_batch_whose_answer_is_lost_returns_to_its_queue(valkey: EmbeddedServer, broker: redis.Redis) -> None:
     """The server has carried it out, and the connection is gone: the next one finds it."""
     queue = Queue("lost")

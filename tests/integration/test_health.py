@@ -24,6 +24,7 @@ def health(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return asyncworker("health", *arguments, env={"ASYNCWORKER_HEALTH_FILE": str(path)})
 
 
+@pytest.mark.promise("health-says-whether-it-works")
 def test_alive_blocked_and_gone(worker: Callable[..., Worker], client: Celery, tmp_path: Path) -> None:
     path = tmp_path / "health"
     assert health(path).returncode == 1
@@ -70,6 +71,7 @@ def test_a_worker_that_drains_is_gone_for_a_probe(
     assert not path.exists()
 
 
+@pytest.mark.promise("health-says-whether-it-works")
 def test_a_worker_that_cannot_consume_is_not_alive_until_it_does_again(
     worker: Callable[..., Worker], tmp_path: Path
 ) -> None:

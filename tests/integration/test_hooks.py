@@ -48,6 +48,7 @@ def noted(log: Path, task_id: str, last: str = "task_postrun") -> list[dict[str,
 
 
 @pytest.mark.parametrize("outcome", ["ok", "fail"])
+@pytest.mark.promise("hooks-may-block")
 def test_they_run_off_the_loop_in_order_and_share_the_bodys_context(
     node: Worker, client: Celery[Any], log: Path, outcome: str
 ) -> None:
@@ -74,6 +75,7 @@ def test_those_of_a_retry_and_of_def_tasks(node: Worker, client: Celery[Any], lo
 
 
 @pytest.mark.parametrize("task", ["h.hooked_async", "h.hooked_async_sync"])
+@pytest.mark.promise("hooks-may-block")
 def test_async_ones_are_awaited_on_the_loop(node: Worker, client: Celery[Any], log: Path, task: str) -> None:
     result = client.send_task(task, ("ok",))
     lines = {line["what"]: line for line in noted(log, result.id)}
@@ -87,6 +89,7 @@ HOOKS = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
 SIGNALS = ("task_prerun", "task_postrun", "task_success", "task_failure", "task_retry")
 
 
+@pytest.mark.promise("hooks-may-block")
 def test_one_that_blocks_keeps_no_other_task_waiting(node: Worker, client: Celery[Any], tmp_path: Path) -> None:
     for blocking in (HOOKS, SIGNALS):  # fewer at once than there are threads for them
         path = tmp_path / f"go-{blocking[0]}"

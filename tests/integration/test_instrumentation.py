@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from celery import Celery
 
 from tests.servers.worker import Worker
@@ -41,6 +42,7 @@ def assert_overlap(spans: list[tuple[float, float]]) -> None:
     assert sum(end - start for start, end in spans) > 2 * whole_s
 
 
+@pytest.mark.promise("celerys-tracer-runs-every-task")
 def test_opentelemetry(worker: Callable[..., Worker], client: Celery, tmp_path: Path) -> None:
     seen = tmp_path / "spans.jsonl"
     ids = run_tasks(worker, client, seen, "otel")
@@ -62,6 +64,7 @@ def test_opentelemetry(worker: Callable[..., Worker], client: Celery, tmp_path: 
     )
 
 
+@pytest.mark.promise("celerys-tracer-runs-every-task")
 def test_sentry(worker: Callable[..., Worker], client: Celery, tmp_path: Path) -> None:
     seen = tmp_path / "sentry.jsonl"
     ids = run_tasks(worker, client, seen, "sentry")

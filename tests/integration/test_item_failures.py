@@ -90,6 +90,7 @@ async def test_several_in_this_process_are_a_group_of_failures(app: Celery[Async
         assert type(RAISED[name]).__name__ in f"{type(one.value).__name__}: {one.value}"
 
 
+@pytest.mark.promise("item-retry-is-one-of-the-runs")
 def test_a_retry_of_the_task_is_one_of_the_item(app: Celery[AsyncTask]) -> None:
     run = app.tasks["raising.retries"].partial(until=3).options(retries=2, retry_on=[OSError], results="inline")
     assert run.iterate(number=[1, 2]).delay().get(timeout=GET_S) == [3, 3]
@@ -101,6 +102,7 @@ def test_a_retry_that_the_run_does_not_have_left_is_the_failure_that_it_names(ap
 
 
 @pytest.mark.parametrize("method", ["replace", "add_to_chord", "update_state"])
+@pytest.mark.promise("item-is-no-message")
 def test_what_needs_a_message_is_refused_in_an_item(app: Celery[AsyncTask], method: str) -> None:
     with pytest.raises(ItemError, match=rf"raising\.on_self\.{method}\(\) in item 0: an item has no message"):
         app.tasks["raising.on_self"].iterate(method=[method]).delay().get(timeout=GET_S)
@@ -115,6 +117,7 @@ def test_what_needs_a_message_is_refused_in_an_item(app: Celery[AsyncTask], meth
         ("rated", "rate_limit", {"limits": ["of-a-host"]}),
     ],
 )
+@pytest.mark.promise("message-options-are-refused-for-items")
 def test_what_a_task_says_of_its_messages_must_be_said_of_items(
     app: Celery[AsyncTask], task: str, attribute: str, option: dict[str, Any]
 ) -> None:

@@ -35,6 +35,7 @@ def failed(client: Celery[AsyncTask], task: str, what: list[str], **options: Any
     return [(failure.type.rpartition(".")[2], failure.message) for failure in result.errors()]
 
 
+@pytest.mark.promise("item-fails-alone")
 def test_nothing_that_an_item_raises_hangs_or_kills(node: Worker, client: Celery[AsyncTask]) -> None:
     kinds = ["base", "cancelled", "interrupt", "exit", "closed", "timeout", "child", "cancels itself"]
     told = failed(client, "t.raises", ["fine", *kinds, "fine"], item_timeout_s=30, concurrency=3)
@@ -60,6 +61,7 @@ def test_sync_items_run_in_bounded_threads_and_know_themselves(node: Worker, cli
     assert max(most for *_, most in values) <= 3
 
 
+@pytest.mark.promise("log-records-name-their-item")
 def test_records_of_an_item_tell_which(node: Worker, client: Celery[AsyncTask]) -> None:
     fan_out = client.tasks["t.thread_item"].partial().options(key="number")
     result = fan_out.iterate(number=[7, 8]).delay()
@@ -84,6 +86,7 @@ def test_failures_come_through_the_result_as_they_were(node: Worker, client: Cel
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.promise("max-failures-stops")
 def test_a_run_stops_once_too_many_have_failed(node: Worker, client: Celery[AsyncTask], partitions: int) -> None:
     picky = client.tasks["t.picky"].partial().options(max_failures=30, concurrency=1, partitions=partitions)
     result = picky.iterate(number=range(100_000)).delay()

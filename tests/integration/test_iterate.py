@@ -71,6 +71,7 @@ def test_kinds_of_sources(app: Celery[AsyncTask], source: Any, expected: list[in
     assert task.iterate(number=source).delay().get(timeout=GET_S) == expected
 
 
+@pytest.mark.promise("source-may-be-a-task")
 def test_a_task_is_a_lazy_source(app: Celery[AsyncTask]) -> None:
     result = finished(app.tasks["t.item"].iterate(number=app.tasks["t.numbers"].s(5000)))
     assert result.results() == [2 * n for n in range(5000)]
@@ -92,6 +93,7 @@ def test_sync_tasks_are_items_too(app: Celery[AsyncTask]) -> None:
     assert task.iterate(number=range(100)).delay().get(timeout=GET_S) == [-n for n in range(100)]
 
 
+@pytest.mark.promise("fan-out-in-canvas")
 def test_in_a_chain_and_a_chord(app: Celery[AsyncTask]) -> None:
     items = app.tasks["t.item"].partial().options(results="inline")
     fan_out = items.iterate(number=previous_result)
@@ -107,6 +109,7 @@ def test_expand_is_a_message_an_item(app: Celery[AsyncTask]) -> None:
     assert app.tasks["t.add"].partial(x=1).expand(y=[1, 2, 3]).delay().get(timeout=GET_S) == [2, 3, 4]
 
 
+@pytest.mark.promise("all-items-run")
 def test_one_failure_is_raised_as_itself_and_the_others_are_done(app: Celery[AsyncTask]) -> None:
     result = app.tasks["t.picky"].iterate(number=range(10)).delay()
     with pytest.raises(ValueError, match="7 is not wanted"):
@@ -118,6 +121,7 @@ def test_one_failure_is_raised_as_itself_and_the_others_are_done(app: Celery[Asy
     assert result.progress().state == "failed"
 
 
+@pytest.mark.promise("failures-are-a-group")
 def test_several_failures_are_raised_together(app: Celery[AsyncTask]) -> None:
     result = app.tasks["t.picky"].partial().options(retries=2, backoff_s=0.01).iterate(number=range(30)).delay()
     with pytest.raises(ItemErrors, match="3 of 30 items failed"):
@@ -126,6 +130,7 @@ def test_several_failures_are_raised_together(app: Celery[AsyncTask]) -> None:
     assert [failure.index for failure in result.errors(offset=1, limit=1)] == [17]
 
 
+@pytest.mark.promise("fail-fast-stops")
 def test_fail_fast_stops(app: Celery[AsyncTask]) -> None:
     picky = app.tasks["t.picky"].partial().options(on_error="fail_fast", concurrency=1)
     result = picky.iterate(number=range(1000)).delay()
@@ -151,6 +156,7 @@ def test_cancel_and_resume(app: Celery[AsyncTask], tmp_path: Path) -> None:
     assert set(log.read_text().split()) == {str(n) for n in range(1500)}
 
 
+@pytest.mark.promise("resume-refuses-a-held-run")
 def test_a_run_that_somebody_runs_is_resumed_by_force_only(app: Celery[AsyncTask], tmp_path: Path) -> None:
     log, gate = tmp_path / "log", tmp_path / "gate"
     slow = app.tasks["t.gated_logged"].partial(log=str(log), gate=str(gate)).options(concurrency=20)
@@ -192,6 +198,7 @@ async def test_everything_can_be_awaited(app: Celery[AsyncTask]) -> None:
     assert await result.aerrors() == []
 
 
+@pytest.mark.promise("run-needs-no-broker")
 async def test_run_needs_no_broker(app: Celery[AsyncTask]) -> None:
     async def numbers() -> Any:
         for number in range(5):

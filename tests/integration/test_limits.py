@@ -122,6 +122,7 @@ def until_held(name: str, most: int) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.promise("limit-changes-in-use")
 def test_limits_are_listed_and_changed_while_they_are_in_use(
     client: Celery[Any], worker: Callable[..., Worker], command: Command, tmp_path: Path, valkey: EmbeddedServer
 ) -> None:

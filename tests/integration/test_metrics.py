@@ -129,6 +129,7 @@ def test_the_length_of_each_queue_is_shown_and_what_was_given_up(
         assert node.stop() == 0
 
 
+@pytest.mark.promise("statsd-away-costs-nothing")
 def test_a_host_without_a_name_holds_up_nothing(client: Celery[Any], worker: Callable[..., Worker]) -> None:
     running = worker(MODULE, env={"ASYNCWORKER_STATSD": "statsd.invalid:8125"})
     results = [client.tasks["t.add"].delay(1, n) for n in range(20)]

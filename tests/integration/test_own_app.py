@@ -23,6 +23,7 @@ from tests.servers.worker import ROOT, Worker
 APP = "tests.integration.own_app"
 
 
+@pytest.mark.promise("own-app-stays")
 def test_in_a_worker(worker: Callable[..., Worker], client: Celery) -> None:
     node = worker(None, "--without-mingle", app=APP)
 

@@ -28,6 +28,7 @@ def messages(valkey: EmbeddedServer) -> list[bytes]:
 
 
 @pytest.mark.parametrize("scheme", ["", "local://"])
+@pytest.mark.promise("long-source-travels-aside")
 def test_a_hundred_thousand_paths_make_a_short_message(
     worker: Callable[..., Worker], client: Celery[AsyncTask], valkey: EmbeddedServer, tmp_path: Path, scheme: str
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_chain_carries_it_shortly_too(
     assert result.get(timeout=GET_S) == [1000] * 1000
 
 
+@pytest.mark.promise("calls-block-no-loop")
 async def test_sending_from_a_coroutine_blocks_no_loop(client: Celery[AsyncTask], valkey: EmbeddedServer) -> None:
     # The detector of blocked loops is on in every test.
     await client.tasks["t.length"].iterate(text=["x" * 1000] * 1000).adelay()

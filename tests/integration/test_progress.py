@@ -66,6 +66,7 @@ def test_async_result_shows_where_a_run_stands(
     assert (progress.settled, progress.fraction) == (count, 1.0)
 
 
+@pytest.mark.promise("progress-hides-no-outcome")
 def test_a_hard_limit_is_not_hidden_by_progress_that_comes_late(
     worker: Callable[..., Worker], client: Celery[AsyncTask]
 ) -> None:

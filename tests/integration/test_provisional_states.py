@@ -65,6 +65,7 @@ def state_of(app: Celery[Any]) -> str:
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("name", PROVISIONAL)
+@pytest.mark.promise("no-state-replaces-an-outcome")
 def test_an_outcome_that_came_since_is_not_replaced(app: Celery[Any], name: str, outcome: str) -> None:
     started_at = now()
     app.backend.store_result("one", OUTCOMES[outcome], outcome)
@@ -73,6 +74,7 @@ def test_an_outcome_that_came_since_is_not_replaced(app: Celery[Any], name: str,
 
 
 @pytest.mark.parametrize("name", PROVISIONAL)
+@pytest.mark.promise("no-state-replaces-an-outcome")
 def test_a_delivery_that_came_again_replaces_no_outcome(app: Celery[Any], name: str) -> None:
     app.backend.store_result("one", OUTCOMES["FAILURE"], "FAILURE")
     assert not state(name, None).store(app.backend)

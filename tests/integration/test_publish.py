@@ -27,6 +27,7 @@ def sent(valkey: EmbeddedServer, queue: str = "celery") -> list[dict[str, Any]]:
         return [json.loads(raw) for raw in reversed(broker.lrange(queue, 0, -1))]
 
 
+@pytest.mark.promise("publish-many-takes-few-round-trips")
 async def test_many_arrive_in_order_with_few_round_trips(client: Celery[Any], valkey: EmbeddedServer) -> None:
     add = client.tasks["t.add"]
     add.apply_async((0, 0), ignore_result=True)  # connections stand
@@ -63,6 +64,7 @@ async def test_what_is_sent_at_the_same_time_goes_together(client: Celery[Any], 
     assert [message["headers"]["id"] for message in sent(valkey, "other\x06\x169")] == ["own"]
 
 
+@pytest.mark.promise("calls-block-no-loop")
 async def test_a_group_of_thousands_goes_in_batches(client: Celery[Any], valkey: EmbeddedServer) -> None:
     add = client.tasks["t.add"]
     add.apply_async((0, 0), ignore_result=True)  # connections stand
@@ -140,6 +142,18 @@ def test_a_fan_out_goes_to_the_queue_of_its_task_and_has_a_name(
     names = [message["headers"]["asyncworker_message"] for message in messages]
     assert (len(names), len(set(names)), names[-1]) == (7, 6, names[-2])
     assert not sent(valkey)
+
+
+@pytest.mark.promise("fan-out-is-one-message")
+@pytest.mark.parametrize("items", [1, 5000])
+def test_a_fan_out_is_one_message_and_one_task(
+    client: Celery[Any], valkey: EmbeddedServer, worker: Callable[..., Worker], items: int
+) -> None:
+    result = client.tasks["t.item"].partial().iterate(number=range(items)).delay()
+    assert len(sent(valkey)) == 1
+    node = worker(tasks.__name__, "--without-mingle")
+    assert result.get(timeout=60)["done"] == items
+    assert client.control.inspect(timeout=5, limit=1).stats()[node.name]["total"] == {"asyncworker.iterate": 1}
 
 
 async def test_only_signatures_of_tasks(client: Celery[Any]) -> None:

@@ -17,6 +17,7 @@ GET_S = 60.0
 MODULE = resource_tasks.__name__
 
 
+@pytest.mark.promise("resource-is-made-once")
 def test_tasks_and_items_share_what_a_process_has_made(
     client: Celery[Any], worker: Callable[..., Worker], tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def test_a_notice_that_came_before_is_not_waited_for(
     assert not consumer.subscribed_to
 
 
+@pytest.mark.promise("results-in-bounded-memory")
 def test_while_it_runs_on_any_loop_in_a_script_and_from_another_process(
     worker: Callable[..., Worker], client: Celery[AsyncTask], worker_env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_large_results_through_a_worker(
     assert (state_dir / "store.sqlite").stat().st_size < 200_000
 
 
+@pytest.mark.promise("finished-runs-are-deleted")
 def test_old_runs_are_deleted(worker: Callable[..., Worker], client: Celery[AsyncTask]) -> None:
     worker(MODULE, "--without-mingle", env={"ASYNCWORKER_RUNS_KEEP_S": "1"})
     result = client.tasks["t.item"].iterate(number=[1]).delay()

@@ -19,6 +19,7 @@ GET_S = 60.0
 MODULE = tasks.__name__
 
 
+@pytest.mark.promise("retry-failed-runs-only-what-failed")
 def test_failed_items_alone(
     worker: Callable[..., Worker], client: Celery[AsyncTask], worker_env: dict[str, str], tmp_path: Path
 ) -> None:

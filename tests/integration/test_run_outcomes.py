@@ -41,6 +41,7 @@ def gated(client: Celery[AsyncTask], gate: Path, **options: Any) -> Any:
     [({"soft_time_limit": 4}, SoftTimeLimitExceeded), ({"time_limit": 4}, TimeLimitExceeded)],
     ids=["soft", "hard"],
 )
+@pytest.mark.promise("run-has-its-tasks-outcome")
 def test_a_time_limit_of_its_own_fails_a_run(
     worker: Callable[..., Worker],
     client: Celery[AsyncTask],
@@ -62,6 +63,7 @@ def test_a_time_limit_of_its_own_fails_a_run(
     assert result.progress().state == "done"
 
 
+@pytest.mark.promise("run-has-its-tasks-outcome")
 def test_a_revoked_run_is_cancelled(worker: Callable[..., Worker], client: Celery[AsyncTask], tmp_path: Path) -> None:
     worker(MODULE, "--without-mingle", env=ENV)
     gate = tmp_path / "gate"
@@ -110,6 +112,7 @@ def test_a_run_of_an_unknown_task_has_failed(worker: Callable[..., Worker], clie
     assert "t.nobody_has_it" in progress.error
 
 
+@pytest.mark.promise("run-has-its-tasks-outcome")
 def test_a_run_whose_workers_died_too_often_has_failed(
     worker: Callable[..., Worker], client: Celery[AsyncTask], tmp_path: Path
 ) -> None:
@@ -129,6 +132,7 @@ def test_a_run_whose_workers_died_too_often_has_failed(
     assert "TooManyDeliveries" in progress.error
 
 
+@pytest.mark.promise("general-limits-cut-no-fan-out")
 def test_limits_for_tasks_in_general_do_not_cut_fan_outs(
     worker: Callable[..., Worker], client: Celery[AsyncTask]
 ) -> None:

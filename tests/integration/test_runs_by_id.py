@@ -41,6 +41,7 @@ def gated(client: Celery[AsyncTask], log: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
+@pytest.mark.promise("resume-goes-the-way-it-was-sent")
 def test_another_attempt_goes_to_the_queue_that_the_run_came_from(
     worker: Callable[..., Worker], client: Celery[AsyncTask], worker_env: dict[str, str], log: Path, partitions: int
 ) -> None:
@@ -88,6 +89,7 @@ async def test_awaited_twins_go_there_as_well(special: Worker, client: Celery[As
 
 
 @pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.promise("cancel-reaches-a-run-not-started")
 def test_a_run_that_is_cancelled_before_it_begins_runs_nothing(
     worker: Callable[..., Worker], client: Celery[AsyncTask], log: Path, partitions: int
 ) -> None:
@@ -103,6 +105,7 @@ def test_a_run_that_is_cancelled_before_it_begins_runs_nothing(
     assert len(ran(log)) == 10
 
 
+@pytest.mark.promise("resume-takes-back-a-cancel")
 def test_a_cancellation_is_taken_back_by_resume(
     worker: Callable[..., Worker], client: Celery[AsyncTask], log: Path
 ) -> None:
@@ -183,6 +186,7 @@ def node(worker: Callable[..., Worker]) -> Worker:
     return worker(MODULE, "--without-mingle")
 
 
+@pytest.mark.promise("outcome-as-long-as-the-run")
 async def test_the_outcome_is_known_for_as_long_as_the_run_is_kept(
     node: Worker, client: Celery[AsyncTask], log: Path
 ) -> None:
@@ -217,6 +221,7 @@ def test_the_same_in_code_that_is_not_async(
         IterateResult("nobody", app=client).get(timeout=0.2)
 
 
+@pytest.mark.promise("errors-are-all-there")
 def test_errors_are_all_there(worker: Callable[..., Worker], client: Celery[AsyncTask], log: Path) -> None:
     worker(MODULE, "--without-mingle")
     result = gated(client, log).iterate(number=range(2400)).delay()

@@ -75,6 +75,7 @@ def test_standard_input_becomes_a_file(start: Start, url: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.promise("sftp-stream-is-whole-or-not-there")
 def test_a_file_is_there_only_once_its_input_has_ended(
     start: Start, url: str, tmp_path: Path, how: signal.Signals
 ) -> None:

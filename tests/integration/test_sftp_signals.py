@@ -73,6 +73,7 @@ def not_whole(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(("direction", "transport"), [("put", "asyncssh"), ("get", "asyncssh"), ("put", "openssh")])
+@pytest.mark.promise("sftp-signals-clean-up")
 def test_a_signal_ends_it_cleaned_up_and_without_noise(
     sshd: Sshd, tmp_path: Path, direction: str, transport: str, number: signal.Signals
 ) -> None:

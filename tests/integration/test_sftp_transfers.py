@@ -159,6 +159,7 @@ SAYS = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "text"), SAYS, ids=[" ".join(arguments) for arguments, _, _ in SAYS])
+@pytest.mark.promise("sftp-exit-code-says-why")
 def test_the_exit_code_says_what_went_wrong(
     url: str, login: list[str], source: Path, tmp_path: Path, arguments: list[str], code: int, text: str
 ) -> None:
@@ -178,6 +179,7 @@ def test_the_exit_code_says_what_went_wrong(
             assert any(one["error"] for one in each)
 
 
+@pytest.mark.promise("sftp-exit-code-says-why")
 def test_files_that_vanish_have_an_exit_code_of_their_own(url: str, login: list[str], tmp_path: Path) -> None:
     from asyncworker.cli.sftp.exit_codes import code_of_report
     from asyncworker.errors import SFTPConnectionLost, SFTPFileNotFound, SFTPPermissionDenied
@@ -213,6 +215,7 @@ def test_it_stops_at_the_first_failure(url: str, login: list[str], source: Path,
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.promise("sftp-summary-is-last")
 def test_the_summary_is_last_when_it_is_interrupted(sshd: Sshd, tmp_path: Path, number: signal.Signals) -> None:
     source = tmp_path / "source"
     source.mkdir()
@@ -238,6 +241,7 @@ def test_the_summary_is_last_when_it_is_interrupted(sshd: Sshd, tmp_path: Path, 
     assert summary["files_found"] > 0
 
 
+@pytest.mark.promise("sftp-summary-is-last")
 def test_the_summary_is_last_when_the_connection_is_lost(sshd: Sshd, source: Path, tmp_path: Path) -> None:
     key = sshd.known_hosts.read_text().partition(" ")[2].strip()
     with running_sshd(tmp_path / "other") as other:

@@ -69,6 +69,7 @@ def test_sigquit_cancels_what_runs_and_unacknowledged_tasks_return(
 
 
 @pytest.mark.parametrize(("name", "returns"), [("t.sleep_late", 1), ("t.burn_cpu", 0), ("t.thread_sleep", 0)])
+@pytest.mark.promise("drain-has-an-end")
 def test_a_drain_that_takes_too_long_is_cut_short(
     worker: Callable[..., Worker], client: Celery, broker: redis.Redis, name: str, returns: int
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_second_signal(
 
 @pytest.mark.parametrize("what", ["task", "fan-out"])
 @pytest.mark.parametrize("transport", ["fast", "stock"])
+@pytest.mark.promise("draining-worker-answers")
 def test_what_still_runs_while_it_drains_is_seen_and_can_be_revoked(
     worker: Callable[..., Worker], client: Celery, broker: redis.Redis, tmp_path: Path, what: str, transport: str
 ) -> None:
@@ -145,6 +147,7 @@ def test_what_still_runs_while_it_drains_is_seen_and_can_be_revoked(
     assert "Traceback" not in node.log()
 
 
+@pytest.mark.promise("draining-worker-answers")
 def test_a_worker_that_starts_learns_what_was_revoked_from_one_that_drains(
     worker: Callable[..., Worker], client: Celery, tmp_path: Path
 ) -> None:
@@ -181,6 +184,7 @@ def test_a_task_whose_acceptance_failed_with_the_connection_holds_no_slot(
     assert node.stop() == 0
 
 
+@pytest.mark.promise("revoke-finds-what-runs-after-a-lost-connection")
 def test_what_runs_can_be_revoked_when_the_connection_is_back(
     worker: Callable[..., Worker], client: Celery, broker: redis.Redis
 ) -> None:
@@ -221,6 +225,22 @@ def test_a_broker_restart_does_not_make_the_worker_deaf(
     assert [result.get(timeout=60) for result in running] == [1.5] * 20
     assert client.tasks["t.add"].delay(1, 2).get(timeout=60) == 3
     assert node.returncode is None
+
+
+@pytest.mark.promise("zombies-are-named")
+def test_a_task_that_swallows_its_cancellation_is_named_and_keeps_its_slot(
+    worker: Callable[..., Worker], client: Celery
+) -> None:
+    node = worker(MODULE, "-c", "2", "--without-mingle", env={"ASYNCWORKER_CANCEL_GRACE_S": "0.2"})
+    result = client.tasks["t.stubborn"].delay(600)
+    node.wait_for_log(f"[{result.id}] received")
+    result.revoke(terminate=True)
+    node.wait_for_log("it keeps its slot. It stands at:")
+    wait_until(lambda: result.state == "REVOKED")
+    named = node.log().partition(f"t.stubborn[{result.id}] did not end within 0.2 s of its cancellation")[2]
+    assert "await asyncio.sleep(left)" in named
+    pool = client.control.inspect(timeout=5, limit=1).stats()[node.name]["pool"]
+    assert (pool["in-flight"], pool["zombies"]) == (1, 1)
 
 
 def test_a_worker_with_too_many_zombies_ends_to_be_started_anew(worker: Callable[..., Worker], client: Celery) -> None:

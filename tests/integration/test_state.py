@@ -31,6 +31,7 @@ def worker_env(request: pytest.FixtureRequest, worker_env: dict[str, str]) -> di
     return worker_env
 
 
+@pytest.mark.promise("state-is-found-again")
 def test_retries_and_items_and_threads(worker: Callable[..., Worker], client: Celery[AsyncTask]) -> None:
     worker(MODULE, "--without-mingle")
     tasks = client.tasks
@@ -67,6 +68,7 @@ def test_retries_and_items_and_threads(worker: Callable[..., Worker], client: Ce
     assert again.get(timeout=GET_S) == [2] * 20
 
 
+@pytest.mark.promise("item-has-its-own-state")
 def test_an_item_has_a_state_of_its_own_and_the_run_has_one(
     worker: Callable[..., Worker], client: Celery[AsyncTask], tmp_path: Path
 ) -> None:
@@ -89,6 +91,7 @@ def test_an_item_has_a_state_of_its_own_and_the_run_has_one(
     assert "could be written" not in node.log()
 
 
+@pytest.mark.promise("state-is-found-again")
 def test_what_an_item_remembers_is_there_for_a_later_attempt_of_its_run(
     worker: Callable[..., Worker], client: Celery[AsyncTask]
 ) -> None:
@@ -102,6 +105,7 @@ def test_what_an_item_remembers_is_there_for_a_later_attempt_of_its_run(
     assert again.get(timeout=GET_S)[1][0] == [1, 1, 1, 1]
 
 
+@pytest.mark.promise("flushed-state-survives-kill")
 def test_kill_and_redelivery_go_on_where_the_state_stands(
     worker: Callable[..., Worker], client: Celery[AsyncTask], valkey: EmbeddedServer, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def ends(processes: Any) -> bool:
     return not alive
 
 
+@pytest.mark.promise("supervisor-drains-all")
 def test_each_process_is_a_worker_of_its_own_and_sigterm_drains_all(
     start: Start, client: Celery, broker: redis.Redis, tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_each_process_is_a_worker_of_its_own_and_sigterm_drains_all(
     assert "Traceback" not in node.log()
 
 
+@pytest.mark.promise("dead-worker-is-replaced")
 def test_a_killed_worker_is_replaced_and_a_killed_supervisor_leaves_none(start: Start, client: Celery) -> None:
     node = start("-c", "5")
     before = children(node)
@@ -110,6 +112,7 @@ def test_a_killed_worker_is_replaced_and_a_killed_supervisor_leaves_none(start: 
         assert ends(after.values())
 
 
+@pytest.mark.promise("dead-worker-is-replaced")
 def test_a_crash_loop_backs_off_and_is_left_when_the_cause_is_gone(
     start: Start, client: Celery, tmp_path: Path
 ) -> None:
@@ -194,6 +197,7 @@ def test_remote_shutdown_is_the_end(start: Start, client: Celery) -> None:
     assert node.wait(30) == 0
 
 
+@pytest.mark.promise("recycled-worker-loses-nothing")
 def test_one_after_the_other_is_replaced_after_its_tasks_and_none_is_lost(
     start: Start, client: Celery, broker: redis.Redis
 ) -> None:
@@ -212,6 +216,7 @@ def test_one_after_the_other_is_replaced_after_its_tasks_and_none_is_lost(
 
 
 @pytest.mark.parametrize("option", [("--max-memory-mb", "250"), ("--max-memory-per-child", str(250 << 10))])
+@pytest.mark.promise("recycled-worker-loses-nothing")
 def test_one_that_takes_too_much_memory_is_replaced(start: Start, client: Celery, option: tuple[str, str]) -> None:
     node = start(*option, module=FRAGILE)
     fat = client.send_task("f.hoard", (250,)).get(timeout=30)

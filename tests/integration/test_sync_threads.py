@@ -44,6 +44,7 @@ def begun(folder: Path, count: int) -> list[str]:
         time.sleep(0.02)
 
 
+@pytest.mark.promise("def-tasks-wait-without-a-slot")
 def test_those_that_wait_hold_up_no_async_task_and_are_limited_and_revoked_as_if_not_taken(
     node: Worker, client: Celery, tmp_path: Path
 ) -> None:

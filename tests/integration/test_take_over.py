@@ -98,6 +98,7 @@ def dead(channel: Any) -> Other:
     return other
 
 
+@pytest.mark.promise("silent-holder-is-taken-over")
 def test_a_long_task_is_taken_over_when_its_message_comes_back(newcomer: Newcomer, dead: Other) -> None:
     async def hold(store: Store) -> None:
         assert not await Leases(store, "the dead one").claim({"one/0": newcomer.clock.now()})
@@ -110,6 +111,7 @@ def test_a_long_task_is_taken_over_when_its_message_comes_back(newcomer: Newcome
     assert len(newcomer.clock.slept) <= 1
 
 
+@pytest.mark.promise("crash-needs-no-resume")
 def test_a_fan_out_goes_on_when_its_message_comes_back(newcomer: Newcomer, dead: Other) -> None:
     fingerprint = SOURCE.fingerprint(b"fixed")
     slept_before: list[int] = []

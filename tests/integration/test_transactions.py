@@ -58,6 +58,7 @@ def money(bank: Path) -> dict[str, int]:
         connection.close()
 
 
+@pytest.mark.promise("resource-commits-only-a-success")
 def test_a_task_commits_only_when_it_succeeds(node: Worker, client: Celery[Any], bank: Path) -> None:
     # One after the other: a writer of SQLite keeps the others waiting.
     for end, (state, _) in ENDS.items():
@@ -78,6 +79,7 @@ def test_a_task_commits_only_when_it_succeeds(node: Worker, client: Celery[Any],
     assert money(bank)["errback"] == 100
 
 
+@pytest.mark.promise("resource-commits-only-a-success")
 def test_an_item_commits_only_when_it_succeeds(node: Worker, client: Celery[Any], bank: Path) -> None:
     from asyncworker.tasks.result import IterateResult
 

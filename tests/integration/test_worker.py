@@ -86,6 +86,7 @@ def test_what_has_ended_is_not_left_to_the_garbage_collector(app: Celery) -> Non
     assert count.delay(collect=True).get(timeout=GET_S) < 20
 
 
+@pytest.mark.promise("thousand-tasks-at-once")
 def test_a_thousand_sleeps_overlap(app: Celery) -> None:
     started = time.monotonic()
     results = [app.tasks["t.sleep"].apply_async((1,)) for _ in range(1000)]

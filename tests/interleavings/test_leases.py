@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from celery.exceptions import Ignore
 
 from asyncworker.loop import live_jobs
@@ -171,6 +172,7 @@ async def test_workers_that_watch_before_the_message_comes_do_not_take_it_from_w
     await explore_at_random(store, one_task(7.0, 3, watched=True), seed=seed, schedules=schedules)
 
 
+@pytest.mark.promise("lost-connection-takes-the-lease-at-once")
 async def test_a_short_task_whose_connection_is_lost_has_one_outcome(store: Store, every: int) -> None:
     """It would need no lease; but its message is with others now."""
     assert await explore(store, one_task(LEASE_S / 6, returned=True), deviations=2, every=every) > 1

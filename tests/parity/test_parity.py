@@ -28,6 +28,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Ver
 
 
 @pytest.mark.parametrize("name", [*SCENARIOS, "the broker at the end"])
+@pytest.mark.promise("celerys-tracer-runs-every-task")
 def test_async_tasks(found: dict[tuple[str, str], Verdict], name: str) -> None:
     verdict = found[name, "async"]
     assert verdict.lines
@@ -35,15 +36,18 @@ def test_async_tasks(found: dict[tuple[str, str], Verdict], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, scenario in SCENARIOS.items() if not scenario.stops])
+@pytest.mark.promise("celerys-tracer-runs-every-task")
 def test_plain_tasks_on_threads(found: dict[tuple[str, str], Verdict], name: str) -> None:
     verdict = found[name, "threads"]
     assert not verdict.unexplained, "\n".join(verdict.unexplained)
 
 
+@pytest.mark.promise("differences-are-all-named")
 def test_every_difference_that_is_meant_is_still_there(found: dict[tuple[str, str], Verdict]) -> None:
     seen = {rule for verdict in found.values() for rule in verdict.meant}
     assert seen == {rule for rule in MEANT if rule.scenario}
 
 
+@pytest.mark.promise("differences-are-all-named")
 def test_the_readme_tells_every_difference() -> None:
     assert table() in README.read_text()

@@ -101,6 +101,7 @@ def test_one_that_is_given_before_counts_too(give: Callable[[Any], Any]) -> None
     assert load_settings(conf=asyncworker.install(app).conf).concurrency == 20
 
 
+@pytest.mark.promise("environment-wins")
 def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASYNCWORKER_CONCURRENCY", "7")
     app = made()
@@ -117,6 +118,7 @@ def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ASYNCWORKER_LEASE", "CELERY", "ASYNCWORKER_LEASE_S"),
     ],
 )
+@pytest.mark.promise("misspelt-setting-is-refused")
 def test_a_misspelt_key_fails_and_the_nearest_is_told(key: str, namespace: str | None, meant: str) -> None:
     app = made()
     app.config_from_object({key: 20}, namespace=namespace)

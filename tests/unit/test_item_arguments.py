@@ -23,6 +23,7 @@ def app() -> Iterator[Celery[Any]]:
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
+@pytest.mark.promise("item-has-its-own-arguments")
 async def test_what_an_item_changes_in_its_arguments_nobody_else_sees(app: Celery[Any], kind: str) -> None:
     def change(options: Any, row: Any, sizes: Any) -> Any:
         seen = [list(options["names"]), dict(row), sorted(sizes)]

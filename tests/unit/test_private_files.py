@@ -68,6 +68,7 @@ def test_devices_and_pipes_are_left_alone(tmp_path: Path) -> None:
     assert mode(tmp_path / "pipe") == 0o666
 
 
+@pytest.mark.promise("files-are-private")
 async def test_the_store_is_private(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "state" / "store.sqlite"
     store = await open_store(f"sqlite+aiosqlite:///{path}")
@@ -87,6 +88,7 @@ async def test_a_store_of_a_former_version_becomes_private(tmp_path: Path) -> No
     assert mode(path) == 0o600
 
 
+@pytest.mark.promise("files-are-private")
 def test_payloads_are_private(tmp_path: Path, umask: int) -> None:
     root = tmp_path / "payloads"
     Payloads(str(root)).put_result("run", b"value")
@@ -94,6 +96,7 @@ def test_payloads_are_private(tmp_path: Path, umask: int) -> None:
     assert open_to_others(root) == []
 
 
+@pytest.mark.promise("files-are-private")
 def test_the_embedded_server_is_private(tmp_path: Path) -> None:
     folder = tmp_path / "dev"
     before = os.umask(0)
@@ -113,6 +116,7 @@ def test_the_embedded_server_is_private(tmp_path: Path) -> None:
         os.umask(before)
 
 
+@pytest.mark.promise("files-are-private")
 def test_the_log_of_a_child_is_private(tmp_path: Path, umask: int) -> None:
     with Child(["/bin/true"], log=tmp_path / "log") as child:
         assert child.wait(60) == 0

@@ -121,6 +121,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("value", "form"), FORMS, ids=[type(value).__name__ for value, _ in FORMS])
+@pytest.mark.promise("values-come-back-in-one-form")
 def test_a_value_comes_back_in_its_form(value: Any, form: Any) -> None:
     assert decode(encode(value)) == form
 
@@ -216,6 +217,7 @@ async def test_a_pydantic_task_is_an_item_as_it_is_a_task(app: Celery[Any], bind
         (collections.abc.Iterable, False),
     ],
 )
+@pytest.mark.promise("unstorable-results-are-refused")
 def test_a_result_that_cannot_be_stored_is_refused_before_anything_is_sent(
     app: Celery[Any], returned: Any, refused: bool
 ) -> None:

@@ -14,6 +14,7 @@ def test_defaults_need_no_environment() -> None:
     assert load_settings({}, {}) == Settings()
 
 
+@pytest.mark.promise("environment-wins")
 def test_environment_wins_over_configuration_and_that_over_defaults() -> None:
     conf = {"asyncworker_sync_threads": 8, "asyncworker_io_threads": 3, "broker_url": "redis://"}
     settings = load_settings({"ASYNCWORKER_SYNC_THREADS": "4", "HOME": "/x"}, conf)
@@ -36,6 +37,7 @@ def test_include_is_a_list_separated_by_commas() -> None:
         ("ASYNCWORKER_REDIS_SERVR", "ASYNCWORKER_REDIS_SERVER"),
     ],
 )
+@pytest.mark.promise("misspelt-setting-is-refused")
 def test_a_misspelt_variable_is_refused_and_the_nearest_name_is_told(given: str, meant: str) -> None:
     with pytest.raises(SettingsError, match=rf"^{given}: no such setting; did you mean {meant}\?$"):
         load_settings({given: "4"})

@@ -115,6 +115,7 @@ async def test_what_it_raises_in_the_middle_comes_after_the_values_before(app: C
     assert seen == list(range(5))
 
 
+@pytest.mark.promise("source-may-be-a-task")
 async def test_kinds_of_tasks_that_are_sources(app: Celery[Any], item: Any) -> None:
     @app.task
     def listed() -> Any:

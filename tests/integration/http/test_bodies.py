@@ -37,6 +37,7 @@ def without_a_size(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("answer", [plain, packed, without_a_size])
+@pytest.mark.promise("http-answers-are-bounded")
 async def test_no_more_is_read_than_max_bytes(server: HTTPServer, connect: Connect, answer: object) -> None:
     server.on("/orders", answer)  # type: ignore[arg-type]
     client = await connect(max_bytes=MEGABYTE)

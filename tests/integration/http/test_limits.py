@@ -15,6 +15,7 @@ def briefly(exchange: Exchange) -> None:
     exchange.send("done")
 
 
+@pytest.mark.promise("http-never-above-per-host")
 async def test_never_more_at_once_to_a_host_than_said(server: HTTPServer, connect: Connect) -> None:
     server.on("/", briefly)
     client = await connect(per_host=5)

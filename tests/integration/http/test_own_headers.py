@@ -28,6 +28,7 @@ def secrets_of(exchange: Exchange) -> set[str]:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("log_in", [{"token": "abc"}, {"auth": ("user", "password")}])
+@pytest.mark.promise("http-secrets-stay-with-their-server")
 async def test_a_redirect_to_another_server_takes_none_along(
     server: HTTPServer, other: HTTPServer, connect: Connect, log_in: dict[str, object], status: int
 ) -> None:
@@ -40,6 +41,7 @@ async def test_a_redirect_to_another_server_takes_none_along(
     assert other.seen[0].headers["User-Agent"] == "shop"
 
 
+@pytest.mark.promise("http-secrets-stay-with-their-server")
 async def test_a_whole_url_of_another_server_gets_only_what_the_call_gives(
     server: HTTPServer, other: HTTPServer, connect: Connect
 ) -> None:

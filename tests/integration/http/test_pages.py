@@ -151,6 +151,7 @@ def two_by_turns(exchange: Exchange) -> None:
         (two_by_turns, Numbers(), None, "page 3 is an earlier one again: is 'page' the parameter"),
     ],
 )
+@pytest.mark.promise("http-list-in-a-circle-ends")
 async def test_a_list_that_goes_round_in_a_circle_is_refused(
     server: HTTPServer, connect: Connect, answer: Any, how: Any, items: str | None, said: str
 ) -> None:

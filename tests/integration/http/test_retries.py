@@ -18,6 +18,7 @@ def drop_first(exchange: Exchange) -> None:
         exchange.send("done")
 
 
+@pytest.mark.promise("http-repeats-what-is-safe")
 async def test_a_dropped_connection_is_tried_again(server: HTTPServer, connect: Connect) -> None:
     server.on("/", drop_first)
     assert (await (await connect()).get("/")).json() == "done"
@@ -37,6 +38,7 @@ async def test_also_one_that_is_dropped_within_the_answer(server: HTTPServer, co
     assert (await (await connect()).get("/")).json() == "done"
 
 
+@pytest.mark.promise("http-repeats-what-is-safe")
 async def test_a_post_is_not_unless_it_may_arrive_twice(server: HTTPServer, connect: Connect) -> None:
     server.on("/", drop_first)
     client = await connect()
@@ -59,6 +61,7 @@ async def test_a_body_that_can_be_read_once_is_sent_once(server: HTTPServer, con
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.promise("http-repeats-what-is-safe")
 async def test_what_may_be_otherwise_in_a_moment(server: HTTPServer, connect: Connect, status: int) -> None:
     server.on("/", lambda exchange: exchange.send("done", status if exchange.number < 3 else 200))
     assert (await (await connect()).get("/")).json() == "done"

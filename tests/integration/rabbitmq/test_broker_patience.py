@@ -40,6 +40,7 @@ def wait_for_closings(node: Worker, count: int) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("kind", ["late", "late in a thread", "fan-out"])
+@pytest.mark.promise("consumer-timeout-runs-nothing-twice")
 def test_a_task_that_outlasts_the_acknowledgement_timeout_runs_once(
     kind: str, worker: Callable[..., Worker], client: Celery[Any], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_task_that_outlasts_the_acknowledgement_timeout_runs_once(
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.promise("consumer-timeout-runs-nothing-twice")
 def test_a_task_that_outlasts_the_timeout_runs_once_among_several_workers(
     worker: Callable[..., Worker], client: Celery[Any], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
 ) -> None:
@@ -135,6 +137,7 @@ def test_a_late_task_without_a_stored_success_is_run_when_it_is_delivered_again(
 
 
 @pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.promise("quorum-queue-keeps-a-dead-letter")
 def test_a_task_that_kills_its_workers_is_kept_before_its_queue_drops_it(
     limit: int,
     worker: Callable[..., Worker],
@@ -164,6 +167,7 @@ def test_a_task_that_kills_its_workers_is_kept_before_its_queue_drops_it(
     assert survivor.stop() == 0
 
 
+@pytest.mark.promise("quorum-queue-keeps-a-dead-letter")
 def test_a_task_that_ends_on_the_last_delivery_leaves_no_dead_letter(
     worker: Callable[..., Worker], client: Celery[Any], worker_env: dict[str, str], rabbitmq: RabbitMQ, vhost: str
 ) -> None:
@@ -178,6 +182,7 @@ def test_a_task_that_ends_on_the_last_delivery_leaves_no_dead_letter(
     assert asyncworker("dead", "list", "--json", env=worker_env).stdout == ""
 
 
+@pytest.mark.promise("worker-consumes-again")
 def test_a_queue_that_is_deleted_under_its_consumer_is_declared_again(
     worker: Callable[..., Worker], client: Celery[Any], rabbitmq: RabbitMQ, vhost: str, tmp_path: Path
 ) -> None:
@@ -197,6 +202,7 @@ def test_a_queue_that_is_deleted_under_its_consumer_is_declared_again(
     assert node.stop() == 0
 
 
+@pytest.mark.promise("worker-consumes-again")
 def test_a_queue_that_another_connection_holds_for_itself_is_waited_for(
     worker: Callable[..., Worker], client: Celery[Any]
 ) -> None:
@@ -209,6 +215,7 @@ def test_a_queue_that_another_connection_holds_for_itself_is_waited_for(
     assert node.stop() == 0
 
 
+@pytest.mark.promise("worker-consumes-again")
 def test_a_virtual_host_that_is_away_for_a_while_is_waited_for(
     worker: Callable[..., Worker], client: Celery[Any], rabbitmq: RabbitMQ, vhost: str
 ) -> None:
@@ -225,6 +232,7 @@ def test_a_virtual_host_that_is_away_for_a_while_is_waited_for(
     ("user", "vhost_name", "reason"),
     [("guest:wrong", "/", "ACCESS_REFUSED"), ("guest:guest", "nothing", "vhost nothing not found")],
 )
+@pytest.mark.promise("refused-worker-says-why")
 def test_a_worker_that_may_not_connect_ends_with_one_line(
     user: str, vhost_name: str, reason: str, worker: Callable[..., Worker], rabbitmq: RabbitMQ
 ) -> None:
@@ -236,6 +244,7 @@ def test_a_worker_that_may_not_connect_ends_with_one_line(
     assert "Traceback" not in node.log()
 
 
+@pytest.mark.promise("refused-worker-says-why")
 def test_a_worker_that_the_broker_never_serves_ends_with_its_reason(
     worker: Callable[..., Worker], client: Celery[Any]
 ) -> None:

@@ -26,6 +26,7 @@ def wait_until(reached: Callable[[], object], timeout_s: float = GET_S) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.promise("rabbitmq-all-queues-and-tls")
 def test_every_kind_of_task(worker: Callable[..., Worker], client: Celery[Any]) -> None:
     node = worker(MODULE, "-c", "50", "--without-mingle")
     t = client.tasks

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from celery import Celery
 
 from asyncworker.cli.embedded import EmbeddedServer
@@ -76,6 +77,7 @@ def test_cut_off_in_the_flow(
     assert node.stop() == 0
 
 
+@pytest.mark.promise("rabbitmq-all-queues-and-tls")
 def test_behind_tls(rabbitmq: RabbitMQ, vhost: str, valkey: EmbeddedServer, tmp_path: Path) -> None:
     """The server that the tests have speaks no TLS; what stands before it speaks nothing else."""
     tls, certificate = self_signed(tmp_path)
@@ -103,6 +105,7 @@ def test_behind_tls(rabbitmq: RabbitMQ, vhost: str, valkey: EmbeddedServer, tmp_
             del results
 
 
+@pytest.mark.promise("rabbitmq-all-queues-and-tls")
 def test_quorum_queues(
     worker: Callable[..., Worker], worker_env: dict[str, str], rabbitmq: RabbitMQ, vhost: str, state_dir: Path
 ) -> None:

@@ -49,6 +49,7 @@ async def test_gets_cancelled_at_random(server: Server, folders: Folders, seed: 
 
 
 @pytest.mark.parametrize("step", ["connecting", OPEN, READ])
+@pytest.mark.promise("sftp-cancelled-transfers-leave-nothing")
 async def test_cancelled_at_each_step(folders: Folders, step: int | str) -> None:
     """The server holds back its answers at one step, until the calls are cancelled."""
     files = {f"/{n}".encode(): b"x" * 3000 for n in range(20)}

@@ -61,6 +61,7 @@ async def test_an_upload_cancelled_anywhere_leaves_only_whole_files(
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 30, 60])
+@pytest.mark.promise("sftp-cancelled-transfers-leave-nothing")
 async def test_a_put_cancelled_anywhere_is_gone_when_the_call_is_over(
     each_way: Server, folders: Folders, turns: int
 ) -> None:

@@ -48,6 +48,7 @@ def check(folders: Folders, names: object) -> None:
 # -- whom we talk to -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("host-keys-are-checked")
 async def test_another_host_key_is_refused_with_all_that_one_needs(server: Server, tmp_path: Path) -> None:
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     known_hosts = tmp_path / "known_hosts"
@@ -73,6 +74,7 @@ async def test_a_known_key_of_another_kind_is_told_the_same_way(server: Server, 
             await pool.stat("/")
 
 
+@pytest.mark.promise("host-keys-are-checked")
 async def test_a_host_that_is_not_known_is_refused(server: Server, tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path / "empty"):
         if path.name == "empty":

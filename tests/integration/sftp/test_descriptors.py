@@ -64,6 +64,7 @@ def tree(root: Path) -> dict[str, bytes]:
     ("way", "limit"),
     [("download", 256), ("upload", 256), ("get_many", 256), ("put_many", 256), ("get", 80), ("put", 80)],
 )
+@pytest.mark.promise("sftp-descriptors-are-enough")
 async def test_few_descriptors_fail_nothing(sshd: Sshd, folders: Folders, way: str, limit: int) -> None:
     """Files that need more than one READ, or are read in more than one piece, in many folders."""
     transport = "openssh" if way in ("upload", "get") else "asyncssh"

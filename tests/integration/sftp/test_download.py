@@ -80,6 +80,7 @@ async def test_everything_with_times_and_modes(any_server: Server, folders: Fold
     assert len(results) == len(files)
 
 
+@pytest.mark.promise("sftp-unchanged-files-stay")
 async def test_a_second_run_moves_only_what_changed(server: Server, folders: Folders, sftp_pool: SFTPPool) -> None:
     files = some_files()
     make_tree(folders.remote, files)
@@ -166,6 +167,7 @@ async def test_patterns_single_files_and_what_is_not_there(sshd: Sshd, folders: 
     assert not (tmp_path / "nothing").exists()
 
 
+@pytest.mark.promise("sftp-dry-run-moves-nothing")
 async def test_a_trial_moves_nothing(sshd: Sshd, folders: Folders, tmp_path: Path) -> None:
     make_tree(folders.remote, {"a/b": b"x", "c": b"y"})
     would: list[FileResult] = []
@@ -220,6 +222,7 @@ async def test_links_and_special_files_stay_out_unless_asked_for(
     assert [result.remote for result in followed.errors] == [str(folders.remote / "dangling")]
 
 
+@pytest.mark.promise("sftp-writes-nothing-outside")
 async def test_links_in_the_destination_lead_nowhere(sshd: Sshd, folders: Folders, tmp_path: Path) -> None:
     make_tree(folders.remote, {"a": b"new", "folder/b": b"new", "c": b"fine"})
     outside = tmp_path / "outside"
@@ -242,6 +245,7 @@ async def test_links_in_the_destination_lead_nowhere(sshd: Sshd, folders: Folder
 HOSTILE = [b"../evil", b"/etc/evil", b"a/b", b"a\\b", b"", b"nul\0", b"bell\x07", b"new\nline", b"x" * 256]
 
 
+@pytest.mark.promise("sftp-writes-nothing-outside")
 async def test_hostile_names_are_errors_and_the_rest_arrives(folders: Folders, tmp_path: Path) -> None:
     names = (b"good", *HOSTILE, b"caf\xe9", b"..", b".", b"also good")
     script = Scripted({b"/in/" + name: b"x" for name in names}, listing=names)
@@ -344,6 +348,7 @@ async def stopped(server: Server, folders: Folders, size: int) -> Path:
     return part
 
 
+@pytest.mark.promise("sftp-large-file-continues")
 async def test_a_large_file_goes_on_where_it_stopped(each_way: Server, folders: Folders) -> None:
     content = random.Random(1).randbytes(40 * MEGABYTE)
     folders.make("large", content)

@@ -103,6 +103,7 @@ async def test_a_folder_is_no_file(server: Server, folders: Folders) -> None:
 
 
 @pytest.mark.parametrize("announced", [0, 5, 99, 101, 400_000, 10_000_000])
+@pytest.mark.promise("fetched-file-is-complete")
 async def test_a_size_that_is_not_the_announced_one(each_way: Server, folders: Folders, announced: int) -> None:
     remote = folders.make("a", b"x" * 100)
     async with pool_of(each_way) as pool:

@@ -67,6 +67,7 @@ async def test_a_tree_arrives_whole(folders: Folders, switches: dict[str, Any]) 
     assert arrived(folders.local) == FILES
 
 
+@pytest.mark.promise("sftp-no-file-silently-missing")
 async def test_what_stays_unknown_is_an_error(folders: Folders) -> None:
     hostile = serving(claim=without_attributes("READDIR"), refuse={"LSTAT": PERMISSION_DENIED})
     async with pool_on(hostile, folders.remote) as pool:

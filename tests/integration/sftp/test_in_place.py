@@ -101,6 +101,7 @@ class Full(TidyFiles):
 
 
 @pytest.mark.parametrize("existed", [False, True])
+@pytest.mark.promise("sftp-inplace-failure-is-cleaned-or-named")
 async def test_a_part_is_removed_only_if_there_was_no_file(folders: Folders, tmp_path: Path, existed: bool) -> None:
     large, goal = local_file(folders, "large", CONTENT), folders.remote / "large"
     if existed:

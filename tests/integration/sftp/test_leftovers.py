@@ -82,6 +82,7 @@ def fresh() -> Iterator[list[str]]:
 # -- left out ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("sftp-unfinished-files-are-left-out")
 async def test_a_download_leaves_out_what_is_not_whole_and_counts_it(
     each_way: Server, folders: Folders, fresh: list[str]
 ) -> None:
@@ -104,6 +105,7 @@ async def test_a_download_leaves_out_what_is_not_whole_and_counts_it(
     assert {name for name in contents(folders.remote) if is_ours(Path(name).name)}  # a download cleans nothing there
 
 
+@pytest.mark.promise("sftp-unfinished-files-are-left-out")
 async def test_an_upload_leaves_out_what_is_not_whole_and_counts_it(
     each_way: Server, folders: Folders, fresh: list[str]
 ) -> None:
@@ -129,6 +131,7 @@ async def test_a_listing_shows_them_and_says_what_they_are(
 # -- cleaned -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("sftp-leftovers-are-removed")
 async def test_an_upload_removes_what_a_process_that_has_ended_left(each_way: Server, folders: Folders) -> None:
     left = names_of_an_ended_process("file")
     for folder in ("", "sub"):
@@ -197,6 +200,7 @@ async def test_what_was_moved_aside_while_its_folder_was_listed_gets_its_name_ba
     assert not any(is_ours(path.rpartition("/")[2]) for path in hostile.tree.paths())
 
 
+@pytest.mark.promise("sftp-leftovers-are-removed")
 async def test_a_download_removes_what_a_process_that_has_ended_left(each_way: Server, folders: Folders) -> None:
     write(folders.remote / "file")
     write(folders.remote / "sub" / "file")

@@ -157,6 +157,7 @@ async def test_what_was_there_comes_back_where_the_link_cannot_be_made(folders: 
     assert hostile.tree.files("/in") == ({} if there == "link" else {"/in/link": b"old"})
 
 
+@pytest.mark.promise("sftp-writes-nothing-outside")
 async def test_nothing_is_written_through_a_link_that_was_made(sshd: Sshd, folders: Folders) -> None:
     make_tree(folders.remote)
     async with pool_of(sshd) as pool:

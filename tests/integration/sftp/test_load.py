@@ -48,6 +48,7 @@ def through(transport: str, server: SFTPServer, **options: Any) -> SFTPPool:
 
 @WAYS
 @pytest.mark.parametrize("in_flight", [1, 2, 7])
+@pytest.mark.promise("sftp-in-flight-is-a-bound")
 async def test_so_many_requests_in_the_air_and_no_more(
     tmp_path: Path, folders: Folders, transport: str, in_flight: int
 ) -> None:
@@ -63,6 +64,7 @@ async def test_so_many_requests_in_the_air_and_no_more(
     assert len(hostile.sessions) == 1
 
 
+@pytest.mark.promise("sftp-in-flight-is-a-bound")
 async def test_requests_are_counted_over_all_connections(tmp_path: Path, folders: Folders) -> None:
     most = 0
     hostile = Hostile(delay_s=0.002)
@@ -193,6 +195,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 @WAYS
 @pytest.mark.parametrize("hang_up_above", [100, 20, 3, 1])
 @pytest.mark.parametrize("call", ["download", "get", "get_many", "upload"])
+@pytest.mark.promise("sftp-load-adapts")
 async def test_a_server_that_hangs_up_under_load_gets_less_until_it_copes(
     tmp_path: Path, folders: Folders, caplog: pytest.LogCaptureFixture, transport: str, hang_up_above: int, call: str
 ) -> None:

@@ -79,6 +79,7 @@ async def until_grown(folders: Folders, size: int, known: set[Path] = frozenset(
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.promise("sftp-uploads-may-overlap")
 async def test_one_that_is_stopped_takes_nothing_from_the_other(
     any_server: Server, folders: Folders, content: bytes
 ) -> None:
@@ -101,6 +102,7 @@ async def test_one_that_is_stopped_takes_nothing_from_the_other(
     assert tree(folders.remote) == {"large": content}
 
 
+@pytest.mark.promise("sftp-uploads-may-overlap")
 async def test_both_end_well(any_server: Server, folders: Folders, content: bytes) -> None:
     async with pool_of(any_server) as pool, pool_of(any_server) as other:
         reports = await asyncio.gather(*(upload(each, folders.local, folders.remote) for each in (pool, other)))

@@ -48,6 +48,7 @@ async def test_a_stream_becomes_a_file(any_server: Server, folders: Folders, inp
     assert left(folders) == ["empty", "new", "old"]
 
 
+@pytest.mark.promise("sftp-stream-is-whole-or-not-there")
 async def test_a_stream_that_raises_leaves_the_old_file(server: Server, folders: Folders) -> None:
     old = Path(folders.make("old", b"old"))
     async with pool_of(server) as pool:

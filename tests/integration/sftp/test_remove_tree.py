@@ -44,6 +44,7 @@ async def test_names_that_could_not_be_written_locally_are_removed(server: Serve
     assert list(folders.remote.iterdir()) == []
 
 
+@pytest.mark.promise("sftp-removes-never-through-a-link")
 async def test_a_tree_goes_and_what_its_links_lead_to_stays(any_server: Server, folders: Folders) -> None:
     root = make_tree(folders)
     removed: list[str] = []

@@ -121,6 +121,7 @@ def source_kept(scene: Scene, write: Write) -> list[str]:
 
 
 @EVERY_WRITER
+@pytest.mark.promise("sftp-replaces-in-one-step-or-puts-back")
 async def test_the_old_file_is_replaced(scene: Scene, write: Write) -> None:
     await write(scene)
     assert set(scene.goal()) == set(b"n")
@@ -141,6 +142,7 @@ async def test_a_server_that_refuses_every_rename_keeps_the_old_file(scene: Scen
 
 @EVERY_WRITER
 @pytest.mark.parametrize("code", [FAILURE, PERMISSION_DENIED, UNSUPPORTED, NO_SUCH_FILE, FILE_ALREADY_EXISTS])
+@pytest.mark.promise("sftp-replaces-in-one-step-or-puts-back")
 async def test_a_server_that_refuses_the_new_file_has_the_old_one_back(scene: Scene, write: Write, code: int) -> None:
     def refuse(request: Request) -> int | None:
         if not into_goal(request):

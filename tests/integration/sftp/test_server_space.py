@@ -59,6 +59,7 @@ async def test_a_server_that_does_not_say(_paramiko_server: SFTPServer) -> None:
 
 
 @pytest.mark.parametrize("skip", ["same", "never"])
+@pytest.mark.promise("sftp-upload-that-cannot-fit-is-refused")
 async def test_what_cannot_fit_is_not_begun(server: Server, folders: Folders, disk: Path, skip: str) -> None:
     make_tree(folders.local, {f"{n}": bytes(MEGABYTE) for n in range(5)} | {"large/one": bytes(9 * MEGABYTE)})
     async with pool_of(server) as pool:

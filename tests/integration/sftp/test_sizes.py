@@ -148,6 +148,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("claim", WRONG.values(), ids=WRONG)
+@pytest.mark.promise("sftp-file-has-its-announced-size")
 async def test_a_wrong_size_is_refused_with_the_truth(folders: Folders, claim: Any) -> None:
     errors = await got(serving(claim=claim_size(claim, *ALL)), folders)
     for size, error in errors.items():
@@ -171,6 +172,7 @@ async def test_download_to_eof_takes_no_notice_of_sizes(folders: Folders, claim:
     assert await downloaded(serving(claim=claim_size(claim, *ALL)), folders, read_to="eof") == {}
 
 
+@pytest.mark.promise("sftp-file-has-its-announced-size")
 async def test_a_download_of_wrong_sizes_never_passes_a_part_off_as_the_file(folders: Folders) -> None:
     failed = await downloaded(serving(claim=claim_size(WRONG["one less"], *ALL)), folders)
     assert set(failed) == {str(size) for size in SIZES if size > 1}
@@ -245,6 +247,7 @@ async def test_read_to_must_be_one_of_three(folders: Folders) -> None:
 
 
 @pytest.mark.parametrize("switches", [{}, refusing("FSTAT", status=NO_SUCH_FILE), {"read_bytes": 70_001}])
+@pytest.mark.promise("sftp-read-once-opens-once")
 async def test_a_file_that_is_handed_out_once_is_opened_once(folders: Folders, switches: dict[str, Any]) -> None:
     hostile = serving(one_time_reads=True, **switches)
     assert await downloaded(hostile, folders, read_once=True) == {}
@@ -302,6 +305,7 @@ async def test_read_once_never_opens_a_file_again(folders: Folders, call: Any) -
     assert (folders.local / "message").read_bytes() == content(700_000)
 
 
+@pytest.mark.promise("sftp-read-once-opens-once")
 async def test_read_once_has_the_file_on_the_disk_before_the_server_may_take_it(folders: Folders) -> None:
     hostile = Hostile()
     hostile.tree.write("/in/message", b"content")

@@ -132,6 +132,7 @@ async def test_a_command_that_leads_there(sshd: Sshd, tmp_path: Path, transport:
 
 
 @WAYS
+@pytest.mark.promise("sftp-wrong-known-key-is-refused")
 async def test_new_keys_are_accepted_once_and_kept(sshd: Sshd, tmp_path: Path, transport: str) -> None:
     known = tmp_path / "ssh" / "known_hosts"
     given = {"port": sshd.port, "username": sshd.username, "client_keys": sshd.client_key, "known_hosts": known}

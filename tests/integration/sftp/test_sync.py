@@ -94,6 +94,7 @@ async def test_a_dry_run_shows_what_would_be_deleted(sshd: Server, folders: Fold
     assert len(done) == 3
 
 
+@pytest.mark.promise("sftp-mirror-keeps-what-is-filtered")
 async def test_what_a_filter_leaves_out_is_protected(sshd: Server, folders: Folders, direction: Direction) -> None:
     make(folders.remote, "a.xml", "s/b.xml", "s/c.tmp")
     make(folders.local, "old.xml", "keep.tmp", "cache/x", "gone/y.xml", "gone/z.tmp")
@@ -119,6 +120,7 @@ async def test_sizes_and_ages_protect_what_the_source_has(sshd: Server, folders:
     assert tree(folders.local) == {"a", "a longer name"}
 
 
+@pytest.mark.promise("sftp-mirror-keeps-what-is-filtered")
 async def test_an_empty_source_deletes_nothing_unless_forced(
     sshd: Server, folders: Folders, direction: Direction
 ) -> None:
@@ -180,6 +182,7 @@ async def test_nothing_is_deleted_where_a_local_folder_cannot_be_listed(sshd: Se
         pytest.param({"claim": without_attributes("READDIR"), "refuse": {"LSTAT": PERMISSION_DENIED}}, id="unknown"),
     ],
 )
+@pytest.mark.promise("sftp-mirror-deletes-nothing-after-an-error")
 async def test_nothing_is_deleted_where_a_folder_of_the_server_cannot_be_listed(
     folders: Folders, switches: dict[str, Any]
 ) -> None:
@@ -197,6 +200,7 @@ async def test_nothing_is_deleted_where_a_folder_of_the_server_cannot_be_listed(
     assert {"secret/c", "secret/d", "secret/e", "old", "b"} <= tree(folders.local)
 
 
+@pytest.mark.promise("sftp-mirror-deletes-nothing-after-an-error")
 async def test_nothing_is_deleted_where_the_destination_cannot_be_listed(folders: Folders) -> None:
     hostile = Hostile(deny=(b"/out/secret",))
     for name in ("old", "secret/c"):
@@ -237,6 +241,7 @@ async def test_what_cannot_be_deleted_is_an_error_and_the_rest_goes(folders: Fol
     assert set(hostile.tree.files("/out")) == {"/out/a", "/out/old/x"}
 
 
+@pytest.mark.promise("sftp-mirror-deletes-nothing-after-an-error")
 async def test_nothing_is_deleted_where_a_file_fails(sshd: Server, folders: Folders, direction: Direction) -> None:
     make(folders.remote, "a", "b")
     make(folders.local, "b/in the way", "old")

@@ -37,6 +37,7 @@ def freeze(server: Sshd) -> list[psutil.Process]:
 
 @WAYS
 @EXTERNAL
+@pytest.mark.promise("sftp-silent-server-is-given-up")
 async def test_a_server_process_that_hangs_is_given_up_and_another_one_asked(
     own_sshd: Sshd, folders: Folders, transport: str
 ) -> None:
@@ -68,6 +69,7 @@ async def test_a_download_goes_on_past_processes_that_hang(own_sshd: Sshd, folde
 
 @WAYS
 @pytest.mark.parametrize("kind", ["OPEN", "READ", "CLOSE", "STAT", "OPENDIR", "READDIR", "WRITE", "REMOVE", "MKDIR"])
+@pytest.mark.promise("sftp-silent-server-is-given-up")
 async def test_a_request_that_is_never_answered_ends_with_the_server_and_the_seconds(
     tmp_path: Path, folders: Folders, transport: str, kind: str
 ) -> None:

@@ -121,6 +121,7 @@ SILENT = {
 
 
 @pytest.mark.parametrize("switches", SILENT.values(), ids=SILENT)
+@pytest.mark.promise("sftp-no-file-silently-missing")
 async def test_a_type_that_stays_unknown_is_an_error_for_each_name(folders: Folders, switches: dict[str, Any]) -> None:
     report = await downloaded(serving(**({"claim": without_attributes("READDIR")} | switches)), folders)
     assert report.files_failed == len(report.errors) == 43
@@ -230,6 +231,7 @@ async def test_walk_reports_a_denied_folder_and_goes_on(folders: Folders) -> Non
 
 
 @pytest.mark.parametrize("names_per_answer", [3, 100])
+@pytest.mark.promise("sftp-endless-listings-are-given-up")
 async def test_a_folder_that_repeats_is_reported_and_all_arrives(folders: Folders, names_per_answer: int) -> None:
     report = await downloaded(serving(repeat=True, names_per_answer=names_per_answer), folders)
     assert sorted(result.remote for result in report.errors) == ["/in", "/in/other", "/in/sub", "/in/sub/deep"]
@@ -244,6 +246,7 @@ async def test_a_folder_of_empty_answers_is_given_up(folders: Folders) -> None:
     assert arrived(folders.local) == sorted(NAMES)
 
 
+@pytest.mark.promise("sftp-endless-listings-are-given-up")
 async def test_a_tree_without_a_bottom_ends_the_walk_whatever_is_done_with_errors(folders: Folders) -> None:
     hostile = Hostile(bottomless=True)
     hostile.tree.mkdir("/a")  # so each folder has two

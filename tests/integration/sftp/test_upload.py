@@ -39,6 +39,7 @@ async def test_everything_with_times_and_modes(any_server: Server, folders: Fold
     assert steps[-1].listed
 
 
+@pytest.mark.promise("sftp-unchanged-files-stay")
 async def test_a_second_run_moves_only_what_changed(server: Server, folders: Folders, sftp_pool: SFTPPool) -> None:
     files = some_files()
     make_tree(folders.local, files)

@@ -107,6 +107,7 @@ async def test_all_connections_write_in_their_places(tmp_path: Path, folders: Fo
     assert ends[1][0] < ends[0][1]  # and they took turns: not one after the other
 
 
+@pytest.mark.promise("sftp-large-file-continues")
 async def test_it_goes_on_where_it_stopped(any_server: Server, folders: Folders) -> None:
     make_tree(folders.local, {"large": random.Random(1).randbytes(LARGE)})
     part = await stopped(any_server, folders)

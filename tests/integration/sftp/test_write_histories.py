@@ -26,6 +26,7 @@ _ENOUGH = 600
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.promise("fetched-file-is-complete")
 def test_a_file_is_whole_at_any_time(request: pytest.FixtureRequest) -> None:
     seed, count = request.config.getoption("--chaos-seed"), request.config.getoption("--sftp-histories")
     for number in range(count):

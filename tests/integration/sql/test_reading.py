@@ -154,6 +154,7 @@ def test_a_task_of_a_worker_is_a_source_over_a_query(worker: Callable[..., Worke
 REMOVE = "DELETE FROM orders WHERE id <= 2500 RETURNING id"
 
 
+@pytest.mark.promise("sql-changes-once-all-was-read")
 async def test_rows_that_a_statement_returns_are_changed_once_all_were_given(engine: AsyncEngine) -> None:
     await sql.insert_rows(engine, "orders", [{"id": n, "shop": "Oslo", "amount": n} for n in range(1, 2502)])
     gone = [row["id"] async for row in sql.stream_rows(engine, REMOVE, chunk=100)]
@@ -162,6 +163,7 @@ async def test_rows_that_a_statement_returns_are_changed_once_all_were_given(eng
 
 
 @pytest.mark.parametrize("statement", [REMOVE, "UPDATE orders SET amount = -1 RETURNING id"])
+@pytest.mark.promise("sql-changes-once-all-was-read")
 async def test_left_early_a_statement_has_changed_nothing(engine: AsyncEngine, statement: str) -> None:
     await sql.insert_rows(engine, "orders", [{"id": n, "shop": "Oslo", "amount": n} for n in range(1, 2502)])
     async with aclosing(sql.stream_rows(engine, statement, chunk=100)) as rows:

@@ -63,6 +63,7 @@ class Inbox:
         ("aabcdefgh", 1),
     ],
 )
+@pytest.mark.promise("changed-row-stops-the-run")
 async def test_another_row_in_the_place_of_one_that_was_read_is_refused_by_its_index(
     store: Store, again: str, place: int
 ) -> None:
@@ -84,6 +85,7 @@ async def test_another_row_in_the_place_of_one_that_was_read_is_refused_by_its_i
 
 
 @pytest.mark.parametrize("again", ["", "a", "ab"])
+@pytest.mark.promise("changed-row-stops-the-run")
 async def test_a_source_that_ends_before_an_unfinished_row_is_refused(store: Store, again: str) -> None:
     inbox = Inbox(store)
     await inbox.broken_off(*"abcd", failing="c")
@@ -131,6 +133,7 @@ async def test_failed_items_alone_are_run_again_by_index(store: Store) -> None:
     assert inbox.ran == []
 
 
+@pytest.mark.promise("retry-failed-runs-only-what-failed")
 async def test_failed_items_alone_are_run_again_by_key(store: Store) -> None:
     inbox = Inbox(store, key="x")
     await inbox.send(*"abcd", failing="bd")
@@ -148,6 +151,7 @@ async def test_failed_items_alone_are_run_again_by_key(store: Store) -> None:
     assert (outcome.progress.done, outcome.progress.failed, outcome.progress.total) == (4, 0, 4)
 
 
+@pytest.mark.promise("keyed-items-stay-done")
 async def test_what_was_done_counts_though_its_key_is_listed_no_more(store: Store) -> None:
     inbox = Inbox(store, key="x")
     await inbox.broken_off(*"abcd", failing="b")

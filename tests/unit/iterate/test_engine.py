@@ -56,6 +56,7 @@ async def as_generator(values: Any, suspend: bool = False) -> AsyncIterator[Any]
     failing=st.sets(st.integers(0, 59)),
     retries=st.integers(0, 2),
 )
+@pytest.mark.promise("never-more-than-concurrency")
 def test_every_item_runs_and_never_too_many_at_once(
     suspensions: list[int], concurrency: int, kind: str, failing: set[int], retries: int
 ) -> None:
@@ -104,6 +105,7 @@ async def test_an_empty_source_is_a_finished_run() -> None:
     assert (await run(double, as_generator([]))).results == []
 
 
+@pytest.mark.promise("never-more-than-concurrency")
 async def test_a_source_is_read_only_when_a_puller_is_free() -> None:
     read = 0
     gate = asyncio.Event()
@@ -209,6 +211,7 @@ async def test_current_item_is_right_in_child_tasks_and_threads() -> None:
 # -- retries -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("retry-wait-takes-no-slot")
 async def test_waiting_for_a_retry_holds_no_puller() -> None:
     clock = ManualClock()
     order: list[int] = []
@@ -284,6 +287,7 @@ async def test_a_class_that_cannot_be_imported_ends_the_run_with_its_name() -> N
 @pytest.mark.parametrize(
     "raised", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit, BaseException, StopAsyncIteration]
 )
+@pytest.mark.promise("item-fails-alone")
 async def test_whatever_an_item_raises_fails_that_item_alone(raised: type[BaseException]) -> None:
     async def call(row: dict[str, Any]) -> int:
         if row["x"] == 1:
@@ -318,6 +322,7 @@ async def test_an_item_that_cancels_its_own_task_fails_alone() -> None:
     assert (outcome.progress.done, outcome.progress.failed) == (2, 1)
 
 
+@pytest.mark.promise("own-timeout-stays-itself")
 async def test_the_limit_of_an_item_and_its_own_timeout_are_told_apart() -> None:
     async def call(row: dict[str, Any]) -> None:
         if row["x"] == "own":
@@ -332,6 +337,7 @@ async def test_the_limit_of_an_item_and_its_own_timeout_are_told_apart() -> None
     assert isinstance(outcome.exceptions[1], ItemTimeout)
 
 
+@pytest.mark.promise("skipped-item-did-not-fail")
 async def test_a_skipped_item_is_settled_without_a_result() -> None:
     async def call(row: dict[str, Any]) -> int:
         if row["x"] % 2:
@@ -453,6 +459,7 @@ async def test_a_source_that_raises_lets_the_items_before_it_settle(suspend: boo
     assert sorted(done) == list(range(5))
 
 
+@pytest.mark.promise("item-that-cannot-be-stopped-keeps-its-slot")
 async def test_an_item_that_goes_on_past_its_limit_is_named_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

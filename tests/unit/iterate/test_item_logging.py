@@ -36,6 +36,7 @@ async def run(call: Any, values: Any, **options: Any) -> Any:
 
 
 @pytest.mark.usefixtures("marked")
+@pytest.mark.promise("log-records-name-their-item")
 async def test_every_record_tells_its_item(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
@@ -100,6 +101,7 @@ def failure(index: int) -> ItemFailure:
     )
 
 
+@pytest.mark.promise("failures-take-few-log-lines")
 async def test_failures_after_the_first_are_summed_up_every_so_often(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
     log = FailureLog("nightly", clock)
@@ -118,6 +120,7 @@ async def test_failures_after_the_first_are_summed_up_every_so_often(caplog: pyt
     ]
 
 
+@pytest.mark.promise("failures-take-few-log-lines")
 async def test_all_failures_of_a_run_are_told_in_few_lines(caplog: pytest.LogCaptureFixture) -> None:
     async def call(row: dict[str, Any]) -> None:
         raise ValueError(row["x"])

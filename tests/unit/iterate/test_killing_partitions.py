@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
@@ -101,6 +102,7 @@ async def finished_in(store: Store, count: int, partitions: int) -> set[int]:
     kills=st.lists(st.integers(0, 60), max_size=3),
     failing=st.sets(st.integers(0, 119), max_size=3),
 )
+@pytest.mark.promise("partition-is-taken-over")
 def test_a_split_run_killed_and_resumed_equals_an_undisturbed_one(
     count: int, split: int, kills: list[int], failing: set[int]
 ) -> None:

@@ -42,6 +42,7 @@ async def test_never_more_than_its_permits_and_all_items_run() -> None:
     assert semaphore.standing() == {}
 
 
+@pytest.mark.promise("limit-wait-takes-no-slot")
 async def test_an_item_that_waits_holds_up_no_other() -> None:
     Semaphore("host", 1)
     go = asyncio.Event()

@@ -77,6 +77,7 @@ async def test_while_it_is_continued_what_was_done_shows_once_it_is_met(store: S
 
 
 @pytest.mark.parametrize("order", ["index", "completion"])
+@pytest.mark.promise("unreadable-result-takes-no-other")
 async def test_one_result_that_cannot_be_read_takes_no_other_along(store: Store, tmp_path: Path, order: Order) -> None:
     store.payloads = Payloads(str(tmp_path / "payloads"), over_bytes=100)
 

@@ -25,6 +25,7 @@ async def run(call: Any, count: int, **options: Any) -> RunOutcome:
     return await execute_run(on_thread, source_of({"n": range(count)}), make_options(backoff_s=0.0, **options))
 
 
+@pytest.mark.promise("item-that-cannot-be-stopped-keeps-its-slot")
 async def test_an_item_past_its_limit_keeps_its_slot_until_its_thread_returns(caplog: pytest.LogCaptureFixture) -> None:
     lock, running, most, runs = threading.Lock(), Counter[int](), 0, Counter[int]()
 

@@ -87,6 +87,7 @@ def test_a_length_that_is_not_known_is_told() -> None:
 # -- whole runs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("partitions-are-one-run")
 async def test_one_run_one_progress_one_result(store: Store) -> None:
     cluster = Cluster(store, results="inline")
     seen: list[Any] = []
@@ -124,6 +125,7 @@ async def test_failures_are_merged_in_the_order_of_the_source_and_only_they_run_
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4), (4, 2), (2, 4)])
+@pytest.mark.promise("changed-run-is-refused")
 async def test_a_run_that_was_cut_otherwise_is_refused_before_any_work(store: Store, before: int, after: int) -> None:
     first = Cluster(store, partitions=before, on_error="fail_fast")
     first.failing = frozenset({150})

@@ -118,6 +118,7 @@ async def test_an_item_that_ran_alone_when_its_process_was_killed_is_innocent(
     assert order.index(237) < order.index(count - 1) or count == 239
 
 
+@pytest.mark.promise("after-a-death-suspects-run-alone")
 async def test_only_what_may_have_been_in_flight_runs_alone(store: Store) -> None:
     first = Mortal(store, frozenset({237}))
     with pytest.raises(RunTakenOver):

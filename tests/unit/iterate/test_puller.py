@@ -69,6 +69,7 @@ async def test_an_item_that_cancels_its_own_task_and_returns_leaves_the_next_one
     assert outcome.progress.state == "done"
 
 
+@pytest.mark.promise("late-cancellation-hits-nobody")
 async def test_a_late_cancellation_finds_an_idle_puller_and_the_run_goes_on() -> None:
     late, idle = Late(), asyncio.Event()
 
@@ -92,6 +93,7 @@ async def test_a_late_cancellation_finds_an_idle_puller_and_the_run_goes_on() ->
     assert outcome.progress.state == "done"
 
 
+@pytest.mark.promise("late-cancellation-hits-nobody")
 async def test_a_late_cancellation_does_not_reach_a_later_item_of_the_same_task() -> None:
     late = Late()
 
@@ -113,6 +115,7 @@ async def test_a_late_cancellation_does_not_reach_a_later_item_of_the_same_task(
     assert late.answers == [False] * 5
 
 
+@pytest.mark.promise("complete-means-exhausted")
 async def test_a_late_cancellation_during_a_retry_wait_loses_nothing() -> None:
     late = Late()
 
@@ -136,6 +139,7 @@ async def test_a_late_cancellation_during_a_retry_wait_loses_nothing() -> None:
     assert outcome.progress.retried == 6
 
 
+@pytest.mark.promise("complete-means-exhausted")
 async def test_a_late_cancellation_while_others_wait_for_a_permit_loses_nothing() -> None:
     Semaphore("puller-test", 1)
     late = Late()
@@ -238,6 +242,7 @@ async def test_an_async_source_that_cancels_its_own_task_fails_the_run_by_name()
 
 @pytest.mark.parametrize("suspend", [True, False])
 @pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.promise("item-context-is-its-own")
 async def test_what_an_item_sets_in_its_context_no_other_item_sees(suspend: bool, fails: bool) -> None:
     tenant.set("caller")
     seen: list[Any] = []

@@ -169,6 +169,7 @@ async def test_a_payload_store_that_is_away_is_waited_for(store: Store, tmp_path
 
 
 @pytest.mark.parametrize("order", ["index", "completion"])
+@pytest.mark.promise("results-in-bounded-memory")
 async def test_a_hundred_thousand_are_read_in_the_memory_of_ten_thousand(store: Store, order: Order) -> None:
     async def call(row: dict[str, Any]) -> dict[str, Any]:
         return {"path": f"/in/orders/{row['x']:06}.xml", "size": row["x"]}

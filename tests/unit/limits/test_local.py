@@ -17,6 +17,7 @@ from asyncworker.limits.local import LocalRate, LocalSemaphore
 from tests.unit.iterate.clocks import InstantClock
 
 
+@pytest.mark.promise("limit-first-come-first-served")
 async def test_never_more_than_so_many_and_in_order_of_arrival() -> None:
     Semaphore("s", 3)
     now = most = 0
@@ -61,6 +62,7 @@ async def test_one_use_may_be_entered_by_many_tasks_and_within_itself() -> None:
             await Semaphore("s", 4).acquire(timeout_s=0)
 
 
+@pytest.mark.promise("limit-timeout-names-holders")
 async def test_a_time_out_names_the_holders() -> None:
     semaphore = Semaphore("s", 1)
     held = await semaphore.acquire(holder="the one")

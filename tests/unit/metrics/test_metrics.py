@@ -80,6 +80,7 @@ def test_gauges_are_sent_as_they_stand_and_counters_once(name: str, monkeypatch:
         assert server.counters[f"aw.{name}.n"] == 2
 
 
+@pytest.mark.promise("statsd-away-costs-nothing")
 def test_a_host_that_does_not_resolve_holds_up_nobody_and_nothing_is_lost(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,6 +33,7 @@ async def test_a_thing_is_made_once_for_all_who_ask_at_once() -> None:
     assert made == 1
 
 
+@pytest.mark.promise("resource-is-made-once")
 async def test_closed_newest_first_and_one_failure_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
     closed: list[str] = []
     kept = Lifetimes()

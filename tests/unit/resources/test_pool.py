@@ -134,6 +134,7 @@ async def test_who_waits_first_is_served_first(server: Server) -> None:
         assert order == list(range(20))
 
 
+@pytest.mark.promise("pool-timeout-names-holders")
 async def test_who_waits_in_vain_is_told_who_holds_what(server: Server) -> None:
     go = asyncio.Event()
     async with pool_of(server, size=2, acquire_timeout_s=0.01) as pool:

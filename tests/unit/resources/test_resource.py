@@ -123,6 +123,7 @@ async def test_what_uses_another_is_closed_first_even_while_it_is_being_made() -
     assert events == ["engine made", "slow given up", "engine closed"]
 
 
+@pytest.mark.promise("resource-failure-reaches-all")
 async def test_a_making_that_fails_is_tried_again() -> None:
     global unwilling
     unwilling = 2
@@ -131,6 +132,7 @@ async def test_a_making_that_fails_is_tried_again() -> None:
     await lifetimes().close()
 
 
+@pytest.mark.promise("resource-failure-reaches-all")
 async def test_a_failure_reaches_all_who_wait_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     global unwilling
     unwilling = 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ class Hands:
 
 
 @given(st.integers(1, 10**9), st.integers(0, 1000))
+@pytest.mark.promise("sftp-rate-is-a-bound")
 def test_no_more_leaves_than_the_rate_allows_and_not_much_less(bytes_per_s: int, seed: int) -> None:
     clock, chance = Hands(), random.Random(seed)
     bandwidth = Bandwidth(bytes_per_s, clock)  # type: ignore[arg-type]

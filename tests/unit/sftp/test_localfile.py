@@ -15,6 +15,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.promise("fetched-file-is-complete")
 def test_appears_whole_under_its_name_with_time_and_mode(tmp_path: Path) -> None:
     goal = tmp_path / "a.xml"
     goal.write_bytes(b"old")

@@ -69,6 +69,7 @@ def test_what_is_none(url: str) -> None:
         "sftp://user:hunter2;x=y@[::1/",
     ],
 )
+@pytest.mark.promise("sftp-password-in-a-url-is-refused")
 def test_a_password_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(SettingsError, match="password_env") as caught:
         parse_url(url)

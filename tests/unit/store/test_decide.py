@@ -106,6 +106,7 @@ def test_nothing_goes_on_from_a_checkpoint_that_it_cannot_read(
 
 
 @given(rows, requests, st.booleans(), changes)
+@pytest.mark.promise("second-delivery-runs-nothing")
 def test_a_message_that_comes_again_never_runs_what_it_has_brought_to_an_end(
     row: Row, request_: RunRequest, redelivered: bool, on_change: OnChange
 ) -> None:

@@ -41,6 +41,7 @@ async def rows(store: Store) -> int:
         return sum([await connection.scalar(select(func.count()).select_from(table)) or 0 for table in tables])
 
 
+@pytest.mark.promise("finished-runs-are-deleted")
 async def test_runs_that_ended_long_ago_are_deleted_whole(store: Store, housekeeper: Housekeeper) -> None:
     for number in range(50):
         await ended(store, f"old {number}", LONG_AGO, "failed" if number % 2 else "done")

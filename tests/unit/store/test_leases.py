@@ -62,6 +62,7 @@ async def ended_and_claimed_anew(other: Leases, store: Store) -> None:
 SUCCESSORS = [taken, ended, released, forgotten, deleted, ended_and_claimed_anew]
 
 
+@pytest.mark.promise("silent-holder-is-taken-over")
 async def test_a_silent_holder_is_taken_over_by_one(store: Store) -> None:
     first, *others = (Leases(store, name) for name in "abcd")
     await first.claim({"key": now()})

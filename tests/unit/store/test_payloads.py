@@ -70,6 +70,7 @@ def test_old_sources_are_swept(payloads: Payloads) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["", "local://"])
+@pytest.mark.promise("payload-is-checked")
 def test_what_was_changed_is_not_trusted(tmp_path: Path, scheme: str) -> None:
     payloads = Payloads(f"{scheme}{tmp_path}")
     for damage in (b"abX", b"ab", b""):

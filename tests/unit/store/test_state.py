@@ -94,6 +94,7 @@ async def test_many_changes_of_many_tasks_take_few_transactions(store: Store, ma
     )
 
 
+@pytest.mark.promise("overtaken-execution-sets-nothing")
 async def test_an_execution_that_was_overtaken_writes_nothing_more(store: Store, make: MakeStates) -> None:
     slow, fast = make(), make()
     old = await slow.open("task")
@@ -155,6 +156,7 @@ async def test_a_row_that_cannot_be_is_reported_and_hurts_no_other(store: Store,
     assert good.values == {"page": b"1"}
 
 
+@pytest.mark.promise("old-state-is-deleted")
 async def test_old_state_is_swept_and_what_is_held_is_not(store: Store, make: MakeStates) -> None:
     states = make(keep_s=3600.0)
     for task_id in ("ended", "young"):

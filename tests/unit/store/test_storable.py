@@ -46,6 +46,7 @@ def test_ids_of_any_length_stay_different_and_fit(ids: list[str]) -> None:
     assert len(to_storable(one).encode()) <= LONGEST_ID_BYTES
 
 
+@pytest.mark.promise("any-text-is-stored")
 async def test_runs_failures_and_texts_come_back(store: Store) -> None:
     for number, text in enumerate(filter(None, NASTY)):
         hold = await store.begin_run(test_store.request(run_id=text, task=text, fingerprint=text))
@@ -117,6 +118,7 @@ async def test_leases_deliveries_and_dead_letters_of_any_id(store: Store) -> Non
         assert (await deliveries.dead_one(text)).reason == text
 
 
+@pytest.mark.promise("any-text-is-stored")
 async def test_a_list_of_file_names_that_are_not_utf8_runs_by_key(store: Store) -> None:
     """Keys, failures and results have them, and each item is one of its own."""
 

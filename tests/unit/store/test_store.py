@@ -195,6 +195,7 @@ async def test_a_complete_run_is_told_to_the_message_that_it_was_begun_by(store:
     assert (await store.begin_run(request(message="three"))).attempt == 1
 
 
+@pytest.mark.promise("complete-run-starts-afresh")
 async def test_a_complete_run_that_is_sent_again_starts_afresh(store: Store) -> None:
     hold = await store.begin_run(request())
     ended = batch([0], [b"0"], failures=[failure(1)], state="failed", complete=True)
@@ -227,6 +228,7 @@ async def test_a_run_that_ended_early_continues_when_it_is_sent_again(store: Sto
     assert await store.write(again, batch([0]), again.next_chunk) is False
 
 
+@pytest.mark.promise("changed-run-is-refused")
 async def test_a_changed_run_is_refused_restarted_or_resumed(store: Store) -> None:
     hold = await store.begin_run(request())
     await store.write(hold, batch([0], [b"0"]), 0)
@@ -242,6 +244,7 @@ async def test_a_changed_run_is_refused_restarted_or_resumed(store: Store) -> No
     assert (restarted.attempt, restarted.finished_map) == (1, b"")
 
 
+@pytest.mark.promise("keyed-items-stay-done")
 async def test_a_keyed_run_may_change_its_source_but_not_its_arguments(store: Store) -> None:
     await store.begin_run(request(keyed=True))
     assert (await store.begin_run(request(keyed=True, fingerprint="fixed.other"))).attempt == 2
@@ -330,6 +333,7 @@ async def test_runs_come_newest_first(store: Store) -> None:
     assert [run.run_id for run in await store.runs(limit=3)] == ["4", "3", "2"]
 
 
+@pytest.mark.promise("errors-are-all-there")
 async def test_failures_come_in_pages_by_index(store: Store) -> None:
     hold = await store.begin_run(request())
     failures = [failure(index) for index in range(2500)]

@@ -35,6 +35,7 @@ IGNORED: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", IGNORED)
 @pytest.mark.parametrize("namespace", [None, "CELERY"])
+@pytest.mark.promise("settings-without-effect-are-named")
 def test_one_without_an_effect_is_reported_with_what_to_use(name: str, namespace: str | None) -> None:
     app = asyncworker.install(Celery("mine", set_as_current=False))
     key = f"CELERY_{name.upper()}" if namespace else name
@@ -66,6 +67,7 @@ def test_processes_is_for_our_pool() -> None:
 
 
 @pytest.mark.parametrize(("given", "refused"), [([], False), (["-P", "prefork"], True)])
+@pytest.mark.promise("prefork-by-name-is-refused")
 def test_prefork_by_name_is_refused_as_it_would_not_be_prefork(given: list[str], refused: bool) -> None:
     @click.command()
     @click.option("-P", "--pool", default="prefork")

@@ -225,6 +225,7 @@ class NamedReports:
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["just now", "long ago"])
+@pytest.mark.promise("task-sent-again-runs")
 def test_a_message_that_is_sent_again_under_an_id_that_has_ended_is_run(
     settings: Settings, late_job: Callable[..., Job], old: bool
 ) -> None:
@@ -254,6 +255,7 @@ class SetClock(SystemClock):
         return self._now
 
 
+@pytest.mark.promise("lost-connection-takes-the-lease-at-once")
 def test_a_task_whose_connection_is_lost_takes_its_lease_at_once(
     settings: Settings, late_job: Callable[..., Job]
 ) -> None:

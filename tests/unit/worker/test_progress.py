@@ -56,6 +56,7 @@ def test_an_outcome_waits_for_progress_that_is_on_its_way(backend: Backend, stat
     assert backend.stored == ["PROGRESS", "FAILURE"]
 
 
+@pytest.mark.promise("progress-hides-no-outcome")
 def test_no_progress_is_stored_after_an_outcome(backend: Backend, state: ProgressState) -> None:
     backend.gate.set()
     with outcome_of("another"):
