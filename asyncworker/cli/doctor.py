@@ -11,6 +11,7 @@ from rich.table import Table
 
 from asyncworker.cli import doctor_here, doctor_servers
 from asyncworker.cli.apps import app_option, load_app
+from asyncworker.cli.doctor_rabbitmq import check_rabbitmq
 from asyncworker.cli.findings import Finding, State, broken, told
 from asyncworker.cli.json_lines import echo_json
 from asyncworker.settings import load_settings
@@ -24,13 +25,14 @@ _STYLES = {State.OK: "green", State.WARNING: "yellow", State.BROKEN: "bold red"}
 @app_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 @click.option("--timeout", "timeout_s", type=float, default=10, show_default=True, help="Seconds for each server.")
+@click.option("--management-url", default="", help="RabbitMQ's management API; default: the broker's host, port 15672.")
 @click.pass_context
-def doctor(ctx: click.Context, app_name: str, as_json: bool, timeout_s: float) -> None:
+def doctor(ctx: click.Context, app_name: str, as_json: bool, timeout_s: float, management_url: str) -> None:
     """Check what a worker needs: settings, servers, store, versions.
 
     Exits with 1 when something is broken; a warning is none.
     """
-    findings = list(_findings(app_name, timeout_s))
+    findings = list(_findings(app_name, timeout_s, management_url))
     if as_json:
         echo_json({"ok": not _count(findings, State.BROKEN), "findings": findings})
     else:
@@ -38,7 +40,7 @@ def doctor(ctx: click.Context, app_name: str, as_json: bool, timeout_s: float) -
     ctx.exit(1 if _count(findings, State.BROKEN) else 0)
 
 
-def _findings(app_name: str, timeout_s: float) -> Iterator[Finding]:
+def _findings(app_name: str, timeout_s: float, management_url: str) -> Iterator[Finding]:
     yield from doctor_here.check_packages()
     process = list(doctor_here.check_process())
     yield from process
@@ -57,6 +59,7 @@ def _findings(app_name: str, timeout_s: float) -> Iterator[Finding]:
     yield from _within(timeout_s, "store", lambda: doctor_here.check_store(settings))
     yield from doctor_here.check_tasks(app)
     yield from doctor_here.check_time(app)
+    yield from _within(timeout_s, "broker limits", lambda: check_rabbitmq(app, settings, management_url))
 
 
 def _within(timeout_s: float, name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:

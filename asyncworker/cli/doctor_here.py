@@ -24,7 +24,18 @@ from asyncworker.tasks.names import OUR_TASKS
 from asyncworker.worker.defaults import POOL
 from asyncworker.worker.tracing import is_async
 
-__all__ = ["check_folder", "check_packages", "check_pool", "check_process", "check_store", "check_tasks", "check_time"]
+__all__ = [
+    "check_folder",
+    "check_packages",
+    "check_pool",
+    "check_process",
+    "check_store",
+    "check_tasks",
+    "check_time",
+    "late_tasks",
+    "named",
+    "time_limit_s",
+]
 
 #: Named in the finding, in this order.
 _SHOWN = ("celery", "kombu", "redis", "uvloop")
@@ -159,22 +170,33 @@ def check_time(app: Any) -> Iterator[Finding]:
     given = (app.conf.broker_transport_options or {}).get("visibility_timeout")
     visible_s = float(given or _VISIBILITY_TIMEOUT_S)
     # A task that is acknowledged when it begins is not delivered again; a fan-out holds a lease.
-    late = [task for task in _own_tasks(app) if task.acks_late]
-    long = sorted(task.name for task in late if (_limit_s(app, task) or 0) >= visible_s)
+    late = late_tasks(app)
+    long = sorted(task.name for task in late if (time_limit_s(app, task) or 0) >= visible_s)
     whose = "" if given else ", kombu's default"
     if long:
-        names = ", ".join(long[:_NAMED_TASKS]) + (", ..." if len(long) > _NAMED_TASKS else "")
         yield warning(
             "visibility timeout",
-            f"{visible_s:g} s{whose}: late-acknowledged tasks may run longer and are then delivered again: {names}",
+            f"{visible_s:g} s{whose}: late-acknowledged tasks may run longer and are then delivered again: "
+            f"{named(long)}",
             "set broker_transport_options = {'visibility_timeout': ...} above their time limits",
         )
     else:
-        unlimited = sum(_limit_s(app, task) is None for task in late)
+        unlimited = sum(time_limit_s(app, task) is None for task in late)
         rest = f"; {unlimited} late-acknowledged tasks have no time limit to compare it with" if unlimited else ""
         yield fine("visibility timeout", f"{visible_s:g} s{whose}{rest}")
 
 
-def _limit_s(app: Any, task: Any) -> float | None:
+def late_tasks(app: Any) -> list[Any]:
+    """Return the app's own tasks that are acknowledged when they end."""
+    return [task for task in _own_tasks(app) if task.acks_late]
+
+
+def named(tasks: list[str]) -> str:
+    """Return the first few names, for a finding."""
+    return ", ".join(tasks[:_NAMED_TASKS]) + (", ..." if len(tasks) > _NAMED_TASKS else "")
+
+
+def time_limit_s(app: Any, task: Any) -> float | None:
+    """Return how long a task may run; ``None`` where nothing limits it."""
     limits = (task.time_limit, task.soft_time_limit, app.conf.task_time_limit, app.conf.task_soft_time_limit)
     return next((float(limit) for limit in limits if limit), None)

@@ -183,7 +183,7 @@ class AMQPChannel(Contained, _StockAMQPChannel):  # type: ignore[misc]
 
     def queue_declare(self, queue: str = "", *args: Any, arguments: Any = None, **options: Any) -> Any:
         """Declare a queue; note how often it delivers a message before it drops it."""
-        limit = _delivery_limit(arguments or {}, self.connection.server_properties)
+        limit = delivery_limit(arguments or {}, self.connection.server_properties)
         if limit is not None:
             self.delivery_limits[queue] = limit
         return super().queue_declare(queue, *args, arguments=arguments, **options)
@@ -220,7 +220,7 @@ class AMQPChannel(Contained, _StockAMQPChannel):  # type: ignore[misc]
             raise ChannelClosed(reply_text, (class_id, method_id), reply_code=reply_code) from exc
 
 
-def _delivery_limit(arguments: Mapping[str, Any], server: Mapping[str, Any]) -> int | None:
+def delivery_limit(arguments: Mapping[str, Any], server: Mapping[str, Any]) -> int | None:
     """Return how often a quorum queue delivers a message again; ``None`` where there is no limit that a client sees."""
     if arguments.get("x-queue-type") != "quorum":
         return None

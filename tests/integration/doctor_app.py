@@ -1,5 +1,7 @@
 """An app of the user's own with tasks that outlast the visibility timeout."""
 
+import os
+
 from celery import Celery
 
 import asyncworker
@@ -9,7 +11,7 @@ app.conf.broker_transport_options = {"visibility_timeout": 60}
 plain = Celery("plain")
 
 
-@app.task(name="slow", acks_late=True, time_limit=61)
+@app.task(name="slow", acks_late=True, time_limit=int(os.environ.get("DOCTOR_LIMIT_S", "61")))
 async def slow() -> None: ...
 
 

@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu import Connection, Queue
 
 from asyncworker.cli.embedded import EmbeddedServer
 from asyncworker.store import open_store
+from tests.deploy.tools import DEPLOY
 from tests.integration import doctor_app, tasks
+from tests.integration.rabbitmq import amqp_app
+from tests.servers.ports import free_port
 from tests.servers.postgres import Postgres
-from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.rabbitmq import RabbitMQ, running_rabbitmq
 from tests.servers.valkey import running_valkey
 from tests.servers.worker import ROOT
 
@@ -153,6 +157,69 @@ def test_rabbitmq_and_no_results(ask: Ask, rabbitmq: RabbitMQ) -> None:
     assert not answer.of("ok", "visibility timeout")
     refused = ask(ASYNCWORKER_BROKER_URL=url.replace("guest:guest", "guest:wrong"), ASYNCWORKER_RESULT_URL="rpc://")
     assert "does not answer" in refused.of("broken", "broker")[0]
+
+
+def quorum(ask: Ask, url: str, limit: int, **variables: str) -> Answer:
+    """Ask for an app with a quorum queue."""
+    return ask(
+        *("-A", f"{amqp_app.__name__}:app"),
+        ASYNCWORKER_BROKER_URL=url,
+        AMQP_QUORUM="1",
+        AMQP_DELIVERY_LIMIT=str(limit) if limit else "",
+        **variables,
+    )
+
+
+def test_delivery_limits_that_queues_declare_are_named(ask: Ask, rabbitmq: RabbitMQ) -> None:
+    url = rabbitmq.broker_url(rabbitmq.add_vhost())
+    for limit in (3, 10):
+        answer = quorum(ask, url, limit)
+        (said,) = answer.of("warning", "broker limits")
+        assert f"delivered again {limit} times at most, which is not more than max_deliveries (10)" in said
+        assert "policies are not read" in answer.of("ok", "broker limits")[0]
+    assert not quorum(ask, url, 11).of("warning", "broker limits")
+    assert not quorum(ask, url, 3, ASYNCWORKER_MAX_DELIVERIES="2").of("warning", "broker limits")
+    assert quorum(ask, url, 3, ASYNCWORKER_MAX_DELIVERIES="0").of("warning", "broker limits")
+    assert any("no delivery limit is known" in said for said in quorum(ask, url, 0).of("ok", "broker limits"))
+    (said,) = ask(ASYNCWORKER_BROKER_URL=url, ASYNCWORKER_INCLUDE=doctor_app.__name__).of("ok", "broker")
+    assert "RabbitMQ" in said
+
+
+def test_a_time_limit_that_outlasts_rabbitmqs_patience_is_named(ask: Ask, rabbitmq: RabbitMQ) -> None:
+    url = rabbitmq.broker_url(rabbitmq.add_vhost())
+    short, long = (
+        ask("-A", doctor_app.__name__, ASYNCWORKER_INCLUDE="", ASYNCWORKER_BROKER_URL=url, DOCTOR_LIMIT_S=limit)
+        for limit in ("61", "1801")
+    )
+    assert not short.of("warning", "broker limits")
+    assert any("consumer_timeout of rabbitmq.conf cannot be read" in said for said in short.of("ok", "broker limits"))
+    (said,) = long.of("warning", "broker limits")
+    assert "with its default of 1800 s" in said and ": slow -> set consumer_timeout" in said
+
+
+def test_limits_that_policies_set_are_read_where_the_management_answers(ask: Ask, tmp_path: Path) -> None:
+    port = free_port()
+    conf = f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n"
+    with running_rabbitmq(tmp_path / "rabbitmq", conf=conf, plugins="rabbitmq_management") as server:
+        vhost = server.add_vhost()
+        url, management = server.broker_url(vhost), f"http://127.0.0.1:{port}"
+        queue = Queue("celery", queue_arguments={"x-queue-type": "quorum"})
+        with Connection(url) as connection, connection.channel() as channel:
+            queue(channel).declare()
+        server.ctl("set_policy", "-p", vhost, "low", ".*", '{"delivery-limit": 4}')
+        args = ("-A", f"{amqp_app.__name__}:app", "--management-url", management)
+        env = {"ASYNCWORKER_BROKER_URL": url, "AMQP_QUORUM": "1"}
+        answer = ask(*args, **env)
+        assert not any("policies are not read" in said for said in answer.of("ok", "broker limits"))
+        assert "delivered again 4 times at most" in answer.of("warning", "broker limits")[0]
+        server.run_script(DEPLOY / "rabbitmq" / "policy.sh", vhost)
+        server.ctl("clear_policy", "-p", vhost, "low")
+        answer = ask(*args, **env)
+        assert not answer.of("warning", "broker limits")
+        assert "delivered again 1000 times at most" in answer.of("ok", "broker limits")[0]
+        refused = ask(*args[:3], management.replace("//", "//guest:wrong@"), **env)
+        assert "wrong" not in str(refused.findings)
+        assert any("does not answer: HTTP Error 401" in said for said in refused.of("ok", "broker limits"))
 
 
 def test_postgresql_as_the_store(ask: Ask, postgres: Postgres) -> None:

@@ -26,14 +26,14 @@ _START_S = 60.0
 class RabbitMQ:
     """One node; it may be stopped, killed and started again over its data."""
 
-    def __init__(self, folder: Path, conf: str = "") -> None:
+    def __init__(self, folder: Path, conf: str = "", plugins: str = "") -> None:
         self._server = _find("rabbitmq-server")
         self._ctl = _find("rabbitmqctl")
         self._epmd_program = _find("epmd")
         self.port = free_port()
         self._folder = folder
         self._epmd_port = free_port()
-        self._env = self._environment(conf)
+        self._env = self._environment(conf, plugins)
         self._child: Child | None = None
         self._epmd: Child | None = None
 
@@ -123,11 +123,11 @@ class RabbitMQ:
             self._epmd.stop()
             self._epmd = None
 
-    def _environment(self, conf: str) -> dict[str, str]:
+    def _environment(self, conf: str, plugins: str) -> dict[str, str]:
         folder = self._folder
         for name in ("home", "data", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / "plugins").write_text("[].\n")
+        (folder / "plugins").write_text(f"[{plugins}].\n")
         (folder / "rabbitmq.conf").write_text(f"loopback_users = none\n{conf}")
         return os.environ | {
             "HOME": str(folder / "home"),  # of the Erlang cookie
@@ -150,13 +150,13 @@ class RabbitMQ:
 
 
 @contextlib.contextmanager
-def running_rabbitmq(folder: Path, conf: str = "") -> Iterator[RabbitMQ]:
-    """Run a node until the block ends, with more lines for its rabbitmq.conf.
+def running_rabbitmq(folder: Path, conf: str = "", plugins: str = "") -> Iterator[RabbitMQ]:
+    """Run a node until the block ends, with more lines for its rabbitmq.conf, and plugins.
 
     Raises:
         MissingServer: There is no RabbitMQ on this machine.
     """
-    server = RabbitMQ(folder, conf)
+    server = RabbitMQ(folder, conf, plugins)
     try:
         server.start()
         yield server
