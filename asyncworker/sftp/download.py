@@ -33,6 +33,7 @@ from asyncworker.sftp.bulk import (
     transfer_all,
 )
 from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.claimed_paths import ClaimedPaths
 from asyncworker.sftp.contents import COMPARED_AT_ONCE, compared
 from asyncworker.sftp.file_end import truthful
 from asyncworker.sftp.folders import Destination, Found, folded, folders_above
@@ -115,15 +116,19 @@ async def run_download(
     tracker: Tracker,
     inventory: Inventory | None = None,
     surplus: Callable[[], Awaitable[None]] | None = None,
+    claimed: ClaimedPaths | None = None,
 ) -> BulkReport:
     """Do what :func:`download` does, count on a tracker that the caller can see, and note what the source has.
 
-    ``surplus`` is awaited once all is moved, before folders get their times of change.
+    ``surplus`` is awaited once all is moved, before folders get their times of change. ``claimed`` is given where
+    other servers have sources of the same transfer.
     """
     selection = wishes.selection
     where, remotes, of_pool = located(where, remote, of_pool)
     async with the_pool(where, of_pool) as pool:
-        run = _Run(pool, selection, wishes, tracker, inventory)
+        if claimed is None and len(remotes) > 1:
+            claimed = ClaimedPaths()
+        run = _Run(pool, selection, wishes, tracker, inventory, claimed)
         try:
             await run.prepare(remotes, os.fspath(local))
             lanes = COMPARED_AT_ONCE if wishes.skip == "checksum" else LARGE_AT_ONCE
@@ -150,12 +155,14 @@ class _Run:
         how: DownloadOptions,
         tracker: Tracker,
         inventory: Inventory | None,
+        claimed: ClaimedPaths | None,
     ) -> None:
         self._pool = pool
         self._selection = selection
         self._how = how
         self._tracker = tracker
         self._inventory = inventory
+        self._claimed = claimed  # there are several sources
         self._picky = True  # whether a file may be unwanted
         self._sources: list[RemoteSource] = []
         self._name: str | None = None  # of the one file that is meant, here
@@ -173,17 +180,17 @@ class _Run:
         """Find out what is meant, and make the destination."""
         if not self._how.dry_run:  # connecting takes a dozen round trips: not one connection after the other
             self._pool._connections.want(self._pool.options.connections)
-        self._sources = await remote_sources(self._pool, remotes, self._how, self._bad)
+        self._sources = await remote_sources(self._pool, remotes, self._how, self._bad, self._claimed is not None)
         self._picky = not self._selection.takes_all or any(source.pattern is not None for source in self._sources)
         into = local
-        if len(remotes) == 1 and (entry := self._sources[0].entry) is not None:
+        if self._claimed is None and (entry := self._sources[0].entry) is not None:
             self._name = entry.name
             if not (local.endswith("/") or await asyncio.to_thread(os.path.isdir, local)):
                 into, self._name = os.path.split(local)
                 into = into or "."
         self._prefix = os.path.join(into, "")  # noqa: PTH118  (with the slash at its end)
         if not self._how.dry_run:
-            alone = self._sources[0].mode if len(remotes) == 1 else None
+            alone = self._sources[0].mode if self._claimed is None else None
             mode = 0o777 if alone is None else alone & 0o777 | 0o700
             await asyncio.to_thread(partial(Path(into).mkdir, mode, parents=True, exist_ok=True))
         if not self._how.dry_run or await asyncio.to_thread(os.path.isdir, into):
@@ -324,7 +331,7 @@ class _Run:
             self._tracker.filter(f"{folder}/{name}", self._prefix + path, "filters", None)
 
     def _cannot_list(self, source: RemoteSource, folder: str, error: SFTPError) -> None:
-        if folder == source.root and len(self._sources) == 1:  # what it has listed before is fetched all the same
+        if folder == source.root and self._claimed is None:  # what it has listed before is fetched all the same
             self._root_error = error
         elif not isinstance(error, SFTPTypeUnknown):  # which is among the entries, too
             self._bad.append(FileResult(folder, "", error=error))
@@ -354,6 +361,9 @@ class _Run:
                 return None
             size = attributes.size_bytes
             if self._picky and self._is_unwanted(path, entry, attributes, goal, source):
+                return None
+            if self._claimed is not None and not self._claimed.claim(goal, entry.path, self._pool.options.address):
+                self._tracker.skip(entry.path, goal, "named twice", size)
                 return None
             if self._names is not None:
                 self._refuse_collision(folder, name, entry)

@@ -82,7 +82,7 @@ class RemoteSource(Struct, frozen=True):
 
 
 async def remote_sources(
-    pool: SFTPPool, remotes: list[str], how: TransferOptions, bad: list[FileResult]
+    pool: SFTPPool, remotes: list[str], how: TransferOptions, bad: list[FileResult], several: bool
 ) -> list[RemoteSource]:
     """Look up what is meant; of several, those that are not there are added to ``bad``.
 
@@ -90,7 +90,6 @@ async def remote_sources(
         SFTPError: The only one is not there, or there is no connection.
         SettingsError: Paths are named, and there is no one folder that they are below.
     """
-    several = len(remotes) > 1
     if not several:
         sources = [await _source(pool, remotes[0], how, several)]
     else:

@@ -32,6 +32,7 @@ from asyncworker.sftp.bulk import (
     transfer_all,
 )
 from asyncworker.sftp.calls import PathLike
+from asyncworker.sftp.claimed_paths import ClaimedPaths
 from asyncworker.sftp.contents import COMPARED_AT_ONCE, compared
 from asyncworker.sftp.folder_times import FolderTimes
 from asyncworker.sftp.inplace import InPlace
@@ -159,6 +160,7 @@ class _Run:
         self._same_links: set[str] = set()  # local paths of those that the folder in hand has on the server, too
         self._tracker = tracker
         self._inventory = inventory
+        self._claimed: ClaimedPaths | None = None  # there are several sources
         self._folders: list[LocalFolder] = []
         self._remote = ""
         self._bad: list[FileResult] = []
@@ -170,6 +172,8 @@ class _Run:
 
     async def prepare(self, locals_: list[str], remote: str) -> Orders:
         """Find out what is meant."""
+        if len(locals_) > 1:
+            self._claimed = ClaimedPaths()
         found = await asyncio.to_thread(look_up, locals_, self._bad)
         self._folders = [one for one in found if isinstance(one, LocalFolder)]
         files = [one for one in found if isinstance(one, Entry)]
@@ -392,11 +396,26 @@ class _Run:
             sizes = [(entry.name, entry.size_bytes or 0) for entry in files]
             await self._space.need(remote, bytes_to_come(sizes, there), self._tracker.bytes_done)
 
+    def _is_first(self, remote: str, entry: Entry) -> bool:
+        """Whether no file of another source has gone to the same place."""
+        assert self._claimed is not None
+        try:
+            first = self._claimed.claim(remote, entry.path, self._pool.options.address)
+        except SFTPError as error:
+            self._bad.append(FileResult(remote, entry.path, error=error))
+            return False
+        if not first:
+            self._tracker.skip(remote, entry.path, "named twice", entry.size_bytes)
+        return first
+
     def _is_chosen(self, relative: str, entry: Entry, remote: str | None, there: Attributes | None) -> bool:
         """Whether a file is wanted, and is not there yet."""
         reason = self._selection.reason_against(relative, entry.size_bytes, entry.mtime)
         if reason is not None:
             self._tracker.filter(remote or self._remote_of(relative), entry.path, reason, entry.size_bytes)
+            return False
+        moves = entry.is_file or (entry.is_link and self._how.links == "keep")
+        if self._claimed is not None and moves and not self._is_first(remote or self._remote_of(relative), entry):
             return False
         if entry.is_link and self._how.links == "keep":
             reason = "the same link" if entry.path in self._same_links else None

@@ -121,6 +121,62 @@ def test_several_sources(url: str, login: list[str], source: Path, tmp_path: Pat
     assert str(tmp_path / "gone") in done.stderr
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("direction", ["get", "put"])
+def test_of_two_sources_for_one_place_the_first_is_moved_and_the_second_is_an_error(
+    url: str, login: list[str], tmp_path: Path, direction: str, slash: str
+) -> None:
+    name = "" if slash else "/same"
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same").write_text(folder)
+        (tmp_path / folder / folder).touch()
+    remote, local = (url, "") if direction == "get" else ("", url)
+    sources = [f"{remote}{tmp_path}/{folder}{name}{slash}" for folder in ("x", "y")]
+    for _ in range(2):  # what is there already has its place, too
+        done = asyncworker(direction, *sources, f"{local}{tmp_path}/goal", *login)
+        assert done.returncode == 23
+        assert f"refused {tmp_path}/y/same: {tmp_path}/x/same goes to the same place" in done.stderr
+        assert files(tmp_path / "goal") == ({"same", "x", "y"} if slash else {"same"})
+        assert (tmp_path / "goal" / "same").read_text() == "x"
+
+
+@pytest.mark.parametrize("direction", ["get", "put"])
+def test_a_file_that_is_named_twice_is_moved_once(
+    url: str, login: list[str], source: Path, tmp_path: Path, direction: str
+) -> None:
+    remote, local = (url, "") if direction == "get" else ("", url)
+    sources = [f"{remote}{source}{end}" for end in ("/", "/a.xml", "/./a.xml", "/sub/../b.xml")]
+    done = asyncworker(direction, *sources, f"{local}{tmp_path}/goal", *login, "--json", "-v")
+    assert done.returncode == 0, done.stdout
+    *each, summary = objects(done.stdout)
+    assert (summary["files_done"], summary["files_skipped"]) == (6, 3)
+    assert {one["reason"] for one in each if one["outcome"] == "skipped"} == {"named twice"}
+    assert files(tmp_path / "goal") == files(source)
+
+
+def test_a_source_of_each_of_two_servers_goes_under_its_own_name(sshd: Sshd, source: Path, tmp_path: Path) -> None:
+    lines = [
+        *("Host one two", f"HostName {sshd.host}", f"Port {sshd.port}", f"User {sshd.username}"),
+        *(f"IdentityFile {sshd.client_key}", f"UserKnownHostsFile {sshd.known_hosts}"),
+    ]
+    (tmp_path / "config").write_text("\n".join(lines))
+    options = ["--ssh-config", str(tmp_path / "config")]
+
+    def get(goal: str, *sources: str) -> subprocess.CompletedProcess[str]:
+        return asyncworker("get", *sources, str(tmp_path / goal), *options)
+
+    done = get("files", f"sftp://one{source}/a.xml", f"sftp://two{source}/c.txt")
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "files") == {"a.xml", "c.txt"}
+    done = get("folder", f"sftp://one{source}/sub", f"sftp://two{source}/nowhere", f"sftp://two{source}/a.xml")
+    assert done.returncode == 23
+    assert files(tmp_path / "folder") == {"a.xml", "sub/d.xml", "sub/e.tmp"}
+    done = get("clash", f"sftp://one{source}/a.xml", f"sftp://two{source}/a.xml")
+    assert done.returncode == 23
+    assert f"two: refused {source}/a.xml: {source}/a.xml of one goes to the same place" in done.stderr
+
+
 def test_a_line_for_each_file_and_a_reason(url: str, login: list[str], source: Path, tmp_path: Path) -> None:
     goal = tmp_path / "goal"
     first = asyncworker("get", f"{url}{source}", str(goal), "-v", "--exclude", "sub/", *login)

@@ -14,6 +14,7 @@ from asyncworker.cli.sftp.remote import by_server
 from asyncworker.cli.sftp.running import run_transfer
 from asyncworker.cli.sftp.streaming import get_to_stdout, put_from_stdin, refuse_others
 from asyncworker.errors import SettingsError
+from asyncworker.sftp.claimed_paths import ClaimedPaths
 from asyncworker.sftp.download import run_download
 from asyncworker.sftp.file_end import READ_TO
 from asyncworker.sftp.progress import Tracker
@@ -102,8 +103,10 @@ def get(arguments: tuple[str, ...], **given: Any) -> None:
         raise click.UsageError("--files-from needs one URL")
 
     async def move(wishes: DownloadOptions, tracker: Tracker) -> None:
+        claimed = ClaimedPaths() if len(servers) > 1 else None
         for host, login, paths in servers:
-            await run_download(host, paths, destination, wishes, pool_options(login, given), tracker)
+            options = pool_options(login, given)
+            await run_download(host, paths, destination, wishes, options, tracker, claimed=claimed)
 
     run_transfer(move, wishes_of(DownloadOptions, given), given, download=True)
 
