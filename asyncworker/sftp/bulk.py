@@ -162,7 +162,9 @@ async def patiently(run: Callable[[], Awaitable[T]], patience: Patience | None =
         await asyncio.sleep(pause)
 
 
-async def listed(pool: SFTPPool, folder: str, bad_names: BadNames) -> AsyncGenerator[Entry, None]:
+async def listed(
+    pool: SFTPPool, folder: str, bad_names: BadNames, *, local_names: bool = True
+) -> AsyncGenerator[Entry, None]:
     """List a folder, from its beginning again if the connection is lost on the way; each name is given out once.
 
     Raises:
@@ -172,7 +174,7 @@ async def listed(pool: SFTPPool, folder: str, bad_names: BadNames) -> AsyncGener
     seen: set[str] = set()
     attempt = 1
     while True:
-        entries = pool.list(folder, bad_names=bad_names)
+        entries = pool.list(folder, bad_names=bad_names, local_names=local_names)
         try:
             async for entry in entries:
                 if entry.name not in seen:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from asyncworker.sftp.batch import FileResult, Order
 from asyncworker.sftp.bulk import Large
+from asyncworker.sftp.open_files import opened
 from asyncworker.sftp.pool import SFTPPool
 from asyncworker.sftp.progress import Tracker
 from asyncworker.sftp.transfer import Transfer
@@ -53,14 +55,15 @@ async def same_contents(pool: SFTPPool, remote: str, local: str) -> bool:
         SFTPError: The one on the server cannot be read.
         OSError: The local one cannot be read.
     """
-    fd = await asyncio.to_thread(os.open, local, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        offset = 0
-        async with pool.open(remote, window_bytes=_WINDOW_BYTES) as file:
-            async for block in file:
-                if await asyncio.to_thread(os.pread, fd, len(block), offset) != block:
-                    return False
-                offset += len(block)
-        return not await asyncio.to_thread(os.pread, fd, 1, offset)
-    finally:
-        os.close(fd)
+    opening = partial(asyncio.to_thread, os.open, local, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    async with opened(opening) as fd:
+        try:
+            offset = 0
+            async with pool.open(remote, window_bytes=_WINDOW_BYTES) as file:
+                async for block in file:
+                    if await asyncio.to_thread(os.pread, fd, len(block), offset) != block:
+                        return False
+                    offset += len(block)
+            return not await asyncio.to_thread(os.pread, fd, 1, offset)
+        finally:
+            os.close(fd)

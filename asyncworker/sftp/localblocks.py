@@ -10,6 +10,7 @@ from asyncworker.errors import SFTPFileChanged
 from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.localsource import LocalSource
 from asyncworker.sftp.namespace import Namespace
+from asyncworker.sftp.open_files import opened
 from asyncworker.sftp.streamput import StreamUpload
 from asyncworker.sftp.transfer import Transfer
 
@@ -42,19 +43,19 @@ class LocalBlocks:
             SFTPError: A refusal by the server, or a lost connection.
             OSError: It cannot be read; names it.
         """
-        source = await self._opened()
-        try:
-            upload = StreamUpload(
-                pool,
-                remote,
-                mode=source.mode if mode is None else mode & 0o777,
-                mtime=source.mtime if mtime else None,
-                fsync=fsync,
-                in_place=in_place,
-            )
-            sent = await upload.run(self._blocks(pool, remote, source))
-        finally:
-            source.close()
+        async with opened(self._opened) as source:
+            try:
+                upload = StreamUpload(
+                    pool,
+                    remote,
+                    mode=source.mode if mode is None else mode & 0o777,
+                    mtime=source.mtime if mtime else None,
+                    fsync=fsync,
+                    in_place=in_place,
+                )
+                sent = await upload.run(self._blocks(pool, remote, source))
+            finally:
+                source.close()
         return Transfer(remote, self._local, sent.size_bytes, sent.mtime)
 
     async def _opened(self) -> LocalSource:

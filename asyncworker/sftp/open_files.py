@@ -11,12 +11,18 @@ import errno
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
 
-__all__ = ["OPEN_FILES", "OpenFiles", "OpensFiles", "Ticket", "out_of_descriptors", "soft_limit"]
+__all__ = ["OPEN_FILES", "OpenFiles", "OpensFiles", "Ticket", "opened", "out_of_descriptors", "soft_limit"]
+
+T = TypeVar("T")
 
 _MIN = 4
+#: Tries of a file for which the process had no descriptor left, and what is waited between two of them.
+_TRIES = 20
+_PAUSE_S = 0.1
 #: Where the system names no limit.
 _UNLIMITED = 65_536
 
@@ -130,3 +136,45 @@ def out_of_descriptors(error: BaseException) -> bool:
 
 #: Those of this process.
 OPEN_FILES: Final = OpenFiles()
+
+
+@asynccontextmanager
+async def opened(call: Callable[[], Awaitable[T]]) -> AsyncIterator[T]:
+    """Wait for a descriptor, open a local file with it, and keep it for the block, in which the file is closed again.
+
+    Where the system has none left all the same, it is tried again. Within the block, nobody may wait for another one.
+
+    Args:
+        call: Opens it.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        await _taken()
+        try:
+            try:
+                file = await call()
+            except OSError as error:
+                if not out_of_descriptors(error) or not tries_left:
+                    raise
+                OPEN_FILES.shrink()
+            else:
+                yield file
+                return
+        finally:
+            OPEN_FILES.give(1)
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _taken() -> None:
+    turn = asyncio.Event()
+    ticket = OPEN_FILES.take(1, turn.set)
+    if ticket is None:
+        return
+    try:
+        await turn.wait()
+    except BaseException:
+        if not OPEN_FILES.leave(ticket):
+            OPEN_FILES.give(1)
+        raise

@@ -74,7 +74,7 @@ class _Process(asyncio.SubprocessProtocol):
             pipe = process.get_pipe_transport(fd)
             file = pipe.get_extra_info("pipe") if pipe is not None else None
             if file is not None and _F_SETPIPE_SZ is not None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, ValueError):  # closed again: who started it waits no more
                     fcntl.fcntl(file.fileno(), _F_SETPIPE_SZ, _PIPE_BYTES)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:

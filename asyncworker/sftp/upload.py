@@ -450,7 +450,7 @@ class _Run:
         if self._how.skip == "never" and self._space is None:
             return None
         try:
-            entries = listed(self._pool, remote, "skip")
+            entries = listed(self._pool, remote, "skip", local_names=False)
             return {entry.name: entry.attributes async for entry in entries}
         except SFTPFileNotFound:
             return None

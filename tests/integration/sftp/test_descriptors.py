@@ -37,6 +37,15 @@ async def main():
             (await sftp.download(pool, source, goal)).raise_for_errors()
         elif way == "upload":
             (await sftp.upload(pool, source, goal)).raise_for_errors()
+        elif way == "inplace":
+            (await sftp.upload(pool, source, goal, inplace=True)).raise_for_errors()
+        elif way == "checksum":
+            for path in Path(source).rglob("*"):
+                at = Path(goal) / path.relative_to(source)
+                at.mkdir(parents=True) if path.is_dir() else at.write_bytes(path.read_bytes())
+            report = await sftp.download(pool, source, goal, skip="checksum")
+            report.raise_for_errors()
+            assert report.files_done == 0
         else:
             pairs = []
             for path in Path(source).rglob("*"):
@@ -62,13 +71,18 @@ def tree(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("way", "limit"),
-    [("download", 256), ("upload", 256), ("get_many", 256), ("put_many", 256), ("get", 80), ("put", 80)],
+    [
+        *[("download", 256), ("upload", 256), ("get_many", 256), ("put_many", 256), ("get", 80), ("put", 80)],
+        *[("inplace", 40), ("checksum", 40)],
+    ],
 )
 @pytest.mark.promise("sftp-descriptors-are-enough")
 async def test_few_descriptors_fail_nothing(sshd: Sshd, folders: Folders, way: str, limit: int) -> None:
     """Files that need more than one READ, or are read in more than one piece, in many folders."""
     transport = "openssh" if way in ("upload", "get") else "asyncssh"
     count, size = (600, 300_000) if way in ("download", "get_many", "get") else (1000, 70_000)
+    if way in ("inplace", "checksum"):  # 64 and 32 at once
+        count, size = 1500, 5000
     for number in range(count):
         folder = folders.remote / f"{number % 100}"
         folder.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import psutil
 import pytest
 
 from asyncworker.errors import AsyncWorkerError
@@ -91,4 +92,22 @@ async def test_large_and_small_files_that_end_in_the_middle(
             await job
         await pool.close()
         del job
+    assert complaints() == []
+
+
+async def test_ssh_that_nobody_waits_for_any_more_while_it_starts(
+    sshd: Sshd, complaints: Callable[[], list[str]]
+) -> None:
+    me = psutil.Process()
+    for turns in range(30):
+        before = me.children()
+        async with pool_of(sshd, transport="openssh", ssh_config="/dev/null") as pool:
+            job = asyncio.create_task(pool.stat("/"))
+            while not set(me.children()) - set(before):
+                await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            job.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await job
     assert complaints() == []

@@ -115,3 +115,16 @@ async def test_stopped_at_any_time_leaves_no_temporary_file(each_way: Server, fo
             assert {name: files.get(name) for name in tree(folders.remote)} == tree(folders.remote)
         await upload(pool, folders.local, folders.remote)
     assert tree(folders.remote) == files
+
+
+async def test_names_that_no_download_would_take_are_sent_once(
+    sshd: Sshd, folders: Folders, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (b"back\\slash", b"new\nline", b"tab\t", b"\xff", b"\x1b[31m"):
+        Path(os.fsdecode(os.fsencode(folders.local) + b"/" + name)).write_bytes(name)
+    async with pool_of(sshd) as pool:
+        assert (await upload(pool, folders.local, folders.remote)).files_done == 5
+        again = await upload(pool, folders.local, folders.remote)
+    assert (again.ok, again.files_done, again.files_skipped) == (True, 0, 5)
+    assert "refused" not in caplog.text
+    assert tree(folders.remote) == tree(folders.local)
