@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -44,6 +45,7 @@ from asyncworker.sftp.lost_times import warn_of_times
 from asyncworker.sftp.mirror_plan import Inventory
 from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
+from asyncworker.sftp.open_files import opened
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.partfile import PartFile
 from asyncworker.sftp.pool import SFTPPool
@@ -57,6 +59,8 @@ from asyncworker.sftp.transfer_options import DownloadKeywords, DownloadOptions
 from asyncworker.sftp.walking import BottomlessTree, Walk
 
 __all__ = ["download", "run_download"]
+
+logger = logging.getLogger(__name__)
 
 #: From this size on, a file is fetched over several connections, and a part of it is kept for a later run.
 _STRIPED_BYTES = 8 * 1024 * 1024
@@ -463,7 +467,15 @@ class _Run:
     async def _scan(self, folder: str) -> dict[str, Found]:
         assert self._destination is not None
         clean = not self._how.dry_run and folder not in self._cleaned
-        found, removed = await asyncio.to_thread(self._destination.scan_and_clean, folder, clean)
+        removed = 0
+        try:
+            async with opened(partial(asyncio.to_thread, self._destination.scan_and_clean, folder, clean)) as scanned:
+                found, removed = scanned
+        except PermissionError as error:  # one that may be written to, and not read
+            if self._how.skip == "newer":  # what may be newer is not replaced
+                raise
+            logger.warning("%s; fetching all files of that folder, since what it holds is unknown", error)
+            found = {}
         self._scans[folder] = found
         self._cleaned.add(folder)
         self._tracker.remove_leftovers(removed)
@@ -496,7 +508,7 @@ class _Run:
 
         async def run_striped() -> Transfer:
             assert size is not None and mtime is not None and self._destination is not None
-            opened = self._destination.folder(folder)
+            local_folder = self._destination.folder(folder)
             striped = Striped(
                 self._pool,
                 remote,
@@ -506,7 +518,7 @@ class _Run:
                 open_part=partial(
                     PartFile,
                     goal,
-                    opened,
+                    local_folder,
                     size,
                     mtime,
                     attributes.mode,
@@ -558,8 +570,8 @@ class _Run:
             assert self._destination is not None
             target = await self._pool.readlink(entry.path)
             check_target(target, in_tree, self._pool.options.address)
-            opened = self._destination.folder(folder)
-            await asyncio.to_thread(make_local_link, opened, name, target, entry.mtime, goal)
+            local_folder = self._destination.folder(folder)
+            await asyncio.to_thread(make_local_link, local_folder, name, target, entry.mtime, goal)
             return Transfer(entry.path, goal, 0, entry.mtime)
 
         return Large(entry.path, goal, run)

@@ -148,11 +148,15 @@ class Destination:
             folder.close()
 
     def scan(self, relative: str) -> dict[str, Found]:
-        """Return what a folder holds; nothing where it is not there. Blocks: for a thread."""
+        """Return what a folder holds; nothing where it is not there. Blocks: for a thread.
+
+        Raises:
+            OSError: It cannot be read: what it holds is unknown.
+        """
         found = {}
         try:
             fd = _opened(self._top.fd, relative)
-        except OSError:
+        except FileNotFoundError:
             return {}
         try:
             with os.scandir(fd) as entries:

@@ -45,6 +45,7 @@ from asyncworker.sftp.lost_times import warn_of_lost_times, warn_of_times
 from asyncworker.sftp.mirror_plan import Inventory
 from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
+from asyncworker.sftp.open_files import opened
 from asyncworker.sftp.packets import Attributes
 from asyncworker.sftp.placing import Doubt
 from asyncworker.sftp.pool import SFTPPool
@@ -335,7 +336,8 @@ class _Run:
         relative = source.relative(folder)
         remote = self._remote_of(relative)
         try:
-            found = self._finished(await asyncio.to_thread(scan, folder, self._follow), remote)
+            async with opened(partial(asyncio.to_thread, scan, folder, self._follow)) as scanned:
+                found = self._finished(scanned, remote)
             there = await self._there(remote)
             base = f"{relative}/" if relative else ""
             if self._inventory is not None:

@@ -45,7 +45,7 @@ async def main():
                 at.mkdir(parents=True) if path.is_dir() else at.write_bytes(path.read_bytes())
             report = await sftp.download(pool, source, goal, skip="checksum")
             report.raise_for_errors()
-            assert report.files_done == 0
+            assert report.files_done == 0, report
         else:
             pairs = []
             for path in Path(source).rglob("*"):
