@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,14 @@ class Scene:
 
 @contextlib.contextmanager
 def running_scene(
-    folder: Path, client: Urls, worker: Urls, app: str = "asyncworker", tasks: str = outage_tasks.__name__
+    folder: Path,
+    client: Urls,
+    worker: Urls,
+    app: str = "asyncworker",
+    tasks: str = outage_tasks.__name__,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Scene]:
-    """Run a worker of the tasks in that module, and a client."""
+    """Run a worker of the tasks in that module, with more settings if they are given, and a client."""
     log_path = folder / "outage.log"
     env = {
         "ASYNCWORKER_BROKER_URL": worker.broker_url,
@@ -129,6 +134,7 @@ def running_scene(
         "ASYNCWORKER_STATE_DIR": str(folder / "state"),
         "ASYNCWORKER_INCLUDE": tasks,
         outage_tasks.LOG_VARIABLE: str(log_path),
+        **(settings or {}),
     }
     with (
         running_worker(folder, "-c", "100", "--without-mingle", "--without-gossip", env=env, app=app) as node,

@@ -246,3 +246,32 @@ def test_results_wait_for_redis_while_rabbitmq_goes_on(
             redis_server.thaw()
         assert isinstance(scene.result(limited), TimeLimitExceeded)
         scene.check(sent)
+
+
+@pytest.mark.promise("ending-worker-returns-late-tasks")
+def test_late_tasks_of_a_worker_that_ends_in_an_outage_are_done_by_the_next(
+    redis_server: RestartableValkey, tmp_path: Path
+) -> None:
+    """Neither what follows them nor their acknowledgement could be sent."""
+    settings = {"ASYNCWORKER_DRAIN_TIMEOUT_S": "2", "ASYNCWORKER_LEASE_S": "3"}
+    urls = Urls(redis_server.url(0), redis_server.url(1))
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    followed_by: dict[str, str] = {}
+    with running_scene(folders[0], urls, urls, settings=settings) as scene:
+        late, early = scene.app.tasks["o.late"], scene.app.tasks["o.early"]
+        for number in range(EACH):
+            last = chain(late.s(number, WORK_S), early.si(number, 0)).apply_async()
+            followed_by[last.parent.id] = last.id
+        del last  # it talks to its server in the end
+        scene.wait_for(lambda: followed_by.keys() <= scene.noted("begin").keys(), "the beginning of every task")
+        redis_server.stop()
+        scene.wait_for(lambda: scene.noted("end").total() == EACH, "the end of every task")
+        scene.worker.signal(signal.SIGTERM)
+        scene.worker.wait(2 * GET_S)
+        assert scene.noted("begin").keys() == followed_by.keys()
+    redis_server.start()
+    with running_scene(folders[1], urls, urls, settings=settings) as scene:
+        assert [scene.result(task_id) for task_id in followed_by.values()] == list(range(EACH))
+        assert followed_by.keys() <= scene.noted("end").keys()
