@@ -140,7 +140,18 @@ def load_settings(env: Mapping[str, str] | None = None, conf: Mapping[str, Any] 
             given[name] = _converted(key, value, fields[name])
     for name, key, value in names_in_environment(os.environ if env is None else env, fields):
         given[name] = _converted(key, value, fields[name])
+    for name in ("state_dir", "health_file", "payload_url"):
+        if given.get(name, "").startswith("~"):
+            # No shell has seen what stands in a unit, a compose file or a configuration.
+            given[name] = str(_expanded(name, given[name]))
     return Settings(**given)
+
+
+def _expanded(name: str, path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as exc:
+        raise SettingsError(f"{name} is {path!r}: {exc}") from None
 
 
 def _converted(key: str, value: Any, wanted: Any) -> Any:

@@ -36,7 +36,7 @@ def dead(ctx: click.Context, app_name: str) -> None:
 
 
 @dead.command("list")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=50, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="JSON, one object a line.")
 @app_command
 def list_(app: Any, limit: int, as_json: bool) -> None:

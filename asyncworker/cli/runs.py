@@ -42,7 +42,7 @@ def runs(ctx: click.Context, app_name: str) -> None:
 
 
 @runs.command("list")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True)
 @click.option("--all", "of_all", is_flag=True, help="Also those of tasks that the app does not have.")
 @json_option
 @app_command

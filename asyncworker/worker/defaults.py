@@ -149,7 +149,10 @@ def hide_secrets(conf: Any) -> None:
 
 def is_redis(broker_url: Any) -> bool:
     """Whether kombu would use its Redis transport for that URL."""
-    return isinstance(broker_url, str) and urlsplit(broker_url).scheme in ("redis", "rediss", "redis+socket")
+    try:
+        return isinstance(broker_url, str) and urlsplit(broker_url).scheme in ("redis", "rediss", "redis+socket")
+    except ValueError:  # not a URL, which is refused where it is used
+        return False
 
 
 def result_url_of(broker_url: Any) -> str:

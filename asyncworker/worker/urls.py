@@ -44,6 +44,8 @@ def _check_results(app: Any) -> None:
         return
     try:
         backends.by_url(url, loader=app.loader)
+        if urlsplit(url).scheme in ("redis", "rediss") and url != app.conf.broker_url:  # that is told of the broker
+            urlsplit(url).port  # noqa: B018 - raises what it is not
     except (ImportError, ImproperlyConfigured, AttributeError, ValueError) as exc:
         reason = "" if isinstance(exc, ValueError) else f": {exc}"
         raise SettingsError(f"result_backend is {redacted(str(url))!r}: not one that Celery knows{reason}") from None

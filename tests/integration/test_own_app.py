@@ -147,6 +147,7 @@ def test_an_option_that_would_have_no_effect_is_refused(case: str, unused_tcp_po
 BAD_URLS = {
     "no such kind": ("redi://:s3cret@h/0", "asyncworker: broker_url is 'redi://:***@h/0': not one that Celery knows"),
     "no port": ("redis://:s3cr/et@h:port/0", "asyncworker: broker_url is 'redis://:***@h:port/0': not one that"),
+    "no end of a host": ("redis://:s3cret@[h/0", "asyncworker: broker_url is 'redis://:***@[h/0': not one that Celery"),
     "no client": ("sqs://k:s3cret@h", "asyncworker: broker_url is 'sqs://k:***@h': not one that Celery knows: "),
     "nobody": ("redis://:s3cret@127.0.0.1:1/0", "asyncworker: no broker answers at redis://:***@127.0.0.1:1/0 within"),
 }
@@ -190,6 +191,14 @@ BAD_STARTS = {
     "no such result backend": (
         {"ASYNCWORKER_RESULT_URL": "zzz://u:s3cret@h"},
         "asyncworker: result_backend is 'zzz://u:***@h': not one that Celery knows",
+    ),
+    "no end of a host": (
+        {"ASYNCWORKER_RESULT_URL": "redis://:s3cret@[h/0"},
+        "asyncworker: result_backend is 'redis://:***@[h/0': not one that Celery knows",
+    ),
+    "no port": (
+        {"ASYNCWORKER_RESULT_URL": "redis://:s3cret@h:port/0"},
+        "asyncworker: result_backend is 'redis://:***@h:port/0': not one that Celery knows",
     ),
     "no database": ({"ASYNCWORKER_STORE_URL": "zzz://u:s3cret@h/d"}, "asyncworker: store_url is 'zzz://u:***@h/d': "),
     "no driver": (

@@ -175,3 +175,16 @@ def test_other_names_about_workers_are_nobodys_business(caplog: pytest.LogCaptur
 
 def test_a_path_may_be_a_path() -> None:
     assert load_settings({}, {"asyncworker_state_dir": Path("/somewhere")}).state_dir == "/somewhere"
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    given = {"ASYNCWORKER_STATE_DIR": "~/state", "ASYNCWORKER_PAYLOAD_URL": "~/large", "ASYNCWORKER_HEALTH_FILE": "~/h"}
+    settings = load_settings(given)
+    assert (settings.state_dir, settings.payload_url, settings.health_file) == (
+        "/home/me/state",
+        "/home/me/large",
+        "/home/me/h",
+    )
+    with pytest.raises(SettingsError, match=r"state_dir is '~no\.such\.user/x': "):
+        load_settings({"ASYNCWORKER_STATE_DIR": "~no.such.user/x"})
