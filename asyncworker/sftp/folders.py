@@ -156,7 +156,7 @@ class Destination:
         found = {}
         try:
             fd = _opened(self._top.fd, relative)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         try:
             with os.scandir(fd) as entries:
