@@ -362,7 +362,6 @@ def test_mv_never_moves_two_files_to_one_name(any_run: Command, tree: Path) -> N
     assert kept == {b"x", b"another"}
 
 
-@pytest.mark.promise("sftp-mv-keeps-the-old-file-until-the-new-is-there")
 def test_mv_replaces_nothing_that_it_should_not(any_run: Command, tree: Path) -> None:
     run = any_run
     before = {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}

@@ -97,6 +97,7 @@ async def test_a_rename_that_is_refused_over_a_file_only(folders: Folders, way: 
 
 
 @codes
+@pytest.mark.promise("sftp-mv-keeps-the-old-file-until-the-new-is-there")
 async def test_rename_replace_that_is_refused_destroys_nothing(folders: Folders, code: int) -> None:
     hostile = Hostile(without=("posix-rename",), refuse={"RENAME": code})
     hostile.tree.write("/out/a", NEW)
@@ -107,6 +108,7 @@ async def test_rename_replace_that_is_refused_destroys_nothing(folders: Folders,
     assert ours(hostile) == {"/out/a": NEW, "/out/b": OLD}
 
 
+@pytest.mark.promise("sftp-mv-keeps-the-old-file-until-the-new-is-there")
 async def test_rename_replace_keeps_the_old_file_where_the_new_one_cannot_take_its_name(folders: Folders) -> None:
     """Moving the old file aside works, the rename after it does not: the old one comes back."""
     hostile = Hostile(without=("posix-rename",))
