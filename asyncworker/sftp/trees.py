@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -74,12 +75,32 @@ class Trees(Namespace):
             if missing_ok:
                 return 0
             raise
-        if attributes.is_dir:
+        if attributes.is_dir and not await self._is_link_after_all(root):
             await removal.folder(root)
         else:
             await removal.one(root, self.remove)
         removal.report(self.options.address, root, on_error)
         return removal.count
+
+    async def _is_link_after_all(self, path: str) -> bool:
+        """Whether it is a link that a folder is known under: ProFTPD follows links where LSTAT asks not to.
+
+        Raises:
+            SFTPError: The server does not tell.
+        """
+        folder, slash, name = path.rpartition("/")
+        folder = folder or slash or "."
+        if name in ("", ".", ".."):
+            return False
+        real, above = await asyncio.gather(self.realpath(path), self.realpath(folder))
+        if real == f"{above.rstrip('/')}/{name}":
+            return False
+        async with aclosing(self.list(folder, bad_names=lambda _: None, local_names=False)) as entries:
+            async for entry in entries:
+                if entry.name == name and entry.file_type is not None:
+                    return entry.is_link
+        where = self.options.address
+        raise SFTPError(f"{where}: {path} may be a link to {real}: it was not removed", host=where, path=path)
 
 
 @dataclass

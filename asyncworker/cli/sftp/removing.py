@@ -98,10 +98,11 @@ class _Removal:
         where = pool.options.address
         if not self._recursive:
             raise SFTPError(f"{where}: {path} is a folder: -r removes it with all that is in it", host=where, path=path)
+        home, real = await pool.realpath(), await pool.realpath(path)
+        dots = path.rpartition("/")[2] in (".", "..")
         if self._force:
-            path = await pool.realpath(path)
+            path = real if dots else path
         else:
-            home, real = await pool.realpath(), await pool.realpath(path)
             if f"{home.rstrip('/')}/".startswith(f"{real.rstrip('/')}/"):
                 raise SFTPError(
                     f"{where}: refused to remove {path}: it is the root, the home folder {home}, or a folder above it"
@@ -109,7 +110,7 @@ class _Removal:
                     host=where,
                     path=path,
                 )
-            if path.rpartition("/")[2] in (".", ".."):
+            if dots:
                 raise SFTPError(f"{where}: refused to remove {path}: it means {real}", host=where, path=path)
         if self._dry_run:
             await self._would_remove(pool, path)
@@ -117,9 +118,10 @@ class _Removal:
             await pool.remove_tree(path, on_removed=self._print, on_error=self._output.fail)
 
     async def _would_remove(self, pool: SFTPPool, folder: str) -> None:
-        async with aclosing(pool.walk(folder, local_names=False, on_error=self._output.fail)) as entries:
-            async for entry in entries:
-                self._print(entry.path)
+        if not await pool._is_link_after_all(folder):
+            async with aclosing(pool.walk(folder, local_names=False, on_error=self._output.fail)) as entries:
+                async for entry in entries:
+                    self._print(entry.path)
         self._print(folder)
 
     def _print(self, path: str) -> None:

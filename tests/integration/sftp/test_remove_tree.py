@@ -61,11 +61,11 @@ async def test_a_tree_goes_and_what_its_links_lead_to_stays(any_server: Server, 
 
 
 @pytest.mark.parametrize("slashes", ["", "/", "//"])
-async def test_a_link_is_removed_itself(server: Server, folders: Folders, slashes: str) -> None:
+async def test_a_link_is_removed_itself(any_server: Server, folders: Folders, slashes: str) -> None:
     make_tree(folders)
     link = folders.remote / "link"
     link.symlink_to("outside")
-    async with pool_of(server) as pool:
+    async with pool_of(any_server) as pool:
         assert await pool.remove_tree(f"{link}{slashes}") == 1
     assert not link.is_symlink()
     assert (folders.remote / "outside" / "precious").exists()
