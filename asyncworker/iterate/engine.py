@@ -456,13 +456,17 @@ def _limited(call: Call, limit_s: float, tell_overdue: Callable[[float], None]) 
         overdue = asyncio.get_running_loop().call_later(limit_s + CANCEL_GRACE_S, tell_overdue, limit_s)
         try:
             async with asyncio.timeout(limit_s) as limit:
-                return await call(row)
+                value = await call(row)
         except TimeoutError as exc:
             if limit.expired():
                 raise ItemTimeout(f"took longer than {limit_s:g} s") from exc
             raise
         finally:
             overdue.cancel()
+        if limit.expired():
+            # It has swallowed its cancellation, and went on for as long as it liked.
+            raise ItemTimeout(f"took longer than {limit_s:g} s")
+        return value
 
     return limited
 

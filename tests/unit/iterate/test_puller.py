@@ -301,3 +301,15 @@ async def test_a_source_of_the_callers_does_not_run_in_the_context_of_an_item() 
 
     assert values(outcome) == ["caller"] * 4
     assert seen[0] == "caller"
+
+
+async def test_an_item_that_swallows_its_time_limit_has_failed() -> None:
+    async def call(row: dict[str, Any]) -> int:
+        if row["n"] == 1:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return int(row["n"])
+
+    outcome = await run(call, 3, item_timeout_s=0.05, concurrency=1)
+    assert values(outcome) == [0, 2]
+    assert [(each.index, each.type) for each in outcome.failures] == [(1, "asyncworker.errors.ItemTimeout")]
