@@ -59,8 +59,9 @@ def _marks_in(body: list[ast.stmt], prefix: str) -> Iterator[tuple[ast.Call, str
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == MARK:
-            yield node
+        match node:
+            case ast.Call(func=ast.Attribute(attr="promise")) if ast.unparse(node.func) == MARK:
+                yield node
 
 
 def _name(call: ast.Call, path: str) -> str:
