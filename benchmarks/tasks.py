@@ -1,11 +1,13 @@
 """How one worker of this and of other task queues does: ``python benchmarks/tasks.py --help``.
 
 Tasks that do nothing but count themselves and return a number, drained from a queue that was filled before, with and
-without results, by one process and by two, over Redis and over RabbitMQ; the time runs from the first task to the last
-stored result. Then tasks that sleep, all at once; the way from ``delay`` to the result at light load; and sending. All
-use the same private server, which writes its append-only file, and each has the best settings that were found for it;
-what is slow is given fewer tasks. The competitors take turns; a ratio is the median of those within the rounds.
-Processor time is told beside the time: on a busy machine it is the steadier figure.
+without results, by one process and by two, over Redis and over RabbitMQ; the time runs from the first task to the
+last stored result. Then tasks that fail, are retried, stand in chords or have a countdown, beside as many that
+succeed, with the most memory that each worker had; tasks that sleep, all at once; the way from ``delay`` to the
+result at light load; and sending. All use the same private server, which writes its append-only file, and each has
+the best settings that were found for it; what is slow is given fewer tasks. The competitors take turns; a ratio is
+the median of those within the rounds. Processor time is told beside the time: on a busy machine it is the steadier
+figure.
 """
 
 from __future__ import annotations
@@ -166,6 +168,26 @@ def print_scaling(results: Results) -> None:
                 )
 
 
+def print_memory(results: Results) -> None:
+    """Compare the memory that tasks of each outcome need with that of as many that succeed."""
+    rows = {(row.metric, row.name): row for tables in results.values() for rows in tables for row in rows if row.values}
+    for (metric, name), row in rows.items():
+        success = rows.get(("peak_mb_succeeding", name))
+        if (
+            success is not None
+            and metric.startswith("peak_mb_")
+            and row is not success
+            and row.amount == success.amount
+        ):
+            outcome = metric.removeprefix("peak_mb_")
+            if outcome in ("failing", "retried", "chords", "etas"):
+                console.print(
+                    f"{name}: {row.amount} ({outcome}) need {row.ratio(success):.2f} times the memory of those that "
+                    "succeed",
+                    highlight=False,
+                )
+
+
 def print_versions(given: argparse.Namespace) -> None:
     """Tell what was measured."""
     names = ("celery", "kombu", "redis", "celery-aio-pool", "gevent", "saq", "taskiq", "taskiq-redis", "streaq")
@@ -203,7 +225,9 @@ def main() -> None:
     given = arguments()
     print_versions(given)
     console.print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", highlight=False)
-    print_scaling(race(given))
+    results = race(given)
+    print_scaling(results)
+    print_memory(results)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CALLED", "OURS", "RABBITMQ", "REDIS", "SENDERS", "SLEEPERS", "Competitor"]
+__all__ = ["CALLED", "CELERY_POOLS", "OURS", "RABBITMQ", "REDIS", "SENDERS", "SLEEPERS", "Competitor"]
 
 OURS = "asyncworker"
 
@@ -161,6 +161,13 @@ SLEEPERS = (
     _taskiq("list", 10_000, "LLEN"),
     _taskiq("stream", 10_000, "XLEN"),
     _streaq(10_000),
+)
+
+#: All get as many tasks, so that their memory can be compared.
+CELERY_POOLS = (
+    _celery(OURS, "ours", quick=True),
+    _stock("prefork", 2, quick=True, slow=False),
+    _stock("threads", 20, quick=True, slow=False),
 )
 
 #: Over RabbitMQ.

@@ -21,7 +21,9 @@ __all__ = [
     "RESULTS",
     "RESULT_URL",
     "Counts",
+    "begin",
     "count",
+    "end",
     "forget_counts",
     "nap",
     "read_counts",
@@ -82,6 +84,17 @@ _tally = Tally()
 def count(number: int) -> int:
     """Do what the task does."""
     _tally.begin()
+    _tally.end(number)
+    return number
+
+
+def begin() -> None:
+    """Do what the first half of a task does that is tried twice."""
+    _tally.begin()
+
+
+def end(number: int) -> int:
+    """Do the second half."""
     _tally.end(number)
     return number
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.queues import turns
-from benchmarks.queues.competitors import CALLED, RABBITMQ, REDIS, SENDERS, SLEEPERS, Competitor
+from benchmarks.queues.competitors import CALLED, CELERY_POOLS, RABBITMQ, REDIS, SENDERS, SLEEPERS, Competitor
 from benchmarks.queues.turns import Servers
 
 __all__ = ["Figure", "Scenario", "scenarios"]
 
 _CALLS_PER_S = 50.0
+#: All are due within a moment, and most while the worker has them.
+_COUNTDOWN_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,26 @@ class Scenario:
 
 
 def _drained(suffix: str = "") -> tuple[Figure, ...]:
-    return Figure(f"tasks_per_s{suffix}", "tasks/s"), Figure(f"tasks_per_cpu_s{suffix}", "tasks/CPU s")
+    return (
+        Figure(f"tasks_per_s{suffix}", "tasks/s"),
+        Figure(f"tasks_per_cpu_s{suffix}", "tasks/CPU s"),
+        Figure(f"peak_mb{suffix}", "MB", True),
+    )
+
+
+def _outcomes(tasks: int) -> list[Scenario]:
+    """Return the same tasks with each outcome; the first is what the others' memory is compared with."""
+    ways: list[tuple[str, str, str, tuple[float, ...]]] = [
+        ("succeeding", "_succeeding", "noop", ()),
+        ("failing", "_failing", "fail", ()),
+        ("retried once", "_retried", "retry", ()),
+        ("in chords of ten", "_chords", "chord", ()),
+        (f"with a countdown of {_COUNTDOWN_S:g} s", "_etas", "later", (_COUNTDOWN_S,)),
+    ]
+    return [
+        Scenario(title, tasks, CELERY_POOLS, partial(turns.drain, task=task, more=more), _drained(suffix))
+        for title, suffix, task, more in ways
+    ]
 
 
 def scenarios(tasks: int, sleepers: int, nap_s: float, calls: int) -> list[Scenario]:
@@ -69,6 +90,7 @@ def scenarios(tasks: int, sleepers: int, nap_s: float, calls: int) -> list[Scena
         Scenario(
             "results kept, 2 processes", tasks, REDIS, partial(turns.drain, processes=2), _drained("_2_processes")
         ),
+        *_outcomes(tasks),
         Scenario("results kept, RabbitMQ", tasks, RABBITMQ, turns.drain, _drained("_rabbitmq")),
         Scenario(
             f"asleep for {nap_s:g} s",

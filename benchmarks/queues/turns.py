@@ -130,21 +130,29 @@ def _turn(competitor: Competitor, servers: Servers, results: bool = True) -> Ite
 
 
 def drain(
-    competitor: Competitor, servers: Servers, amount: int, *, results: bool = True, processes: int = 1
+    competitor: Competitor,
+    servers: Servers,
+    amount: int,
+    *,
+    task: str = "noop",
+    more: tuple[float, ...] = (),
+    results: bool = True,
+    processes: int = 1,
 ) -> tuple[float, ...]:
-    """Drain a queue that was filled before; returns tasks a second, and a second of the workers' processor time.
+    """Drain a queue that was filled before.
 
-    The time is that from the first task that ran to the last one whose result was stored.
+    Returns tasks a second, tasks a second of the workers' processor time, and the most megabytes that the workers and
+    their children had. The time is that from the first task that ran to the last one whose result was stored.
 
     Raises:
         CouldNot: Not each task was done, and once.
     """
     with _turn(competitor, servers, results) as turn:
-        turn.fill("noop", amount)
+        turn.fill(task, amount, *more)
         with turn.workers(processes) as workers, turn.storage() as stored:
             watched = _watch(turn, workers, amount, stored)
     done = amount - watched.before
-    return done / watched.took_s, done / watched.cpu_s
+    return done / watched.took_s, done / watched.cpu_s, watched.most_rss_bytes / 1e6
 
 
 def sleep(competitor: Competitor, servers: Servers, amount: int, *, seconds: float) -> tuple[float, ...]:
