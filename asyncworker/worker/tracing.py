@@ -45,6 +45,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+#: Tasks of Celery's own that call another one for each row, and return its values: ``map``, ``starmap``, ``chunks``.
+_CALLING_OTHERS = frozenset({"celery.map", "celery.starmap"})
 #: Set on a function that is bridged already.
 _MARK = "__asyncworker_bridged__"
 
@@ -72,7 +74,8 @@ def adopt(task: Task[Any, Any], results: ResultWriter | None = None) -> None:
             setattr(task, attribute, bridge_run(run, lambda: stack))
         else:
             refuse_resources(run, task.name)
-            setattr(task, attribute, _guarded(run, task.name))
+            calls_others = task.name in _CALLING_OTHERS
+            setattr(task, attribute, _guarded(_each_awaited(run) if calls_others else run, task.name))
     adopt_hooks(task)
     if task.acks_late:
         task.Request = late_request(task.Request)  # type: ignore[assignment]
@@ -344,6 +347,26 @@ def _send_left(job: Job) -> None:
     while job.unsent and not job.abandoned:
         post(job.unsent[0])
         del job.unsent[0]
+
+
+def _each_awaited(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a ``run`` that calls a task for each row of a list so that it awaits an async one, before the next row."""
+
+    @functools.wraps(run)
+    def awaited(task: Any, it: Any) -> list[Any]:
+        token = earned.set(False)
+        try:
+            return [_awaited(value) for row in it for value in run(task, [row])]
+        finally:
+            earned.reset(token)
+
+    return awaited
+
+
+def _awaited(value: Any) -> Any:
+    if inspect.isasyncgen(value):
+        value = _collected(value)
+    return _wait(value) if inspect.isawaitable(value) else value
 
 
 def _guarded(run: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -26,6 +26,11 @@ async def add(x: int, y: int = 0) -> int:
     return x + y
 
 
+@shared_task(name="c.add_sync")
+def add_sync(x: int, y: int = 0) -> int:
+    return x + y
+
+
 @shared_task(name="c.total")
 async def total(numbers: list[int]) -> int:
     return sum(numbers)

@@ -139,3 +139,18 @@ def test_waiting_for_a_result_on_the_loop_is_refused_and_names_what_to_await(
     node("10")
     told = [client.send_task("c.blocks", (of,)).get(timeout=TIMEOUT_S) for of in ("name", "task", "group")]
     assert all("await aget()" in each for each in told), told
+
+
+@pytest.mark.parametrize("name", ["c.add", "c.add_sync"])
+def test_map_starmap_and_chunks_call_an_async_task_as_well(
+    node: Callable[..., Worker], client: Celery[Any], name: str
+) -> None:
+    started = node("10")
+    task, pairs = client.tasks[name], [(number, 1) for number in range(7)]
+    assert task.map([1, 2]).apply_async().get(timeout=TIMEOUT_S) == [1, 2]
+    assert task.starmap(pairs).apply_async().get(timeout=TIMEOUT_S) == list(range(1, 8))
+    assert task.chunks(pairs, 3).group().apply_async().get(timeout=TIMEOUT_S) == [[1, 2, 3], [4, 5, 6], [7]]
+    with pytest.raises(TypeError):  # of one row; those after it do not run
+        task.starmap([(1, 1), (1, 2, 3, 4), (1, 1)]).apply_async().get(timeout=TIMEOUT_S)
+    assert "never awaited" not in started.log()
+    assert started.stop() == 0
