@@ -152,10 +152,10 @@ async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
         raise await asyncio.to_thread(_auth_error, attempt, error) from error
     except asyncssh.ChannelOpenError as error:
         if error.reason == "SSH connection closed":  # not refused: it went away before it could answer
-            raise ConnectionDropped(f"{where}: the server dropped the connection: {error}", host=where) from error
+            raise _dropped(attempt, error) from error
         raise SFTPConnectError(f"{where}: logged in, but no SFTP session opened: {error}", host=where) from error
     except (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError) as error:
-        raise ConnectionDropped(f"{where}: the server dropped the connection: {error}", host=where) from error
+        raise _dropped(attempt, error) from error
     except (asyncssh.Error, OSError) as error:
         raise SFTPConnectError(f"{where}: cannot connect: {error or type(error).__name__}", host=where) from error
     except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
@@ -279,6 +279,14 @@ def _auth_error(attempt: _Attempt, error: asyncssh.PermissionDenied) -> SFTPAuth
         keys = options.client_keys or tuple(expanded(f"~/.ssh/{name}") for name in _USUAL_KEYS)
         made.encrypted_key = next((key for key in keys if _is_encrypted(key, None)), None)
     return made
+
+
+def _dropped(attempt: _Attempt, error: Exception) -> ConnectionDropped:
+    where, command = attempt.target.options.address, attempt.target.proxy_command
+    who = "the server"
+    if command is not None:  # the program alone: its arguments may be secret
+        who = f"the ProxyCommand {command[-1].removeprefix('exec ').split(' ')[0]}, or the server behind it,"
+    return ConnectionDropped(f"{where}: {who} dropped the connection: {error}", host=where)
 
 
 def _key_error(attempt: _Attempt, error: Exception) -> SFTPConnectError:

@@ -131,6 +131,13 @@ async def test_a_command_that_leads_there(sshd: Sshd, tmp_path: Path, transport:
     assert (tmp_path / "used").exists() or (tmp_path / "used by").exists()
 
 
+async def test_a_command_that_leads_nowhere_is_named(sshd: Sshd, tmp_path: Path) -> None:
+    config = written(tmp_path, "Host files\n{login}  ProxyCommand /no/such/program %h %p\n", login=login(sshd))
+    async with SFTPPool("files", ssh_config=config) as pool:
+        with pytest.raises(SFTPConnectError, match="the ProxyCommand /no/such/program, or"):
+            await pool.stat("/")
+
+
 @WAYS
 @pytest.mark.promise("sftp-wrong-known-key-is-refused")
 async def test_new_keys_are_accepted_once_and_kept(sshd: Sshd, tmp_path: Path, transport: str) -> None:
