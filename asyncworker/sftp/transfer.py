@@ -57,7 +57,7 @@ class Download(OpensFiles):
         path: The same as bytes.
         local: Where it is to appear.
         size_bytes: Its size where that is known.
-        mtime: Its time of change where that is known; with both known, FSTAT is left out.
+        mtime: Its time of change where that is known; with both known, FSTAT is left out, except for a snapshot.
         mode: Its permissions where those are known; FSTAT's win.
         open_file: Makes the local file with those permissions; ``None``: at ``local``.
         sync: Flush it to the disk before it appears.
@@ -105,7 +105,7 @@ class Download(OpensFiles):
         self._handle: bytes | None = None
         self._opening = False
         self._closing = False
-        self._attributes_due = size_bytes is None or mtime is None
+        self._attributes_due = size_bytes is None or mtime is None or read_to == "snapshot"  # what it has by then
         self._early: tuple[int, int, Answer] | None = None  # data that came before the attributes
         self._asked = 0  # bytes of READs without an answer
         self._next = 0  # where the next READ begins

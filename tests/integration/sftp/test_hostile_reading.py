@@ -152,3 +152,16 @@ async def test_a_file_that_is_gone_at_its_open_is_named(folders: Folders) -> Non
         report = await download(pool, "/in", folders.local)
     assert [error.remote for error in report.errors] == ["/in/1"]
     assert len(folders.left()) == len(SIZES) - 1
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_a_snapshot_goes_by_the_open_file_not_by_the_listing(folders: Folders, refuses: bool) -> None:
+    """A listing may be old; where the open file tells nothing, there is only that."""
+    hostile = serving(claim=claim_size(lambda size: size // 2, "READDIR", "LSTAT", "STAT"))
+    hostile.refuse = {"FSTAT": PERMISSION_DENIED} if refuses else {}
+    async with pool_on(hostile, folders.remote) as pool:
+        report = await download(pool, "/in", folders.local, read_to="snapshot")
+    assert report.ok, report.errors
+    for size in SIZES[2:]:
+        length = size // 2 if refuses else size
+        assert (folders.local / str(size)).read_bytes() == content_of(size)[:length]
