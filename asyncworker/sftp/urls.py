@@ -67,7 +67,12 @@ def parse_url(url: str) -> Location:
     if scheme.lower() != "sftp":
         # What has no scheme is not shown: it may be user:password@host.
         shown = f"a URL of {scheme}://" if separator and scheme.isalnum() else "this"
-        raise SettingsError(f"{shown} is no URL of an SFTP server: {_FORM} is needed")
+        hint = (
+            ""
+            if separator or ":" not in url
+            else "; scp's host:/path is sftp://host/path, host:path sftp://host/~/path"
+        )
+        raise SettingsError(f"{shown} is no URL of an SFTP server: {_FORM} is needed{hint}")
     host, port = _address(address)
     if ";" in userinfo or (at and not userinfo):
         raise SettingsError(f"the user name in a URL of {host} is not of the form {_FORM}")

@@ -118,3 +118,10 @@ async def test_one_remote_path_and_no_second_one(move: object) -> None:
     ]:
         with pytest.raises(SettingsError, match=told):
             await move(*arguments)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("text", ["box:/in", "user@box:in", "user:secret@box"])
+def test_a_path_as_scp_writes_it_is_refused_with_the_url_that_is_meant(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"host:/path is sftp://host/path") as caught:
+        parse_url(text)
+    assert "secret" not in str(caught.value)
