@@ -112,6 +112,9 @@ def check_flags(options: Mapping[str, Any], *, is_ours: bool) -> None:
             "-P prefork means, to Celery, the pool of the app's configuration, which is asyncworker's: leave it out, "
             "or say -P processes, which is prefork"
         )
+    concurrency = options.get("concurrency")
+    if isinstance(concurrency, int) and concurrency < 1:
+        raise SettingsError(f"--concurrency (worker_concurrency) is {concurrency}: expected 1 or more")
     if options.get("processes") or options.get("supervised") is not None:
         return
     for name, ours in (("max_tasks_per_child", "--max-tasks"), ("max_memory_per_child", "--max-memory-mb")):

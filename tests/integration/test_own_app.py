@@ -130,6 +130,7 @@ BAD_OPTIONS = {
     "prefork by name": (("-P", "prefork"), "asyncworker: -P prefork means, to Celery, the pool of the app"),
     "tasks a process": (("--max-tasks-per-child", "5"), "asyncworker: --max-tasks-per-child needs --processes"),
     "memory a process": (("--max-memory-per-child", "5"), "asyncworker: --max-memory-per-child needs --processes"),
+    "less than none": (("-c", "-5"), "asyncworker: --concurrency (worker_concurrency) is -5: expected 1 or more"),
     "processes of another pool": (("--processes", "2", "-P", "solo"), "asyncworker: --processes is for asyncworker's"),
 }
 
