@@ -46,6 +46,7 @@ class Child:
         stop_signal: What :meth:`stop` asks it with.
         keep_fds: File descriptors that it inherits.
         umask: Of the files that it makes; ``None``: its owner's.
+        output: A file descriptor for its output, where there is no ``log``.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Child:
         stop_signal: signal.Signals = signal.SIGTERM,
         keep_fds: Sequence[int] = (),
         umask: int | None = None,
+        output: int | None = None,
     ) -> None:
         self.args = list(args)
         self.log_path = log
@@ -67,12 +69,12 @@ class Child:
         with contextlib.ExitStack() as files:
             if log is not None:
                 make_private_file(log)
-            output: IO[bytes] | None = files.enter_context(log.open("ab")) if log is not None else None
+            written: IO[bytes] | int | None = files.enter_context(log.open("ab")) if log is not None else output
             self._process = subprocess.Popen(
                 die_with_owner(self.args, death_signal),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output and subprocess.STDOUT,
+                stdout=written,
+                stderr=None if written is None else subprocess.STDOUT,
                 env=env,
                 cwd=cwd,
                 pass_fds=keep_fds,
@@ -129,6 +131,18 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+
+    def end_of_all(self) -> int | None:
+        """Return the exit code once it has ended, else ``None``; after a bad end kill what it left in its session."""
+        if self._process.returncode is None:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return None
+            if ended.si_code != os.CLD_EXITED or ended.si_status != 0:
+                # Not reaped yet: its id, which is that of its group, is no other's.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
+        return self._process.wait()
 
     def stop(self, grace_s: float = 10.0) -> int:
         """Ask it to end, wait, then kill; return the exit code."""

@@ -15,7 +15,8 @@ from celery.exceptions import InvalidTaskError, NotRegistered, WorkerShutdown
 from celery.platforms import EX_FAILURE
 from celery.worker import consumer as stock
 from celery.worker.consumer import consumer as stock_module
-from celery.worker.state import active_requests, task_ready, task_reserved
+from celery.worker.request import Request
+from celery.worker.state import active_requests, reserved_requests, task_ready, task_reserved
 from kombu.utils.encoding import safe_repr
 from vine import promise
 
@@ -47,6 +48,9 @@ _RUN: Any = bootsteps.RUN  # type: ignore[attr-defined]
 class Consumer(_StockConsumer):  # type: ignore[misc]
     """It has the stock class's name, which receivers of signals see."""
 
+    #: The step for remote control, which sets it.
+    remote_control: Any
+
     class Blueprint(_StockConsumer.Blueprint):  # type: ignore[misc]
         """Its steps."""
 
@@ -68,6 +72,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
         )
         self._copies = Copies(self)
         self._limits_reported = False
+        self._retiring = False
         #: Timers of rate limits, each for the next token of a bucket.
         self._token_timers: dict[Any, Any] = {}
         #: Strategies take this name when they are made, and timers of an eta and of rate limits call it.
@@ -84,6 +89,47 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
         except (AccessRefused, PreconditionFailed) as exc:
             logger.critical("the broker refuses what this worker needs, and would do so again; ending: %s", exc)
             raise WorkerShutdown(EX_FAILURE) from exc
+
+    # -- a successor ---------------------------------------------------------------------------------------------
+
+    def rename(self, hostname: str) -> None:
+        """Leave the node name to a successor: be reached, and send events, under another one."""
+        self.hostname = hostname
+        if self.event_dispatcher is not None:
+            self.event_dispatcher.hostname = hostname
+        self.remote_control.rename(self, hostname)
+
+    def retire(self) -> None:
+        """Take nothing more, and give back what has not started. What runs goes on, also through a reconnect."""
+        self._retiring = True
+        self.remote_control.retire()
+        queues = list(self.app.amqp.queues.consume_from)
+        # First of all for the next connection: this one may be about to be lost.
+        for queue in queues:
+            self.app.amqp.queues.deselect(queue)
+        for queue in queues:
+            self.task_consumer.cancel_by_queue(queue)
+        self.pool.retire()
+        waiting = self._not_started()
+        for request in waiting:
+            request.reject(requeue=True)
+            task_ready(request)
+        logger.info(
+            "%s retires: %d tasks return to the queue, %d run to their end",
+            self.hostname,
+            len(waiting),
+            self.pool.in_flight,
+        )
+
+    def _not_started(self) -> list[Any]:
+        """Return, and forget, the requests that wait for a slot, a rate limit or their time."""
+        for timer in self._token_timers.values():
+            timer.cancel()
+        for entry in list(self.timer.schedule.queue):
+            if entry.entry.args and isinstance(entry.entry.args[0], Request):
+                entry.entry.cancel()
+                reserved_requests.add(entry.entry.args[0])
+        return [request for request in list(reserved_requests) if request not in active_requests]
 
     def _fetch_more(self, count: int) -> None:
         if count > 0:
@@ -107,7 +153,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
         """
         if bucket in self._token_timers:
             return
-        while bucket.contents:
+        while bucket.contents and not self._retiring:
             request, tokens = bucket.contents[0]
             if not bucket.can_consume(tokens):
                 wait_s = bucket.expected_time(tokens)
@@ -122,7 +168,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
 
     def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> None:
         """Consume from one more queue; not where the worker was told to end in between."""
-        if self.blueprint.state == _RUN:
+        if self.blueprint.state == _RUN and not self._retiring:
             super().add_task_queue(queue, *args, **options)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
@@ -236,6 +282,8 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
             semaphore.acquire(self._process, request)
 
     def _process(self, request: Any) -> None:
+        if self._retiring:  # it was given back
+            return
         try:
             self.controller._process_task(request)
         except Exception as exc:

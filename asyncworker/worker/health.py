@@ -15,7 +15,19 @@ from asyncworker.errors import SettingsError
 from asyncworker.private_files import make_private_file
 from asyncworker.settings import Settings
 
-__all__ = ["BEAT_S", "Health", "HealthFile", "check_health_file", "health_file", "health_files", "read_health"]
+__all__ = [
+    "BEAT_S",
+    "Health",
+    "HealthFile",
+    "PlaceHealth",
+    "Supervision",
+    "check_health_file",
+    "health_file",
+    "health_files",
+    "read_health",
+    "read_supervision",
+    "write_private",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +42,25 @@ class Health(msgspec.Struct, frozen=True):
     at_s: float
     """When it was written, seconds since 1970."""
     in_flight: int
+
+
+class PlaceHealth(msgspec.Struct, frozen=True):
+    """How it stands with one of the workers of ``--processes``."""
+
+    node: str
+    restarts: int
+    """How many of its processes have ended badly since the supervisor was started."""
+    bad_since_at_s: float | None
+    """Since when no process of it takes tasks, or one after another ends, seconds since 1970; ``None``: all is well."""
+
+
+class Supervision(msgspec.Struct, frozen=True):
+    """What the file of a supervisor says, beside those of its workers."""
+
+    pid: int
+    at_s: float
+    """When it was written, seconds since 1970."""
+    places: tuple[PlaceHealth, ...]
 
 
 class HealthFile:
@@ -56,19 +87,21 @@ class HealthFile:
         if self._removed or self._lag_s() > self._most_lag_s:
             return
         content = msgspec.json.encode(Health(os.getpid(), time.time(), self._in_flight()))
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
-            _refuse_special(self._path)
-            make_private_file(temporary)
-            temporary.write_bytes(content)
-            temporary.replace(self._path)
+            write_private(self._path, content)
         except OSError as exc:
             if not self._failed:
                 logger.error("cannot write the health file: %s", exc)
             self._failed = True
 
+    def leave(self) -> None:
+        """Write it no more: a successor does."""
+        self._removed = True
+
     def remove(self) -> None:
         """Take it away for good: the worker takes no more tasks, though the loop that writes turns while it drains."""
+        if self._removed:
+            return
         self._removed = True
         try:
             _refuse_special(self._path)
@@ -105,6 +138,15 @@ def check_health_file(settings: Settings) -> None:
         raise SettingsError(f"health_file is {settings.health_file!r}: its folder does not exist")
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write a small file at once: a reader sees the old one or the new one."""
+    _refuse_special(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    make_private_file(temporary)
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
 def health_file(settings: Settings, lag_s: Callable[[], float], in_flight: Callable[[], int]) -> HealthFile | None:
     """Return the file that the settings name; ``None`` where they name none."""
     if not settings.health_file:
@@ -117,6 +159,14 @@ def read_health(path: Path) -> Health | None:
     """Read the file; ``None`` where it is missing or not one."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Health)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def read_supervision(path: Path) -> Supervision | None:
+    """Read the file of a supervisor; ``None`` where it is missing or that of a worker."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Supervision)
     except (OSError, msgspec.DecodeError):
         return None
 

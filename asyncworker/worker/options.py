@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +14,21 @@ import click
 from celery.bin.base import CeleryOption
 from celery.platforms import create_pidlock
 
+from asyncworker.counters import collect_with
 from asyncworker.errors import SettingsError
 from asyncworker.private_files import make_private
 from asyncworker.settings import Settings
-from asyncworker.worker.health import health_files
+from asyncworker.worker.health import BEAT_S, health_files
+from asyncworker.worker.place import Place
 from asyncworker.worker.supervised import Supervised
-from asyncworker.worker.supervisor import Place, Supervisor
+from asyncworker.worker.supervisor import Supervisor
+from asyncworker.worker.supervisor_signs import SupervisorSigns
 
 __all__ = ["add_options", "supervise"]
 
 _GROUP = "Processes"
+#: A worker that has cancelled what it ran has so long to flush, and to close its connections.
+KILL_AFTER_S = 10.0
 _COUNT = click.IntRange(min=1)
 
 
@@ -37,8 +43,9 @@ def add_options(app: Any) -> None:
         ("--max-memory-mb", "With --processes: replace a worker that has more resident memory."),
     ):
         options.add(CeleryOption([name], type=_COUNT, help=told, help_group=_GROUP))
-    # The pipe from a worker to its supervisor.
+    # A worker's link to its supervisor, and its own streams where they are held back until it is ready.
     options.add(CeleryOption(["--supervised"], type=int, hidden=True))
+    options.add(CeleryOption(["--supervised-output"], hidden=True))
     app.steps["worker"].add(Supervised)
 
 
@@ -75,10 +82,20 @@ def supervise(worker: Any, options: Mapping[str, Any], settings: Settings) -> in
     lock = create_pidlock(options["pidfile"]) if options.get("pidfile") else None
     if lock is not None:
         make_private(Path(lock.path))
+    signs = SupervisorSigns(Path(settings.health_file) if settings.health_file else None)
     try:
         places = _places(worker.hostname, count, settings.health_file)
-        return Supervisor(places, drain_timeout_s=settings.drain_timeout_s).run()
+        collect_with("supervisor", signs.samples)
+        return Supervisor(
+            places,
+            environment=lambda: os.environ,
+            drain_timeout_s=settings.drain_timeout_s,
+            kill_after_s=settings.cancel_grace_s + KILL_AFTER_S,
+            watch=signs.watch,
+            watch_s=BEAT_S if settings.health_file else None,
+        ).run()
     finally:
+        signs.remove()
         if lock is not None:
             lock.release()
 
@@ -107,15 +124,20 @@ def _check(options: Mapping[str, Any]) -> None:
         raise SettingsError("--processes is for the celery command: celery -A APP worker --processes N")
 
 
-def worker_command(node: str, pipe: int) -> list[str]:
+def worker_command(node: str, link: int, output: str = "") -> list[str]:
     """Return the command line of one worker: this process's own, Python's options included, with what comes last."""
     words = [sys.executable, *sys.orig_argv[1:]]
-    # Celery has gone to that folder already, and a relative name would be looked for below it.
+    # Celery has gone to that folder already, and a relative name would be looked for below it. An absolute one stays:
+    # it may be a link, which leads to other code by then.
     for index, word in enumerate(words):
-        if word.startswith("--workdir="):
+        name, equals, folder = word.partition("=")
+        if name != "--workdir":
+            continue
+        if equals and not Path(folder).is_absolute():
             words[index] = f"--workdir={Path.cwd()}"
-        elif word == "--workdir":
+        elif not equals and not Path(words[index + 1]).is_absolute():
             words[index + 1] = str(Path.cwd())
     # Celery reads what follows a -- as configuration.
     end = words.index("--") if "--" in words else len(words)
-    return [*words[:end], "--hostname", node, "--supervised", str(pipe), *words[end:]]
+    held = ["--supervised-output", output] if output else []
+    return [*words[:end], "--hostname", node, "--supervised", str(link), *held, *words[end:]]

@@ -24,12 +24,27 @@ class Control(_StockControl):  # type: ignore[misc]
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self.stop = self._stop
+        consumer.remote_control = self
 
     def _stop(self, consumer: Any) -> None:
         if consumer.blueprint.state == _RUN:  # the connection was lost
             self.box.stop(consumer)
         else:
             self.box.node.handlers = _handlers_of_the_end()
+
+    def rename(self, consumer: Any, hostname: str) -> None:
+        """Be reached under another node name from now on: this one is to be a successor's."""
+        node = self.box.node
+        is_listening = node.channel is not None
+        if is_listening:
+            self.box.stop(consumer)
+        self.box.hostname = node.hostname = node.state.hostname = hostname
+        if is_listening:
+            self.box.start(consumer)
+
+    def retire(self) -> None:
+        """Refuse from now on what would change how the worker consumes."""
+        self.box.node.handlers = _handlers_of_the_end()
 
 
 def _handlers_of_the_end() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from billiard.exceptions import Terminated, TimeLimitExceeded
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import signals
 from celery.app.trace import trace_task_ret
 from celery.concurrency.base import BasePool
@@ -70,6 +70,8 @@ class AsyncPool(BasePool):
     task_join_will_block = True
     #: Celery then keeps what waits for a slot, and looks again when its turn comes: revoked, expired?
     uses_semaphore = True
+    #: Tasks were cancelled since the worker was told to end and they took too long.
+    drain_timed_out = False
     #: Has the consumer fetch so many more messages, or fewer; our consumer sets it, before the pool is started.
     fetch_more: Callable[[int], None] = staticmethod(_fetch_no_more)
 
@@ -161,6 +163,11 @@ class AsyncPool(BasePool):
         return len(self._jobs)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, apart from what does not end."""
+        return len(self._jobs) <= len(self._zombies)
+
+    @property
     def zombies(self) -> int:
         """How many of them do not end after being cancelled."""
         return len(self._zombies)
@@ -229,6 +236,15 @@ class AsyncPool(BasePool):
         if self._semaphore is not None:
             self._semaphore.shrink(n)
 
+    def retire(self) -> None:
+        """Start nothing more, for as long as it takes; what runs goes on. The consumer gives back what waits."""
+        self._closing = True
+        if self._health is not None:
+            self._health.leave()
+        self._forget_waiting()
+        for job in self._jobs.values():
+            self._runner.give_back(job)
+
     def on_close(self) -> None:
         """Start nothing more; what waits stays unacknowledged and returns to the queue."""
         self._closing = True
@@ -248,6 +264,7 @@ class AsyncPool(BasePool):
             return
         left = [job for pid, job in self._jobs.items() if pid not in self._zombies]
         if left:
+            self.drain_timed_out = True
             some = ", ".join(map(str, left[:TOLD]))
             logger.error(
                 "%d tasks did not end within %g s and are cancelled: %s",
@@ -269,11 +286,29 @@ class AsyncPool(BasePool):
     def _cut_short(self) -> None:
         """Settle what has ended, cancel the rest; late-ack tasks return to the queue."""
         self._settle()
+        give_up_at_s = time.monotonic() + self._settings.cancel_grace_s
+        self._report_lost(give_up_at_s)
         for job in list(self._jobs.values()):
             self._abandon(job)
-        give_up_at_s = time.monotonic() + self._settings.cancel_grace_s
         while self._jobs and time.monotonic() < give_up_at_s:
             self._wait_for_events()
+
+    def _report_lost(self, give_up_at_s: float) -> None:
+        """Store the failure of what is acknowledged already: no other delivery will ever say what became of it."""
+        lost = [
+            job
+            for job in self._jobs.values()
+            if isinstance(job.request, Request) and job.request.acknowledged and not job.abandoned
+            if not job.servers_awaited
+        ]
+        for number, job in enumerate(lost):
+            try:
+                if time.monotonic() >= give_up_at_s:
+                    raise TimeoutError("the result backend is slow")
+                job.request.on_failure(exception_info(WorkerLostError(f"{job} was cut short: its worker ended")))
+            except Exception as exc:
+                logger.error("%d tasks were cut short, and their failure is not stored: %r", len(lost) - number, exc)
+                return
 
     def _get_info(self) -> dict[str, Any]:
         return {

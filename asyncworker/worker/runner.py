@@ -130,6 +130,15 @@ class Runner:
         """Tell a job that can stop early to do so; others go on."""
         self._loop.call_soon_threadsafe(self._drain, job)
 
+    def give_back(self, job: Job) -> None:
+        """Have a job that was delivered again, and still waits for its holder, go back to the queue; others go on."""
+
+        def give_back() -> None:
+            if job.task is None and job.coroutine is not None:
+                self._drain(job)
+
+        self._loop.call_soon_threadsafe(give_back)
+
     def stop(self) -> None:
         """Start nothing that still waits for a thread."""
         self._threads.shutdown(wait=False, cancel_futures=True)

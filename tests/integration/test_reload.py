@@ -1,0 +1,71 @@
+"""SIGHUP to the supervisor of ``--processes``: new code for one worker after the other, and no task ended or lost."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from celery import Celery
+
+from tests.integration.test_recycling import HELD, LONG_S, Held, Start, held
+from tests.integration.test_shutdown import wait_until
+from tests.integration.test_supervisor import NODES, QUICK, children, ends
+
+__all__ = ["held"]
+
+CODE = """
+from celery import shared_task
+
+@shared_task(name="r.version")
+def version():
+    return {version}
+"""
+
+
+def test_sighup_brings_new_code_and_no_task_is_ended_or_lost(
+    worker: Start, client: Celery, held: Held, tmp_path: Path
+) -> None:
+    module = tmp_path / "reloaded_tasks.py"
+    module.write_text(CODE.format(version=1))
+    env = {"ASYNCWORKER_INCLUDE": f"{HELD},reloaded_tasks", "PYTHONDONTWRITEBYTECODE": "1"}
+    env["ASYNCWORKER_DRAIN_TIMEOUT_S"] = "0.2"
+    # A folder of its own on the path is where the module is found.
+    node = worker(None, "--processes", "2", "-c", "4", "--workdir", str(tmp_path), *QUICK, env=env)
+    wait_until(lambda: node.log().count(" ready.") == 2, LONG_S)
+    before = children(node)
+    assert set(before) == NODES
+    running = [client.tasks["h.early"].delay(*held.arguments(f"r{n}")) for n in range(4)]
+    wait_until(lambda: len(held.started()) == 4, LONG_S)
+    assert client.send_task("r.version").get(timeout=LONG_S) == 1
+
+    module.write_text(CODE.format(version=2))
+    node.signal(signal.SIGHUP)
+    sent = []
+
+    def both_are_replaced() -> bool:
+        sent.append(client.send_task("r.version"))
+        return node.log().count(" retires: ") == 2
+
+    wait_until(both_are_replaced, LONG_S)
+    versions = [result.get(timeout=LONG_S) for result in sent]
+    assert set(versions) <= {1, 2}
+    assert client.send_task("r.version").get(timeout=LONG_S) == 2
+    assert node.log().count("is replaced: SIGHUP") == 2
+    held.let_go()
+    assert {result.get(timeout=LONG_S) for result in running} <= {each.pid for each in before.values()}
+    assert ends(before.values())
+
+    # Code that cannot be imported replaces nothing, and is named once.
+    good = {name: process.pid for name, process in children(node).items()}
+    module.write_text("import no_such_module_at_all")
+    node.signal(signal.SIGHUP)
+    wait_until(lambda: node.log().count("another starts in") >= 4, LONG_S)
+    assert {name: children(node)[name].pid for name in good} == good
+    assert client.send_task("r.version").get(timeout=LONG_S) == 2
+    failures = node.log()[node.log().rindex("SIGHUP: all workers") :]
+    assert failures.count("cannot import 'reloaded_tasks': ModuleNotFoundError") <= 2
+    assert len(failures.splitlines()) < 20, failures
+    module.write_text(CODE.format(version=3))
+    wait_until(lambda: node.log().count(" retires: ") == 4, LONG_S)
+    assert client.send_task("r.version").get(timeout=LONG_S) == 3
+    assert node.stop() == 0
