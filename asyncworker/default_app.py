@@ -24,7 +24,7 @@ from kombu.utils.compat import detect_environment
 from asyncworker.errors import AsyncWorkerError, SettingsError
 from asyncworker.iterate import mark_records
 from asyncworker.limits import use_limits_url
-from asyncworker.metrics import check_metrics, start_metrics, stop_metrics
+from asyncworker.metrics import check_metrics, leave_page, start_metrics, stop_metrics
 from asyncworker.redaction import redacted
 from asyncworker.settings import load_settings
 from asyncworker.tasks.task import AsyncTask
@@ -35,6 +35,7 @@ from asyncworker.worker.fast import use_consumer, use_fast_broker
 from asyncworker.worker.health import check_health_file
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.stacks import check_locals
+from asyncworker.worker.supervised import worker_retiring
 from asyncworker.worker.urls import check_urls
 
 __all__ = ["check_broker_url", "check_environment", "get_app", "install"]
@@ -105,6 +106,7 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
     connect(signals.import_modules, import_tasks, sender=app, dispatch_uid=f"asyncworker-{id(app)}")
     connect(signals.worker_ready, _start_metrics, dispatch_uid="asyncworker-metrics")
     connect(signals.worker_shutdown, _stop_metrics, dispatch_uid="asyncworker-metrics")
+    connect(worker_retiring, _leave_page, dispatch_uid="asyncworker-metrics")
     # Its sender is a host name: once for all apps.
     connect(signals.celeryd_init, _check_worker, dispatch_uid="asyncworker")
     connect(signals.celeryd_after_setup, _tell_ignored, dispatch_uid="asyncworker-ignored")
@@ -202,6 +204,10 @@ def _start_metrics(sender: Any, **_: Any) -> None:
 
 def _stop_metrics(**_: Any) -> None:
     stop_metrics()
+
+
+def _leave_page(**_: Any) -> None:
+    leave_page()
 
 
 def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:

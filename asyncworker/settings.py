@@ -82,9 +82,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_keep_s: PositiveSeconds = 7 * 86400.0
     """A task's state is deleted when no execution of the task has held it for so long."""
     drain_timeout_s: PositiveSeconds = 300.0
-    """How long a worker that is to end may go on; then its tasks are cancelled, with --processes it is killed."""
+    """How long a worker that is to end may go on; then its tasks are cancelled."""
     health_file: str = ""
     """A file that a worker rewrites each second while it consumes and its loop answers; see `asyncworker health`."""
+    env_file: str = ""
+    """With --processes: a file of NAME=VALUE lines for the environment of the workers, read when each is started."""
     max_zombies: Annotated[int, Meta(ge=0)] = 0
     """A worker with so many tasks that do not end after being cancelled shuts down, to be started anew; 0: never."""
     fast_broker: bool = True

@@ -4,6 +4,6 @@ Files: names (every metric, its unit and meaning), standing (gauges of this work
 prometheus, running (what a worker starts and stops).
 """
 
-from asyncworker.metrics.running import check_metrics, start_metrics, stop_metrics
+from asyncworker.metrics.running import check_metrics, leave_page, start_metrics, stop_metrics
 
-__all__ = ["check_metrics", "start_metrics", "stop_metrics"]
+__all__ = ["check_metrics", "leave_page", "start_metrics", "stop_metrics"]

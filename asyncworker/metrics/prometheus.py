@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from asyncworker.counters import samples
 from asyncworker.metrics.names import full_names
 
-__all__ = ["PrometheusPage", "Scrape"]
+__all__ = ["PrometheusPage", "Scrape", "WaitingPage"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class PrometheusPage:
         OSError: The port is taken.
     """
 
+    is_page = True
+
     def __init__(self, port: int, address: str) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(Scrape())
@@ -62,3 +65,37 @@ class PrometheusPage:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(2)
+
+
+class WaitingPage:
+    """Opens the page as soon as its port is free: the worker that this one replaces may have it still.
+
+    Args:
+        port: TCP port.
+        address: Where to listen.
+    """
+
+    is_page = True
+    RETRY_S = 1.0
+
+    def __init__(self, port: int, address: str) -> None:
+        self._port, self._address = port, address
+        self._page: PrometheusPage | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._open, name="asyncworker-page", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> None:
+        while self._page is None and not self._stopped.wait(self.RETRY_S):
+            try:
+                self._page = PrometheusPage(self._port, self._address)
+            except OSError:
+                continue
+            logger.info("the page for Prometheus on %s:%d is open", self._address, self._port)
+
+    def stop(self) -> None:
+        """Wait no longer; close the page."""
+        self._stopped.set()
+        self._thread.join()
+        if self._page is not None:
+            self._page.stop()

@@ -12,17 +12,17 @@ from asyncworker.redaction import redacted
 from asyncworker.settings import Settings
 
 if TYPE_CHECKING:
-    from asyncworker.metrics.prometheus import PrometheusPage
+    from asyncworker.metrics.prometheus import PrometheusPage, WaitingPage
     from asyncworker.metrics.queues import QueueLengths
     from asyncworker.metrics.statsd import StatsdSender
 
-__all__ = ["check_metrics", "start_metrics", "stop_metrics"]
+__all__ = ["check_metrics", "leave_page", "start_metrics", "stop_metrics"]
 
 logger = logging.getLogger(__name__)
 
 STATSD_PORT = 8125
 
-_running: list[StatsdSender | QueueLengths | PrometheusPage] = []
+_running: list[StatsdSender | QueueLengths | PrometheusPage | WaitingPage] = []
 
 
 def check_metrics(settings: Settings) -> tuple[str, int]:
@@ -70,20 +70,34 @@ def start_metrics(worker: Any, settings: Settings) -> None:
     lengths.start()
     _running.append(lengths)
     if settings.prometheus_port:
-        from asyncworker.metrics.prometheus import PrometheusPage
+        from asyncworker.metrics.prometheus import PrometheusPage, WaitingPage
 
         page_port = settings.prometheus_port + _place_of(worker)
         try:
             _running.append(PrometheusPage(page_port, settings.prometheus_address))
-        except (OSError, OverflowError) as exc:  # the port is taken, or above 65535
-            # A worker without a page is worth more than no worker.
+        except OverflowError as exc:
             logger.error("no page for Prometheus on %s:%d: %s", settings.prometheus_address, page_port, exc)
+        except OSError as exc:
+            # A worker without a page is worth more than no worker; the one that it replaces may have the port still.
+            if getattr(worker.controller, "options", {}).get("supervised") is None:
+                logger.error("no page for Prometheus on %s:%d: %s", settings.prometheus_address, page_port, exc)
+            else:
+                logger.info("no page for Prometheus on %s:%d yet: %s", settings.prometheus_address, page_port, exc)
+                _running.append(WaitingPage(page_port, settings.prometheus_address))
 
 
 def stop_metrics() -> None:
     """Send what is left, and stop."""
     while _running:
         _running.pop().stop()
+
+
+def leave_page() -> None:
+    """Close the page, whose port a successor waits for; what is sent goes on."""
+    for each in list(_running):
+        if getattr(each, "is_page", False):
+            _running.remove(each)
+            each.stop()
 
 
 def _place_of(worker: Any) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,10 @@ import click
 from celery.bin.base import CeleryOption
 from celery.platforms import create_pidlock
 
-from asyncworker.counters import collect_with
 from asyncworker.errors import SettingsError
 from asyncworker.private_files import make_private
 from asyncworker.settings import Settings
+from asyncworker.worker.environment_file import WorkerEnvironment
 from asyncworker.worker.health import BEAT_S, health_files
 from asyncworker.worker.place import Place
 from asyncworker.worker.supervised import Supervised
@@ -76,6 +75,7 @@ def supervise(worker: Any, options: Mapping[str, Any], settings: Settings) -> in
                 )
         return None
     _check(options)
+    environment = WorkerEnvironment(settings.env_file)
     # Celery's log format shows this name.
     multiprocessing.current_process().name = worker.hostname
     worker.app.log.setup(options.get("loglevel"), options.get("logfile"), hostname=worker.hostname)
@@ -85,10 +85,9 @@ def supervise(worker: Any, options: Mapping[str, Any], settings: Settings) -> in
     signs = SupervisorSigns(Path(settings.health_file) if settings.health_file else None)
     try:
         places = _places(worker.hostname, count, settings.health_file)
-        collect_with("supervisor", signs.samples)
         return Supervisor(
             places,
-            environment=lambda: os.environ,
+            environment=environment,
             drain_timeout_s=settings.drain_timeout_s,
             kill_after_s=settings.cancel_grace_s + KILL_AFTER_S,
             watch=signs.watch,

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from tenacity import RetryCallState, wait_exponential
 
+from asyncworker.errors import SettingsError
 from asyncworker.settings import ENV_PREFIX
 from asyncworker.worker.supervised import RENAME, RETIRE, Command
 from asyncworker.worker.supervised_process import WorkerProcess, output_is_held
@@ -109,7 +110,10 @@ class Slot:
         self.start_at_s = None
         try:
             process = self._start()
-        except OSError as exc:  # no memory, too many processes, an environment file that cannot be read: may pass
+        except (
+            OSError,
+            SettingsError,
+        ) as exc:  # no memory, too many processes, an environment file that cannot be read: may pass
             self._start_later(f"could not be started: {exc}")
             return
         if self.current is None:

@@ -14,9 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.utils.dispatch import Signal
 from celery.worker import state
 
-__all__ = ["DRAIN_TIMED_OUT", "ENOUGH", "LEAVING", "READY", "RENAME", "RETIRE", "Command", "Supervised", "memory_bytes"]
+__all__ = [
+    "DRAIN_TIMED_OUT",
+    "ENOUGH",
+    "LEAVING",
+    "READY",
+    "RENAME",
+    "RETIRE",
+    "Command",
+    "Supervised",
+    "memory_bytes",
+    "worker_retiring",
+]
+
+#: Sent once a worker takes no more tasks, since its successor does.
+worker_retiring = Signal(name="worker_retiring")
 
 #: What it may say, one a line; ``ENOUGH`` goes on with the reason.
 READY, ENOUGH, LEAVING = b"ready", b"enough: ", b"leaving"
@@ -115,6 +130,7 @@ class Supervised(bootsteps.StartStopStep):
             elif word == RETIRE:
                 self._retiring = True
                 self._worker.consumer.retire()
+                worker_retiring.send(sender=self._worker.consumer)
         if self._retiring:
             if self._worker.pool.is_idle and state.should_stop is None:
                 state.should_stop = 0  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What a supervisor shows of its workers: a file for `asyncworker health`, and numbers for those who read metrics."""
+"""What a supervisor shows of its workers: a file for `asyncworker health`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from asyncworker.counters import Sample
 from asyncworker.worker.health import BEAT_S, PlaceHealth, Supervision, write_private
 from asyncworker.worker.place import Slot
 
@@ -29,14 +28,12 @@ class SupervisorSigns:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._slots: Sequence[Slot] = ()
         self._written: tuple[PlaceHealth, ...] = ()
         self._written_at_s = 0.0
         self._failed = False
 
     def watch(self, slots: Sequence[Slot]) -> None:
         """Write the file, once a second or where something has changed."""
-        self._slots = slots
         if self._path is None:
             return
         places = tuple(map(self._health_of, slots))
@@ -64,11 +61,3 @@ class SupervisorSigns:
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
-
-    def samples(self) -> Iterator[Sample]:
-        """Tell how many processes there are, and how often one had to be started again."""
-        for slot in self._slots:
-            labels = (("node", slot.node),)
-            yield Sample("supervisor.restarts", "counter", labels, slot.restarts)
-            yield Sample("supervisor.up", "gauge", labels, int(slot.bad_since_s is None))
-            yield Sample("supervisor.retiring", "gauge", labels, len(slot.retiring))

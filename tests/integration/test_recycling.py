@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from asyncworker.cli.embedded import EmbeddedServer
 from tests.integration import held_tasks
 from tests.integration.test_shutdown import wait_until
 from tests.integration.test_supervisor import QUICK, children, ends
+from tests.servers.ports import free_port
 from tests.servers.worker import Worker
 
 HELD = held_tasks.__name__
@@ -121,10 +123,16 @@ def test_a_retiring_worker_outlives_its_connection(
 
 
 def test_at_most_one_predecessor_of_a_place_runs_its_last_tasks(worker: Start, client: Celery, held: Held) -> None:
-    node = worker(HELD, "--processes", "1", "--max-tasks", "1", *QUICK)
+    port = free_port()
+    env = {"ASYNCWORKER_PROMETHEUS_PORT": str(port)}
+    node = worker(HELD, "--processes", "1", "--max-tasks", "1", *QUICK, env=env)
     old = the_child(node)
     results = [client.tasks["h.early"].delay(*held.arguments("first"))]
     node.wait_for_log(" retires: ", LONG_S)
+    # The page for Prometheus is the successor's now.
+    node.wait_for_log(f"the page for Prometheus on 127.0.0.1:{port} is open", LONG_S)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LONG_S) as page:
+        assert b"asyncworker_executor_running_tasks 0.0" in page.read()
     for number in range(5):
         results.append(client.tasks["h.early"].delay(*held.arguments(f"n{number}")))
         wait_until(lambda: len(held.started()) == 2 + number, LONG_S)  # noqa: B023

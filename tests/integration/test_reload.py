@@ -14,11 +14,12 @@ from tests.integration.test_supervisor import NODES, QUICK, children, ends
 __all__ = ["held"]
 
 CODE = """
+import os
 from celery import shared_task
 
 @shared_task(name="r.version")
 def version():
-    return {version}
+    return [{version}, os.environ.get('SHOP_VALUE')]
 """
 
 
@@ -26,19 +27,21 @@ def test_sighup_brings_new_code_and_no_task_is_ended_or_lost(
     worker: Start, client: Celery, held: Held, tmp_path: Path
 ) -> None:
     module = tmp_path / "reloaded_tasks.py"
+    environment_file = tmp_path / "worker.env"
     module.write_text(CODE.format(version=1))
+    environment_file.write_text("SHOP_VALUE=one\n")
     env = {"ASYNCWORKER_INCLUDE": f"{HELD},reloaded_tasks", "PYTHONDONTWRITEBYTECODE": "1"}
-    env["ASYNCWORKER_DRAIN_TIMEOUT_S"] = "0.2"
-    # A folder of its own on the path is where the module is found.
-    node = worker(None, "--processes", "2", "-c", "4", "--workdir", str(tmp_path), *QUICK, env=env)
+    env |= {"ASYNCWORKER_DRAIN_TIMEOUT_S": "0.2", "ASYNCWORKER_ENV_FILE": str(environment_file)}
+    node = worker(None, "--processes", "2", "-c", "4", *QUICK, env=env, cwd=tmp_path)
     wait_until(lambda: node.log().count(" ready.") == 2, LONG_S)
     before = children(node)
     assert set(before) == NODES
     running = [client.tasks["h.early"].delay(*held.arguments(f"r{n}")) for n in range(4)]
     wait_until(lambda: len(held.started()) == 4, LONG_S)
-    assert client.send_task("r.version").get(timeout=LONG_S) == 1
+    assert client.send_task("r.version").get(timeout=LONG_S) == [1, "one"]
 
     module.write_text(CODE.format(version=2))
+    environment_file.write_text("SHOP_VALUE=two\n")
     node.signal(signal.SIGHUP)
     sent = []
 
@@ -48,8 +51,8 @@ def test_sighup_brings_new_code_and_no_task_is_ended_or_lost(
 
     wait_until(both_are_replaced, LONG_S)
     versions = [result.get(timeout=LONG_S) for result in sent]
-    assert set(versions) <= {1, 2}
-    assert client.send_task("r.version").get(timeout=LONG_S) == 2
+    assert all(version in ([1, "one"], [2, "two"]) for version in versions)
+    assert client.send_task("r.version").get(timeout=LONG_S) == [2, "two"]
     assert node.log().count("is replaced: SIGHUP") == 2
     held.let_go()
     assert {result.get(timeout=LONG_S) for result in running} <= {each.pid for each in before.values()}
@@ -61,11 +64,11 @@ def test_sighup_brings_new_code_and_no_task_is_ended_or_lost(
     node.signal(signal.SIGHUP)
     wait_until(lambda: node.log().count("another starts in") >= 4, LONG_S)
     assert {name: children(node)[name].pid for name in good} == good
-    assert client.send_task("r.version").get(timeout=LONG_S) == 2
+    assert client.send_task("r.version").get(timeout=LONG_S) == [2, "two"]
     failures = node.log()[node.log().rindex("SIGHUP: all workers") :]
     assert failures.count("cannot import 'reloaded_tasks': ModuleNotFoundError") <= 2
     assert len(failures.splitlines()) < 20, failures
     module.write_text(CODE.format(version=3))
     wait_until(lambda: node.log().count(" retires: ") == 4, LONG_S)
-    assert client.send_task("r.version").get(timeout=LONG_S) == 3
+    assert client.send_task("r.version").get(timeout=LONG_S) == [3, "two"]
     assert node.stop() == 0
