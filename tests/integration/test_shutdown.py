@@ -73,7 +73,7 @@ def test_sigquit_cancels_what_runs_and_unacknowledged_tasks_return(
 def test_a_drain_that_takes_too_long_is_cut_short(
     worker: Callable[..., Worker], client: Celery, broker: redis.Redis, name: str, returns: int
 ) -> None:
-    """Also where the loop itself is blocked, or a thread; what was acknowledged late returns to the queue, others fail."""
+    """Also where the loop itself is blocked, or a thread; late-ack tasks return to the queue, others fail."""
     node = worker(
         MODULE, "--without-mingle", env={"ASYNCWORKER_DRAIN_TIMEOUT_S": "1", "ASYNCWORKER_CANCEL_GRACE_S": "1"}
     )

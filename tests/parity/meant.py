@@ -95,7 +95,8 @@ MEANT = [
     Meant(
         what="A warm shutdown that takes long",
         prefork="waits for ever",
-        ours="after `ASYNCWORKER_DRAIN_TIMEOUT_S` what still runs is cancelled; late-ack tasks return to the queue",
+        ours="after `ASYNCWORKER_DRAIN_TIMEOUT_S` what still runs is cancelled; late-ack tasks return to the queue, "
+        "others fail with `WorkerLostError`",
     ),
     Meant(
         what="Memory, globals, crashes",
