@@ -21,7 +21,7 @@ from tests.servers.ports import free_port
 from tests.servers.worker import Worker
 
 HELD = held_tasks.__name__
-LONG_S = 60
+LONG_S = 100
 
 Start = Callable[..., Worker]
 

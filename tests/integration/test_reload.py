@@ -62,12 +62,12 @@ def test_sighup_brings_new_code_and_no_task_is_ended_or_lost(
     good = {name: process.pid for name, process in children(node).items()}
     module.write_text("import no_such_module_at_all")
     node.signal(signal.SIGHUP)
-    wait_until(lambda: node.log().count("another starts in") >= 4, LONG_S)
+    wait_until(lambda: node.log().count("another starts in") >= 3, LONG_S)
     assert {name: children(node)[name].pid for name in good} == good
     assert client.send_task("r.version").get(timeout=LONG_S) == [2, "two"]
     failures = node.log()[node.log().rindex("SIGHUP: all workers") :]
     assert failures.count("cannot import 'reloaded_tasks': ModuleNotFoundError") <= 2
-    assert len(failures.splitlines()) < 20, failures
+    assert len(failures.splitlines()) < 30, failures
     module.write_text(CODE.format(version=3))
     wait_until(lambda: node.log().count(" retires: ") == 4, LONG_S)
     assert client.send_task("r.version").get(timeout=LONG_S) == [3, "two"]
