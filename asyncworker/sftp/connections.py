@@ -292,15 +292,6 @@ class Connections:
                 held.hurry()
         self._grow()
 
-    @property
-    def _first_goes_alone(self) -> bool:
-        """Whether the others wait until one has logged in: nobody is asked twice, and a wrong password is tried once.
-
-        Otherwise they do not: with a long round trip, a connection takes as long as thousands of files.
-        """
-        options = self._options
-        return not self._logged_in and (self._ask is not None or options.accept_new or options.password is not None)
-
     def _grow(self, least: int = 0) -> None:
         have = len(self._sessions) + len(self._making)
         if have >= self._options.connections:  # as a rule
@@ -311,11 +302,21 @@ class Connections:
         if (load <= have * spread and have >= least) or self._closed:
             return
         wanted = min(self._easing.connections, self._traffic.requests, max(least, -(-load // spread)))
-        if self._first_goes_alone:
-            wanted = 1
+        if not self._logged_in:
+            wanted = self._before_login(least)
         for _ in range(min(wanted - have, _RAMP - len(self._making))):
             task = asyncio.get_running_loop().create_task(self._make())
             self._making.add(task)
+
+    def _before_login(self, least: int) -> int:
+        """How many connections there may be before one has logged in.
+
+        One: servers count refused logins, and nobody is asked twice. Where a key logs in and work is announced that is
+        worth it, that many: with a long round trip, a second connection takes as long as thousands of files.
+        """
+        options = self._options
+        alone = self._ask is not None or options.accept_new or options.password is not None
+        return 1 if alone else max(1, min(least, self._easing.connections))
 
     async def _make(self) -> None:
         task = asyncio.current_task()

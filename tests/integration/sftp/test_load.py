@@ -149,7 +149,7 @@ async def test_one_small_file_takes_one_connection(sshd: Sshd, folders: Folders,
     folders.make("a", b"x" * size)
     pool, begun = await counted(sshd, connections=8)
     async with pool:
-        (await download(pool, folders.remote, folders.local)).raise_for_errors()
+        await pool.get(folders.remote / "a", folders.local / "a")
         (await upload(pool, folders.local, folders.remote / "out")).raise_for_errors()
     assert len(begun) == 1
 
@@ -200,7 +200,7 @@ async def test_a_server_that_hangs_up_under_load_gets_less_until_it_copes(
     tmp_path: Path, folders: Folders, caplog: pytest.LogCaptureFixture, transport: str, hang_up_above: int, call: str
 ) -> None:
     hostile = Hostile(delay_s=0.001, hang_up_above=hang_up_above)
-    files = filled(hostile, 400)
+    files = filled(hostile, 400 + 5 * hang_up_above)  # too many for each of four connections
     with running_hostile_server(tmp_path / "server", hostile) as server:
         async with asyncio.timeout(240), through(transport, server) as pool:
             with caplog.at_level(logging.WARNING):
