@@ -116,12 +116,14 @@ def test_a_run_of_an_unknown_task_has_failed(worker: Callable[..., Worker], clie
 def test_a_run_whose_workers_died_too_often_has_failed(
     worker: Callable[..., Worker], client: Celery[AsyncTask], tmp_path: Path
 ) -> None:
-    """Killed from outside, each time it runs: which item it was is not known."""
+    """Killed from outside before any item has begun: none can be blamed, and nothing is settled in between."""
     env = ENV | {"ASYNCWORKER_MAX_DELIVERIES": "1"}
-    result = gated(client, tmp_path / "gate").delay()
+    log = tmp_path / "log"
+    source = client.tasks["t.gated_late"].s(str(log), str(tmp_path / "gate"))
+    result = client.tasks["t.picky"].iterate(number=source).delay()
     for attempt in (1, 2):
         victim = worker(MODULE, "--without-mingle", env=env, name=f"victim{attempt}@test")
-        while result.progress().attempt < attempt:
+        while not log.exists() or log.read_text().count("begun") < attempt:
             time.sleep(0.05)
         victim.kill()
     worker(MODULE, "--without-mingle", env=env, name="survivor@test")
