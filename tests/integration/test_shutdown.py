@@ -83,8 +83,8 @@ def test_a_drain_that_takes_too_long_is_cut_short(
     assert node.wait(60) == 0
     assert f"1 tasks did not end within 1 s and are cancelled: {name}[{result.id}]" in node.log()
     assert broker.llen("celery") + broker.hlen("unacked") == returns
-    if name == "t.thread_sleep":
-        assert result.state == "FAILURE"  # a loop that is blocked stores nothing
+    if name != "t.burn_cpu":  # a loop that is blocked stores nothing
+        assert result.state == ("PENDING" if returns else "FAILURE")
 
 
 def refuses(client: Celery) -> bool:
