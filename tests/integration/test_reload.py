@@ -32,7 +32,7 @@ def test_sighup_brings_new_code_and_no_task_is_ended_or_lost(
     environment_file.write_text("SHOP_VALUE=one\n")
     env = {"ASYNCWORKER_INCLUDE": f"{HELD},reloaded_tasks", "PYTHONDONTWRITEBYTECODE": "1"}
     env |= {"ASYNCWORKER_DRAIN_TIMEOUT_S": "0.2", "ASYNCWORKER_ENV_FILE": str(environment_file)}
-    node = worker(None, "--processes", "2", "-c", "4", *QUICK, env=env, cwd=tmp_path)
+    node = worker(None, "--processes", "2", "-c", "8", *QUICK, env=env, cwd=tmp_path)
     wait_until(lambda: node.log().count(" ready.") == 2, LONG_S)
     before = children(node)
     assert set(before) == NODES
