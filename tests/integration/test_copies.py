@@ -90,16 +90,17 @@ def test_a_copy_that_comes_with_a_new_connection_is_acknowledged_when_the_task_i
     worker: Callable[..., Worker], rabbitmq: RabbitMQ, valkey: EmbeddedServer, tmp_path: Path, kind: str
 ) -> None:
     """The first delivery cannot be acknowledged any more: the copy is all that RabbitMQ has of the task."""
-    log, vhost = tmp_path / "log", rabbitmq.add_vhost()
+    log, gate, vhost = tmp_path / "log", tmp_path / "gate", rabbitmq.add_vhost()
     url = rabbitmq.broker_url(vhost)
     node = worker(MODULE, "--without-mingle", env={"ASYNCWORKER_BROKER_URL": url})
     with client_app(SimpleNamespace(broker_url=url, result_url=valkey.result_url)) as app:
-        args, countdown = (str(log), 15 if kind == "running" else 0), 15 if kind == "eta" else None
-        result = app.tasks["t.logged_late"].apply_async(args, countdown=countdown)
+        countdown = 15 if kind == "eta" else None
+        result = app.tasks["t.gated_late"].apply_async((str(log), str(gate)), countdown=countdown)
         node.wait_for_log(f"[{result.id}] received")
         rabbitmq.drop_connections(vhost)
         if kind == "running":  # Celery forgets an eta with its connection: the copy is received anew
             node.wait_for_log(f"[{result.id}] is delivered again to this process")
+        gate.touch()
         result.get(timeout=90)
     rabbitmq.wait_until_settled(vhost, 60)
     assert log.read_text().split() == ["begun", "ended"]

@@ -208,6 +208,7 @@ def test_one_in_a_crash_loop_makes_all_unhealthy(start: Start, client: Celery, t
 
 def test_remote_shutdown_is_the_end(start: Start, client: Celery) -> None:
     node = start()
+    wait_until(lambda: len(client.control.ping(timeout=2)) == 2)  # "ready" comes a moment before they listen
     client.control.shutdown(destination=["worker-1@test"])
     node.wait_for_log("worker-1@test was shut down by remote control and is not replaced")
     assert set(children(node)) == {"worker-2@test"}

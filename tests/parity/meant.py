@@ -96,7 +96,7 @@ MEANT = [
         what="A warm shutdown that takes long",
         prefork="waits for ever",
         ours="after `ASYNCWORKER_DRAIN_TIMEOUT_S` what still runs is cancelled; late-ack tasks return to the queue, "
-        "others fail with `WorkerLostError`",
+        "others fail with `WorkerLostError`, unless a task blocks the loop: it stores nothing then",
     ),
     Meant(
         what="Memory, globals, crashes",
