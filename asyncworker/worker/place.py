@@ -110,10 +110,8 @@ class Slot:
         self.start_at_s = None
         try:
             process = self._start()
-        except (
-            OSError,
-            SettingsError,
-        ) as exc:  # no memory, too many processes, an environment file that cannot be read: may pass
+        except (OSError, SettingsError) as exc:
+            # No memory, too many processes, an environment file that cannot be read: that may pass.
             self._start_later(f"could not be started: {exc}")
             return
         if self.current is None:

@@ -177,14 +177,14 @@ def test_a_path_may_be_a_path() -> None:
     assert load_settings({}, {"asyncworker_state_dir": Path("/somewhere")}).state_dir == "/somewhere"
 
 
-def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     given = {"ASYNCWORKER_STATE_DIR": "~/state", "ASYNCWORKER_PAYLOAD_URL": "~/large", "ASYNCWORKER_HEALTH_FILE": "~/h"}
     settings = load_settings(given)
     assert (settings.state_dir, settings.payload_url, settings.health_file) == (
-        "/home/me/state",
-        "/home/me/large",
-        "/home/me/h",
+        f"{tmp_path}/state",
+        f"{tmp_path}/large",
+        f"{tmp_path}/h",
     )
     with pytest.raises(SettingsError, match=r"state_dir is '~no\.such\.user/x': "):
         load_settings({"ASYNCWORKER_STATE_DIR": "~no.such.user/x"})

@@ -156,26 +156,26 @@ async def test_a_server_that_refuses_the_new_file_has_the_old_one_back(scene: Sc
     assert await scene.left() == source_kept(scene, write)
 
 
+async def fails_and_names_the_old_file(scene: Scene, write: Write) -> None:
+    """See a write fail with an error that names where the old file is, which is whole there."""
+    with pytest.raises(SFTPError) as raised:
+        await write(scene)
+    (aside,) = [name for name in await scene.left() if name not in source_kept(scene, write)]
+    assert aside in str(raised.value)
+    assert scene.server.tree.read(aside) == OLD
+
+
 @EVERY_WRITER
 async def test_what_cannot_be_put_back_is_kept_and_named(scene: Scene, write: Write) -> None:
     scene.server.refuse_if = lambda request: FAILURE if into_goal(request) or back(request) else None
-    with pytest.raises(SFTPError) as raised:
-        await write(scene)
-    left = await scene.left()
-    (aside,) = [name for name in left if name not in source_kept(scene, write)]
-    assert aside in str(raised.value)
-    assert scene.server.tree.read(aside) == OLD
+    await fails_and_names_the_old_file(scene, write)
 
 
 @EVERY_WRITER
 async def test_a_server_that_remembers_the_old_file_keeps_it(scene: Scene, write: Write) -> None:
     scene.server.phantoms = {GOAL: scene.server.tree.node(GOAL).stat()}
     scene.server.refuse_if = lambda request: FAILURE if into_goal(request) or back(request) else None
-    with pytest.raises(SFTPError) as raised:
-        await write(scene)
-    (aside,) = [name for name in await scene.left() if name not in source_kept(scene, write)]
-    assert aside in str(raised.value)
-    assert scene.server.tree.read(aside) == OLD
+    await fails_and_names_the_old_file(scene, write)
 
 
 @EVERY_WRITER
@@ -210,11 +210,7 @@ async def test_no_such_file_is_believed_of_an_old_file_only_if_it_has_gone(scene
         return NO_SUCH_FILE if into_goal(request) or back(request) else None
 
     scene.server.refuse_if = refuse
-    with pytest.raises(SFTPError) as raised:
-        await write(scene)
-    (aside,) = [name for name in await scene.left() if name not in source_kept(scene, write)]
-    assert aside in str(raised.value)
-    assert scene.server.tree.read(aside) == OLD
+    await fails_and_names_the_old_file(scene, write)
 
 
 @EVERY_WRITER
