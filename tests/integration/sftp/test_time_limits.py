@@ -27,12 +27,14 @@ def through(transport: str, server: Sshd | SFTPServer, **options: object) -> SFT
     return pool_of(ThroughSsh(server) if transport == "openssh" else server, **options)  # type: ignore[arg-type]
 
 
-def freeze(server: Sshd) -> list[psutil.Process]:
-    """SIGSTOP what serves SFTP behind an sshd that lives on, and answers keepalives."""
-    frozen = [process for process in server.sessions() if process.name() == "sftp-server"]
-    for process in frozen:
-        process.suspend()
-    return frozen
+def serving(server: Sshd) -> list[psutil.Process]:
+    """What serves SFTP behind an sshd that lives on, and answers keepalives, when these are stopped."""
+    found = []
+    for process in server.sessions():
+        with contextlib.suppress(psutil.NoSuchProcess):  # what led to a connection may end now
+            if process.name() == "sftp-server":
+                found.append(process)
+    return found
 
 
 @WAYS
@@ -44,8 +46,8 @@ async def test_a_server_process_that_hangs_is_given_up_and_another_one_asked(
     path = folders.make("a", b"x" * 3_000_000)
     async with asyncio.timeout(120), through(transport, own_sshd, timeout_s=1.0) as pool:
         await pool.stat(path)
-        frozen = await asyncio.to_thread(freeze, own_sshd)
-        assert len(frozen) == 1
+        [process] = await asyncio.to_thread(serving, own_sshd)
+        process.suspend()
         await pool.get(path, folders.local / "a")
         assert await settled(pool)
     assert (folders.local / "a").read_bytes() == b"x" * 3_000_000
@@ -53,17 +55,23 @@ async def test_a_server_process_that_hangs_is_given_up_and_another_one_asked(
 
 @WAYS
 @EXTERNAL
-async def test_a_download_goes_on_past_processes_that_hang(own_sshd: Sshd, folders: Folders, transport: str) -> None:
+async def test_a_download_goes_on_past_processes_that_hang(
+    own_sshd: Sshd, folders: Folders, tmp_path: Path, transport: str
+) -> None:
     names = {f"{number}" for number in range(600)}
     for name in names:
         folders.make(name, name.encode() * 5000)
     async with asyncio.timeout(180), through(transport, own_sshd, timeout_s=1.0) as pool:
+        (await download(pool, folders.remote, tmp_path / "before")).raise_for_errors()  # makes the connections
+        processes = await asyncio.to_thread(serving, own_sshd)
         job = asyncio.create_task(download(pool, folders.remote, folders.local))
-        while not folders.left() and not job.done():
-            await asyncio.sleep(0.001)
-        frozen = await asyncio.to_thread(freeze, own_sshd)
+        while not folders.left():
+            await asyncio.sleep(0)
+        for process in processes:
+            process.suspend()
+        assert not job.done()
         (await job).raise_for_errors()
-    assert frozen
+    assert processes
     assert set(folders.left()) == names
 
 
