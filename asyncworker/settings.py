@@ -46,67 +46,67 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     result_url: str = ""
     """Result backend; empty: ``CELERY_RESULT_BACKEND``, else the app's own, else the broker where that is Redis."""
     store_url: str = ""
-    """Where runs and checkpoints live, an SQLAlchemy async URL; empty: SQLite in the state folder."""
+    """Database of runs and checkpoints, an SQLAlchemy async URL; empty: SQLite in the state folder."""
     limits_url: str = ""
     """Redis for cluster-wide limits; empty: the broker, where that is Redis."""
     state_dir: str = msgspec.field(default_factory=default_state_dir)
     """Folder for the SQLite store, payloads beside it, and the embedded broker."""
     include: tuple[str, ...] = ()
-    """Modules with tasks that a worker imports; separated by commas."""
+    """Task modules that a worker imports, separated by commas."""
     concurrency: Count = 1000
-    """Tasks in flight in one process, where ``--concurrency`` and ``worker_concurrency`` say nothing."""
+    """Tasks in flight per process, unless ``--concurrency`` or ``worker_concurrency`` is given."""
     sync_threads: Count = 32
     """Threads for tasks that are not ``async def``."""
     io_threads: Count = 8
-    """Threads for what is blocking inside Celery: result writes, publishing; as many again for hooks of async tasks."""
+    """Threads for blocking calls inside Celery (result writes, publishing); as many again for hooks of async tasks."""
     blocked_after_s: PositiveSeconds = 1.0
-    """A coroutine that keeps the loop for longer is named in the log, with its stack."""
+    """Log a coroutine that blocks the event loop for longer than this, with its stack."""
     cancel_grace_s: Seconds = 5.0
-    """How long a cancelled coroutine may clean up before it is called a zombie."""
+    """Time for a cancelled coroutine to clean up before it counts as a zombie."""
     max_deliveries: Annotated[int, Meta(ge=0)] = 10
-    """A task that was begun so often after its first delivery, and never came to an end, is given up; 0: never."""
+    """Dead-letter a task after this many redeliveries that never finished; 0: never."""
     drain_grace_s: Seconds = 10.0
-    """How long items in flight may take to finish when a worker is told to end; then they run again elsewhere."""
+    """Time for items in flight to finish when a worker shuts down; unfinished ones run again elsewhere."""
     lease_s: Annotated[float, Meta(ge=3, le=LONGEST_S)] = 30.0
-    """A fan-out or long late-ack task that comes again waits for its holder; takes over from one silent so long."""
+    """Take over a fan-out or a long late-ack task whose holder has been silent for this long."""
     store_patience_s: Seconds = 30.0
-    """How long a fan-out or a task's state waits for a store that is away; then the run stops, to be resumed."""
+    """Time that a fan-out or a task's state waits for an unreachable store; then the run stops, to be resumed."""
     payload_url: str = ""
-    """Where long sources and large results lie: a folder, or a URL of fsspec's; empty: beside an SQLite store."""
+    """Storage of long sources and large results: a folder or an fsspec URL; empty: beside an SQLite store."""
     payload_over_bytes: Annotated[int, Meta(ge=0)] = 64 << 10
-    """A literal source, or one result, that takes more bytes than this when encoded goes there."""
+    """Store a literal source, or one result, there if it is larger than this when encoded."""
     runs_keep_s: Seconds = 30 * 86400.0
-    """How long an ended run is kept, with its results, and a long source after its last use; 0: for ever."""
+    """Retention of finished runs with their results, and of long sources after their last use; 0: forever."""
     state_max_bytes: Count = 256 << 10
-    """The most that one task may keep in its state, keys and encoded values together."""
+    """Maximum size of one task's state, keys and encoded values together."""
     state_keep_s: PositiveSeconds = 7 * 86400.0
-    """A task's state is deleted when no execution of the task has held it for so long."""
+    """Delete a task's state when no execution of the task has used it for this long."""
     drain_timeout_s: PositiveSeconds = 300.0
-    """How long a worker that is to end may go on; then its tasks are cancelled."""
+    """Maximum time for a worker to shut down; then its tasks are cancelled."""
     health_file: str = ""
-    """A file that a worker rewrites each second while it consumes and its loop answers; see `asyncworker health`."""
+    """File that a worker rewrites every second while it consumes and its loop responds; see `asyncworker health`."""
     env_file: str = ""
-    """With --processes: a file of NAME=VALUE lines for the environment of the workers, read when each is started."""
+    """With --processes: file of NAME=VALUE lines for the workers' environment, read whenever one starts."""
     max_zombies: Annotated[int, Meta(ge=0)] = 0
-    """A worker with so many tasks that do not end after being cancelled shuts down, to be started anew; 0: never."""
+    """Shut a worker down, to be restarted, at this many tasks that do not end after being cancelled; 0: never."""
     fast_broker: bool = True
-    """A worker takes messages from Redis and RabbitMQ in batches, by transports of its own; off: by kombu's."""
+    """Fetch messages from Redis and RabbitMQ in batches, through asyncworker's transports; off: through kombu's."""
     fast_results: bool = True
-    """A worker stores successful results in Redis in batches, on one connection; off: one by one, as Celery does."""
+    """Store successful results in Redis in batches, on one connection; off: one by one, as Celery does."""
     statsd: str = ""
-    """Where metrics go once a second, as ``HOST`` or ``HOST:PORT``; empty: nowhere."""
+    """statsd server for metrics, sent once a second, as ``HOST`` or ``HOST:PORT``; empty: none."""
     statsd_prefix: str = "asyncworker"
-    """Before each name; ``{node}`` in it is the worker's own, so that several do not overwrite each other's gauges."""
+    """Prefix of each name; ``{node}`` becomes the worker's name, which keeps the gauges of several workers apart."""
     prometheus_port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """A page for Prometheus on this port, with ``--processes`` on this one and those after it; 0: none."""
+    """Port of the Prometheus page; with ``--processes``, this one and those after it; 0: no page."""
     prometheus_address: str = "127.0.0.1"
-    """Where that page listens."""
+    """Address that the page listens on."""
     gc_threshold: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 50_000
-    """New objects between two garbage collections of a worker, once what it started with is set aside; 0: as Python."""
+    """New objects between two garbage collections, startup objects excluded; 0: Python's default."""
     debug: bool = False
-    """Check that what belongs to one thread is used there; a violation is logged with its stack. For tests."""
+    """Check that objects of one thread are used on that thread; violations are logged with their stack. For tests."""
     broker_wait_s: Seconds = 10.0
-    """How long a starting worker waits for a broker that does not answer before it gives up."""
+    """Time that a starting worker waits for an unreachable broker before it exits."""
 
     def __repr__(self) -> str:
         # It comes into logs, and into the local variables of an error's report.
