@@ -12,6 +12,9 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line."""
     with ending_at_once():
+        from asyncworker.closed_streams import occupy_closed_streams
+
+        occupy_closed_streams()
         from asyncworker.cli import main as command
         from asyncworker.cli.unread import flush_output
     try:

@@ -17,6 +17,7 @@ from asyncworker.sftp.file_end import READ_TO, ReadTo, gone_since
 from asyncworker.sftp.inplace import InPlace
 from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
+from asyncworker.sftp.metadata import whole_seconds
 from asyncworker.sftp.names import remote_bytes
 from asyncworker.sftp.options import one_of
 from asyncworker.sftp.placing import Doubt
@@ -166,9 +167,11 @@ class Files(Trees):
         Raises:
             SFTPFileNotFound: The folder is not there.
             SFTPError: Any other refusal, or no connection.
+            ValueError: ``mtime`` is before 1970 or after 2106.
             Exception: What ``blocks`` raised.
         """
         text = os.fspath(remote)
+        mtime = None if mtime is None else whole_seconds(mtime)
         in_place = InPlace(text, remote_bytes(text)) if inplace else None
         upload = StreamUpload(self, text, mode=mode, mtime=mtime, fsync=fsync, in_place=in_place)
         return await upload.run(blocks)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from asyncworker.sftp.local_leftovers import remove_leftovers, remove_parts
 from asyncworker.sftp.open_files import soft_limit
+from asyncworker.sftp.packets import expressible_time
 from asyncworker.sftp.temporary_names import temporary_name
 
 __all__ = ["Destination", "Found", "OpenFolder", "folded", "folders_above"]
@@ -164,7 +165,7 @@ class Destination:
                     with contextlib.suppress(OSError):  # it has just gone
                         is_like = entry.stat(follow_symlinks=False)
                         is_file, is_link = stat.S_ISREG(is_like.st_mode), stat.S_ISLNK(is_like.st_mode)
-                        found[entry.name] = Found(is_like.st_size, int(is_like.st_mtime), is_file, is_link)
+                        found[entry.name] = Found(is_like.st_size, expressible_time(is_like.st_mtime), is_file, is_link)
         finally:
             os.close(fd)
         return found

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from asyncworker.sftp.batch import FileResult
 from asyncworker.sftp.listing import Entry
-from asyncworker.sftp.packets import Attributes
+from asyncworker.sftp.packets import Attributes, expressible_time
 
 __all__ = ["LocalFolder", "folder_mode", "look_at", "look_up", "scan"]
 
@@ -99,7 +99,7 @@ def _target(path: str, link: os.stat_result) -> os.stat_result:
 
 
 def _attributes(like: os.stat_result) -> Attributes:
-    return Attributes(like.st_size, like.st_mode, int(like.st_mtime))
+    return Attributes(like.st_size, like.st_mode, expressible_time(like.st_mtime))
 
 
 def folder_mode(path: str) -> int | None:

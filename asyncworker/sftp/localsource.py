@@ -7,6 +7,8 @@ import os
 import stat
 from dataclasses import dataclass
 
+from asyncworker.sftp.packets import expressible_time
+
 __all__ = ["Block", "ChangedWhileRead", "LocalSource"]
 
 
@@ -65,7 +67,7 @@ class LocalSource:
             raise OSError(None, "is not a regular file", path)
         self.size = found.st_size
         self.mode = stat.S_IMODE(found.st_mode) & 0o777
-        self.mtime = int(found.st_mtime)
+        self.mtime = expressible_time(found.st_mtime)
         self.mtime_ns = found.st_mtime_ns
 
     def read(self, offset: int, length: int) -> Block:

@@ -13,11 +13,9 @@ from asyncworker.sftp.packets import Attributes, Name
 from asyncworker.sftp.request import Command, Request
 from asyncworker.sftp.session import Session
 
-__all__ = ["Metadata"]
+__all__ = ["Metadata", "whole_seconds"]
 
 _MODE_MAX = 0o7777
-#: Version 3 has unsigned seconds of 32 bits.
-_TIME_MAX = 2**32 - 1
 _SIZE_MAX = 2**63 - 1
 #: Servers that take the arguments of SYMLINK in the order of the draft from a client like asyncssh.
 _DRAFT_ORDER = "AsyncSSH"
@@ -91,8 +89,8 @@ class Metadata(Calls):
             SFTPFileNotFound: There is no such path.
             SFTPError: Any other refusal, or a lost connection.
         """
-        changed = _seconds(mtime)
-        accessed = changed if atime is None else _seconds(atime)
+        changed = whole_seconds(mtime)
+        accessed = changed if atime is None else whole_seconds(atime)
         await self._set(path, "set the times of", packets.attributes_bytes(mtime=changed, atime=accessed))
 
     async def truncate(self, path: PathLike, size_bytes: int) -> None:
@@ -225,7 +223,12 @@ class Metadata(Calls):
         return await self._symlink(target, path, not link_first)
 
 
-def _seconds(time: float) -> int:
-    if not 0 <= time <= _TIME_MAX:
-        raise ValueError(f"the time {time!r}: seconds since 1970 from 0 to {_TIME_MAX} are allowed")
+def whole_seconds(time: float) -> int:
+    """Return a time that a caller gives as the protocol has it.
+
+    Raises:
+        ValueError: It is before 1970 or after 2106.
+    """
+    if not 0 <= time <= packets.TIME_MAX:
+        raise ValueError(f"the time {time!r}: seconds since 1970 from 0 to {packets.TIME_MAX} are allowed")
     return int(time)

@@ -29,7 +29,12 @@ __all__ = [
     "Malformed",
     "Name",
     "Status",
+    "TIME_MAX",
+    "expressible_time",
 ]
+
+#: The last second that there is room for: in the year 2106.
+TIME_MAX = 2**32 - 1
 
 
 class Kind:
@@ -284,6 +289,14 @@ def attributes_bytes(
         flags |= _HAS_TIMES
         body += _two_u32.pack(mtime if atime is None else atime, mtime)
     return _u32.pack(flags) + body
+
+
+def expressible_time(seconds: float) -> int:
+    """Return the nearest time that the protocol has room for: whole seconds from 1970 to 2106.
+
+    Files of this machine are compared, and sent, by that time: what cannot be told is the same at each run.
+    """
+    return min(max(int(seconds), 0), TIME_MAX)
 
 
 # -- answers: each gets the whole buffer and the place of its fields in it -----------------------------------------

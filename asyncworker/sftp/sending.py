@@ -297,12 +297,12 @@ class Upload(OpensFiles):
             self.fail(error)
 
     def _finish(self, session: Session, handle: bytes) -> None:
-        self._closing = True
         if self._mtime is not None:
             times = packets.attributes_bytes(mtime=self._mtime)
             session.protocol.set_attributes(handle, times, self._attributes_set, self)
         if self._fsync and session.protocol.flushes:
             session.protocol.fsync(handle, self._flushed, self)
+        self._closing = True  # from here on an answer is due, which a failure waits for
         session.protocol.close(handle, self._closed, self)
 
     # -- the end -----------------------------------------------------------------------------------------------------

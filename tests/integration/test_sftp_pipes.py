@@ -159,3 +159,35 @@ def test_what_fails_is_said_and_the_rest_follows(start: Start, url: str, tmp_pat
 def test_options_that_mean_nothing_for_a_stream_are_refused(arguments: list[str], text: str) -> None:
     done = CliRunner().invoke(main, ["sftp", *arguments])
     assert (done.exit_code, text in done.stderr) == (2, True), done.output
+
+
+def closing(*numbers: int) -> Callable[[], None]:
+    """What a shell does for ``<&-`` and ``>&-``, in the child."""
+
+    def close() -> None:
+        for number in numbers:
+            os.close(number)
+
+    return close
+
+
+def test_streams_that_are_closed_are_not_taken_for_a_file_or_a_connection(
+    start: Start, url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(b"a")
+    none: dict[str, Any] = {"stdin": None, "stdout": None}
+    with start("get", f"{url}{tmp_path}/in/a", "-", **none, preexec_fn=closing(1)) as process:
+        assert b"standard output: Bad file descriptor" in process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    with start("put", "-", f"{url}{tmp_path}/in/b", **none, preexec_fn=closing(0)) as process:
+        assert b"standard input: Bad file descriptor" in process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    with start("ls", f"{url}{tmp_path}/in", **none, preexec_fn=closing(1)) as process:
+        assert process.communicate(timeout=120)[1] == b""
+    assert process.returncode == 0
+    none["stderr"] = None
+    with start("get", f"{url}{tmp_path}/in", str(tmp_path / "out"), **none, preexec_fn=closing(0, 1, 2)) as process:
+        assert process.wait(120) == 0
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a"]
+    assert (tmp_path / "out" / "a").read_bytes() == b"a"

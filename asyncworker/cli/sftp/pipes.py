@@ -21,7 +21,8 @@ _BLOCK_BYTES = 256 * 1024
 class _Calls:
     """Blocking calls, one after the other. A daemon thread: one that is stuck in a read keeps no process alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], asyncio.Future[Any]]]
         self._calls = queue.SimpleQueue()
@@ -31,7 +32,10 @@ class _Calls:
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         future: asyncio.Future[T] = self._loop.create_future()
         self._calls.put((function, arguments, future))
-        return await future
+        try:
+            return await future
+        except OSError as error:  # of the same kind, and says of what
+            raise OSError(error.errno, error.strerror, self._name) from None
 
     def _run(self) -> None:
         while True:
@@ -59,7 +63,7 @@ async def standard_input() -> AsyncGenerator[bytes, None]:
     Raises:
         OSError: It cannot be read.
     """
-    calls = _Calls()
+    calls = _Calls("standard input")
     while block := await calls.call(os.read, STDIN, _BLOCK_BYTES):
         yield block
 
@@ -68,7 +72,7 @@ class StandardOutput:
     """Standard output for bytes of files. Nothing else may be written to it."""
 
     def __init__(self) -> None:
-        self._calls = _Calls()
+        self._calls = _Calls("standard output")
 
     async def write(self, block: bytes) -> None:
         """Write bytes, once the reader takes them.
