@@ -25,11 +25,13 @@ class Rule(Struct, frozen=True):
         include: Whether what meets the pattern is wanted.
         pattern: The pattern, as it was written.
         only: Whether files that meet no rule at all are unwanted because of this one.
+        meets_dots: Whether wildcards meet the dot that a name begins with, unlike a shell's.
     """
 
     include: bool
     pattern: str
     only: bool = False
+    meets_dots: bool = True
 
 
 def rule(line: str) -> Rule:
@@ -87,7 +89,7 @@ class Filters:
             pattern = one.pattern
             if one.only and pattern.endswith("/") and pattern.strip("/"):
                 pattern += "***"  # only that folder: with what is in it
-            of_files, of_folders = expression(pattern)
+            of_files, of_folders = expression(pattern, meets_dots=one.meets_dots)
             files.append(of_files)
             folders.append(of_folders)
         self._file = _first(files)

@@ -9,11 +9,11 @@ from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound, 
 from asyncworker.sftp import packets
 from asyncworker.sftp.calls import Calls, PathLike
 from asyncworker.sftp.names import remote_bytes, remote_text
-from asyncworker.sftp.packets import Attributes, Name
+from asyncworker.sftp.packets import Attributes, Name, Status
 from asyncworker.sftp.request import Command, Request
 from asyncworker.sftp.session import Session
 
-__all__ = ["Metadata", "whole_seconds"]
+__all__ = ["Metadata", "name_taken", "whole_seconds"]
 
 _MODE_MAX = 0o7777
 _SIZE_MAX = 2**63 - 1
@@ -173,6 +173,24 @@ class Metadata(Calls):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    async def _with_reason(self, error: SFTPError, path: str, reason: Callable[[Attributes], str | None]) -> SFTPError:
+        """Return the error of a change; "failure", without a word from the server, gets a reason if one can be seen.
+
+        Version 3 has no status for a name that is taken, nor for a folder that is not empty.
+
+        Args:
+            error: The refusal.
+            path: What is looked at; of a link, the link itself.
+            reason: Says why from what is there; ``None``: that is not why.
+        """
+        if type(error) is not SFTPError or not str(error).endswith(str(Status(packets.FAILURE))):
+            return error
+        try:
+            why = reason(await self.stat(path, follow_links=False))
+        except SFTPError:
+            return error
+        return error if why is None else SFTPError(f"{error}; {why}", host=error.host, path=error.path)
+
     async def _set(self, path: PathLike, action: str, attributes: bytes) -> None:
         raw = remote_bytes(path)
 
@@ -197,7 +215,10 @@ class Metadata(Calls):
             first, second = (path, target) if swap else (target, path)
             session.protocol.symlink(first, second, request.answered, request)
 
-        await self._run(self._command(ask, "make the link", remote_text(path)))
+        try:
+            await self._run(self._command(ask, "make the link", remote_text(path)))
+        except SFTPError as error:
+            raise await self._with_reason(error, remote_text(path), name_taken) from None
         return self._link_first_guess if link_first is None else link_first
 
     async def _prove(self, target: bytes, path: bytes, link_first: bool) -> bool | None:
@@ -221,6 +242,12 @@ class Metadata(Calls):
 
         await self._run(self._command(ask, "remove", holds))
         return await self._symlink(target, path, not link_first)
+
+
+def name_taken(there: Attributes) -> str:
+    """Return what is said where a name would have to be free."""
+    what = {"file": "a file", "dir": "a folder", "link": "a link"}.get(there.file_type or "", "something")
+    return f"{what} of that name is there"
 
 
 def whole_seconds(time: float) -> int:

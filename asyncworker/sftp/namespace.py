@@ -12,7 +12,7 @@ from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, 
 from asyncworker.sftp import packets
 from asyncworker.sftp.calls import PathLike, pause
 from asyncworker.sftp.listing import BadNames, Entry, Listing
-from asyncworker.sftp.metadata import Metadata
+from asyncworker.sftp.metadata import Metadata, name_taken
 from asyncworker.sftp.names import remote_bytes, remote_text
 from asyncworker.sftp.packets import Attributes, FileSystem
 from asyncworker.sftp.placing import Placing, ProcedureJob, Steps, log_kept
@@ -163,7 +163,10 @@ class Namespace(Metadata):
         def ask(session: Session, request: Command) -> None:
             session.protocol.rename_plain(first, second, request.answered, request)
 
-        await self._run(self._command(ask, "rename", what))
+        try:
+            await self._run(self._command(ask, "rename", what))
+        except SFTPError as error:
+            raise await self._with_reason(error, os.fspath(new), name_taken) from None
 
     async def _replace(self, first: bytes, second: bytes, what: str) -> None:
         placing: Placing | None = None
@@ -218,6 +221,9 @@ class Namespace(Metadata):
         except SFTPFileNotFound:
             if not missing_ok:
                 raise
+        except SFTPError as error:
+            why = "it is a folder"
+            raise await self._with_reason(error, os.fspath(path), lambda it: why if it.is_dir else None) from None
 
     async def rmdir(self, path: PathLike) -> None:
         """Remove an empty folder.
@@ -231,7 +237,14 @@ class Namespace(Metadata):
         def ask(session: Session, request: Command) -> None:
             session.protocol.rmdir(raw, request.answered, request)
 
-        await self._run(self._command(ask, "remove the folder", os.fspath(path)))
+        try:
+            await self._run(self._command(ask, "remove the folder", os.fspath(path)))
+        except SFTPError as error:
+
+            def reason(there: Attributes) -> str:
+                return "it may not be empty" if there.is_dir else "it is no folder"
+
+            raise await self._with_reason(error, os.fspath(path), reason) from None
 
     async def mkdir(
         self, path: PathLike, *, mode: int | None = None, parents: bool = False, exist_ok: bool = False
@@ -275,10 +288,10 @@ class Namespace(Metadata):
             await self._run(self._command(ask, "make the folder", path))
         except SFTPFileNotFound:
             raise
-        except SFTPError:
+        except SFTPError as error:
             # Version 3 has no status for a name that is taken: servers say "failure".
             if not exist_ok or not await self._is_folder(path):
-                raise
+                raise await self._with_reason(error, path, name_taken) from None
             return
         if mode is not None and _USUAL_MODE & ~mode and not self._mkdir_keeps_mode:
             await self._keep_mode(path, mode)

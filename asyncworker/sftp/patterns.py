@@ -21,6 +21,7 @@ MAGIC = re.compile(r"[*?\[{]")
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?|([A-Za-z])\.\.([A-Za-z])", re.ASCII)
 _RANGE_MAX = 100_000
+_NO_DOT = r"(?!\.)"
 _NESTED_MAX = 20
 _CLASSES = {
     "alnum": "A-Za-z0-9",
@@ -34,10 +35,15 @@ _CLASSES = {
 }
 
 
-def expression(pattern: str) -> tuple[str | None, str]:
+def expression(pattern: str, *, meets_dots: bool = True) -> tuple[str | None, str]:
     """Return two regular expressions for whole paths: what files meet, and what folders meet.
 
     The first is ``None`` where no file can meet the pattern.
+
+    Args:
+        pattern: The pattern.
+        meets_dots: Whether ``*``, ``?``, ``**`` and ``[...]`` meet the dot that a name begins with; in a shell, they
+            do not. What ``/***`` adds at the end is not concerned.
 
     Raises:
         SettingsError: Nothing could ever meet the pattern, or it cannot be read; names it.
@@ -57,7 +63,7 @@ def expression(pattern: str) -> tuple[str | None, str]:
     if "." in (names := text.split("/")) or ".." in names or "" in names[1:]:
         raise SettingsError(f"the pattern {pattern!a} can meet nothing: paths have no empty, '.' or '..' names in them")
     try:
-        body = _Reader(text).sequence()
+        body = _Reader(text, meets_dots=meets_dots).sequence()
         re.compile(body)
     except (re.error, ValueError, OverflowError, RecursionError) as error:
         raise SettingsError(f"the pattern {pattern!a} cannot be used: {error}") from None
@@ -71,10 +77,12 @@ def expression(pattern: str) -> tuple[str | None, str]:
 class _Reader:
     """One pass over a pattern."""
 
-    def __init__(self, text: str, nested: int = 0) -> None:
+    def __init__(self, text: str, nested: int = 0, *, meets_dots: bool, begins: bool = True) -> None:
         self._text = text
         self._at = 0
         self._nested = nested
+        self._meets_dots = meets_dots
+        self._begins = begins  # a name, with the first letter
 
     def sequence(self) -> str:
         parts = []
@@ -90,7 +98,7 @@ class _Reader:
                 continue
             self._at += 1
             if char == "?":
-                char = "[^/]"
+                char = f"{self._no_dot(self._at - 1)}[^/]"
             elif char == "\\" and self._at < len(text):
                 char = re.escape(text[self._at])
                 self._at += 1
@@ -103,16 +111,24 @@ class _Reader:
         begin = self._at
         while self._text.startswith("*", self._at):
             self._at += 1
+        no_dot = self._no_dot(begin)
         if self._at - begin == 1:
-            return "[^/]*"
+            return f"{no_dot}[^/]*"
         if (begin == 0 or self._text[begin - 1] == "/") and self._text.startswith("/", self._at):
             self._at += 1
-            return "(?:.*/)?"  # no folder at all, or any number of them
-        return ".*"
+            # No folder at all, or any number of them.
+            return "(?:.*/)?" if self._meets_dots else rf"(?:{_NO_DOT}[^/]+/)*"
+        return ".*" if self._meets_dots else rf"{no_dot}(?:[^/]|/{_NO_DOT})*"
+
+    def _no_dot(self, at: int) -> str:
+        """What keeps a wildcard at that place from meeting the dot that a name begins with."""
+        begins = self._text[at - 1] == "/" if at else self._begins
+        return _NO_DOT if begins and not self._meets_dots else ""
 
     def _letters(self) -> str | None:
         """A set of letters; ``None``: the bracket is never closed, and stands for itself."""
         text, at = self._text, self._at + 1
+        no_dot = self._no_dot(self._at)
         negated = text.startswith(("!", "^"), at)
         at += negated
         members = []
@@ -138,11 +154,12 @@ class _Reader:
         inside = "".join(members)
         if members[0] == "-":  # not a range
             inside = "\\" + inside
-        return f"(?!/)[{'^' if negated else ''}{inside}]"
+        return f"{no_dot}(?!/)[{'^' if negated else ''}{inside}]"
 
     def _braces(self) -> str | None:
         """Alternatives; ``None``: the brace is never closed, or has one thing in it, and stands for itself."""
         text, at, depth = self._text, self._at + 1, 1
+        begins = text[self._at - 1] == "/" if self._at else self._begins
         begin, pieces = at, []
         while at < len(text) and depth:
             char = text[at]
@@ -167,7 +184,8 @@ class _Reader:
             return _range(found)
         if self._nested >= _NESTED_MAX:
             raise ValueError(f"braces are nested more than {_NESTED_MAX} deep")
-        inner = (_Reader(piece, self._nested + 1).sequence() for piece in (*pieces, last))
+        how = {"meets_dots": self._meets_dots, "begins": begins}
+        inner = (_Reader(piece, self._nested + 1, **how).sequence() for piece in (*pieces, last))
         return f"(?:{'|'.join(inner)})"
 
 

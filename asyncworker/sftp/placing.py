@@ -101,7 +101,7 @@ class Placing:
             self._protocol.forget_renames_over()
             answer = yield self._rename(self._whole, self._goal)
         elif in_one_step:
-            return Outcome(answer)
+            return Outcome((yield from self._with_reason(answer)))
         for _ in range(_ROUNDS):
             if answer.code == packets.OK or answer.code in _FINAL:
                 break
@@ -117,12 +117,21 @@ class Placing:
                 answer = again
                 continue
             if (yield from self._is_folder(there)):
-                break
+                return Outcome((yield from self._with_reason(answer)), self._kept)
             ended = yield from self._swap()
             if isinstance(ended, Outcome):
                 return ended
             answer = ended
         return Outcome(answer, self._kept)
+
+    def _with_reason(self, answer: Status) -> Generator[Send, Answer, Status]:
+        """Return a refusal; it says so if a folder has that name: version 3 has no status for that."""
+        if answer.code != packets.FAILURE or answer.message.lower() not in ("", "failure"):
+            return answer
+        there = yield partial(self._protocol.lstat, self._goal)
+        if isinstance(there, Status) or not there.is_dir:
+            return answer
+        return Status(answer.code, "a folder of that name is there")
 
     def _swap(self) -> Generator[Send, Answer, Outcome | Status]:
         """Move the old file aside and the new one in its place; returns a Status for another round."""

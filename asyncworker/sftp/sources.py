@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from asyncworker.errors import SettingsError, SFTPError, SFTPFileNotFound
 from asyncworker.sftp.batch import FileResult
+from asyncworker.sftp.filters import Rule
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.names import check_name, remote_bytes
 from asyncworker.sftp.packets import Attributes
@@ -121,7 +122,8 @@ async def _source(pool: SFTPPool, remote: str, how: TransferOptions, several: bo
     if is_pattern:
         assert split is not None
         path, text = split
-        pattern = Selection((text, f"{text.rstrip('/')}/***"))  # a folder that meets it is meant with all in it
+        texts = (text, f"{text.rstrip('/')}/***")  # a folder that meets it is meant with all in it
+        pattern = Selection(filters=[Rule(True, one, only=True, meets_dots=False) for one in texts])
         flat = "/" not in text[1:] and "**" not in text
         attributes = await pool._told(path)
     if not await pool._is_folder(path, attributes):

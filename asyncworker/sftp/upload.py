@@ -87,7 +87,8 @@ async def upload(
         where: A host, a URL or a pool, as for :func:`~asyncworker.sftp.download`.
         local: A folder, whose contents go into ``remote``, or a file. Of several, each goes under its own name; the
             contents of a folder do where it is written with a slash at its end.
-        remote: A folder, made if it is missing; for one file its path, or a folder that is there. It is left out where
+        remote: A folder, made if it is missing; for one file its path, a folder that is there, or one that is written
+            with a slash at its end, and made if it is missing. It is left out where
             the URL has a path: ``upload("sftp://user@host/out", "/data/out")``.
         options: As for :class:`UploadOptions`; and, for a host, as for :class:`SFTPPool`.
 
@@ -190,6 +191,8 @@ class _Run:
         return self._orders(files)
 
     async def _prepare_one(self, file: Entry, remote: str) -> Orders:
+        if remote.endswith("/") and not self._how.dry_run:
+            await self._make_folder(remote.rstrip("/") or "/", None)
         if remote.endswith("/") or await self._pool._is_folder(remote):
             remote = f"{remote.rstrip('/')}/{file.name}"
         there = await self._attributes(remote) if self._how.skip != "never" else None

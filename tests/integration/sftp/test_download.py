@@ -167,6 +167,24 @@ async def test_patterns_single_files_and_what_is_not_there(sshd: Sshd, folders: 
     assert not (tmp_path / "nothing").exists()
 
 
+async def test_a_pattern_of_a_path_meets_no_hidden_names_as_in_a_shell(
+    sshd: Sshd, folders: Folders, tmp_path: Path
+) -> None:
+    make_tree(folders.remote, {"a": b"a", ".b": b"b", "c/.d": b"d", ".e/f": b"f"})
+    async with pool_of(sshd) as pool:
+        for pattern, found in (
+            ("*", {"a", "c/.d"}),  # what is in a folder that meets it is meant whole
+            (".*", {".b", ".e/f"}),
+            ("**", {"a", "c/.d"}),
+            ("*/*", None),
+            ("*/.*", {"c/.d"}),
+        ):
+            goal = tmp_path / pattern.replace("*", "x").replace("/", "-")
+            report = await download(pool, f"{folders.remote}/{pattern}", goal)
+            assert report.ok == (found is not None)
+            assert set(tree(goal)) == (found or set())
+
+
 @pytest.mark.promise("sftp-dry-run-moves-nothing")
 async def test_a_trial_moves_nothing(sshd: Sshd, folders: Folders, tmp_path: Path) -> None:
     make_tree(folders.remote, {"a/b": b"x", "c": b"y"})

@@ -128,3 +128,17 @@ async def test_names_that_no_download_would_take_are_sent_once(
     assert (again.ok, again.files_done, again.files_skipped) == (True, 0, 5)
     assert "refused" not in caplog.text
     assert tree(folders.remote) == tree(folders.local)
+
+
+async def test_one_file_into_a_folder_that_is_to_be_made(server: Server, folders: Folders, sftp_pool: SFTPPool) -> None:
+    (folders.local / "a").write_bytes(b"a")
+    for goal in ("new/", "new/", "deep/er/"):
+        report = await upload(sftp_pool, folders.local / "a", f"{folders.remote}/{goal}")
+        assert report.ok, report.errors
+    assert tree(folders.remote) == {"new/a": b"a", "deep/er/a": b"a"}
+    trial = await upload(sftp_pool, folders.local / "a", f"{folders.remote}/trial/", dry_run=True)
+    assert trial.files_found == 1
+    with pytest.raises(SFTPError, match="make the folder"):
+        await upload(sftp_pool, folders.local / "a", f"{folders.remote}/new/a/")
+    assert tree(folders.remote) == {"new/a": b"a", "deep/er/a": b"a"}
+    assert not (folders.remote / "trial").exists()

@@ -158,3 +158,28 @@ def test_rules_of_a_file() -> None:
     assert read_rules("*.bak\n", include=False) == [Rule(False, "*.bak")]
     with pytest.raises(SettingsError):
         read_rules("*.bak\n", include=None)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        ("/*", ["a", "a.b"], [".a", "..."]),
+        ("/.*", [".a"], ["a"]),
+        ("/?a", ["ba"], [".a"]),
+        ("/[.a]b", ["ab"], [".b"]),
+        ("/[!a]b", ["bb"], [".b"]),
+        ("/a*", ["a", "a.b"], []),
+        ("/*/b", ["a/b"], [".a/b"]),
+        ("/a/*", ["a/b"], ["a/.b"]),
+        ("/**/b", ["b", "a/b", "a/c/b"], [".a/b", "a/.c/b"]),
+        ("/a/**", ["a/b", "a/b/c"], ["a/.b", "a/b/.c"]),
+        ("/{*,.x}", ["a", ".x"], [".a"]),
+        ("/a{?,*}", ["a", "a.", "a.b"], []),
+        ("/a/{*,b}", ["a/c"], ["a/.c"]),
+        ("/*/***", ["a/.b", "a/b/.c"], [".a/b"]),
+    ],
+)
+def test_wildcards_of_a_shell_leave_the_dot_at_the_beginning_alone(pattern: str, yes: list[str], no: list[str]) -> None:
+    met = re.compile(expression(pattern, meets_dots=False)[0] or "", re.DOTALL).fullmatch
+    assert [path for path in yes if not met(path)] == []
+    assert [path for path in no if met(path)] == []
