@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -23,7 +24,7 @@ from asyncworker.limits.cluster_rate import ClusterRate
 from asyncworker.limits.cluster_semaphore import ClusterSemaphore
 from asyncworker.limits.keeper import Keeper
 from asyncworker.limits.permit import Place
-from asyncworker.limits.scripts import CHANGED, DECLARE, DECLARED, RATE, SEMAPHORE, WAKE
+from asyncworker.limits.scripts import CHANGED, DECLARE, DECLARED, RATE, WAKE
 from asyncworker.limits.steps import Steps
 from asyncworker.redaction import redacted
 from asyncworker.resources import lifetimes
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 ANSWER_S = 5.0
 #: After an error of the connection that listens.
 PAUSE_S = 0.5
+#: The most semaphores that are given back in one pass of the loop.
+TOGETHER = 250
 
 #: What the app's configuration says; else the environment does.
 _url: str | Callable[[], str] = ""
@@ -64,6 +67,11 @@ def limits_url() -> str:
     if not url:
         settings = load_settings()
         url = settings.limits_url or settings.broker_url or os.environ.get("CELERY_BROKER_URL", "")
+    return _spelled(url)
+
+
+@functools.lru_cache
+def _spelled(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):
         try:
@@ -111,8 +119,8 @@ class Cluster:
         # Given, so that not every connection asks for it anew.
         driver = {} if DriverInfo is None else {"driver_info": DriverInfo()}
         self.redis: Redis = Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, **driver)
-        self._steps = Steps(self.redis)
-        self.keeper = Keeper(self._steps)
+        self.steps = Steps(self.redis)
+        self.keeper = Keeper(self.steps)
         self.process = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._numbers = itertools.count(1)
         #: Those that hold or wait for something.
@@ -138,8 +146,11 @@ class Cluster:
             self._listener.cancel()
             await asyncio.wait([self._listener])
         self.keeper.close()
-        await asyncio.gather(*(semaphore.close() for semaphore in list(self.active.values())))
-        await self._steps.close()
+        for number, semaphore in enumerate(list(self.active.values()), 1):
+            semaphore.give_all_back()
+            if number % TOGETHER == 0:
+                await asyncio.sleep(0)
+        await self.steps.close()
         await self.redis.aclose()
 
     # -- places --------------------------------------------------------------------------------------------------------
@@ -158,22 +169,16 @@ class Cluster:
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
-    async def semaphore_step(self, keys: list[str], arguments: list[Any]) -> tuple[float, list[str], list[str]]:
-        """Run one step; returns when it was sent, the permits that were granted, and those that were lost."""
-        arguments = [*arguments[:-1], self.process, arguments[-1]]
-        sent_at_s, (granted, lost) = await self._steps.call(SEMAPHORE, keys, arguments)
-        return sent_at_s, [each.decode() for each in granted], [each.decode() for each in lost]
-
     async def rate_step(self, keys: list[str], arguments: list[Any]) -> tuple[int, float, float, float]:
         """Take tokens; returns how many, in how many seconds the first and from one to the next, when to ask again."""
-        _, (taken, first, interval, again) = await self._steps.call(RATE, keys, arguments)
+        _, (taken, first, interval, again) = await self.steps.call(RATE, keys, arguments)
         return int(taken), first / 1e6, interval / 1e6, again / 1e6
 
-    async def declare(self, name: str, what: dict[str, Any]) -> None:
-        """Let the command line know a limit; once a process."""
+    def declare(self, name: str, what: dict[str, Any]) -> None:
+        """Let the command line know a limit; once a process, before anything is asked of it."""
         if name not in self._declared:
             self._declared.add(name)
-            await self._steps.call(DECLARE, [DECLARED], [name, json.dumps(what)])
+            self.steps.submit(_Declaration(name, what))
 
     # -- listening -----------------------------------------------------------------------------------------------------
 
@@ -196,7 +201,8 @@ class Cluster:
 
     def _take(self, message: dict[str, Any]) -> None:
         if message["channel"].decode() == CHANGED:
-            self._look_again()
+            self.keeper.ask_all()
+            self._ask_for_rates(message["data"].decode())
             return
         name, key, id = json.loads(message["data"])
         semaphore = self.active.get((name, key))
@@ -205,8 +211,28 @@ class Cluster:
 
     def _look_again(self) -> None:
         self.keeper.renew_all()
-        for semaphore in self.active.values():
-            if semaphore.waiting:
-                semaphore.ask_again()
+        self._ask_for_rates()
+
+    def _ask_for_rates(self, name: str = "") -> None:
         for rate in self.rates:
-            rate.look_again()
+            if name in ("", rate.name):
+                rate.look_again()
+
+
+class _Declaration:
+    """Tells the command line of one limit."""
+
+    script = DECLARE
+
+    def __init__(self, name: str, what: dict[str, Any]) -> None:
+        self._name = name
+        self._what = what
+
+    def write(self) -> tuple[list[str], list[Any]]:
+        return [DECLARED], [self._name, json.dumps(self._what)]
+
+    def answered(self, sent_at_s: float, reply: Any) -> None:
+        pass
+
+    def refused(self, error: LimitError) -> None:
+        logger.error("limit %s: the command line will not show it: %s", self._name, error)

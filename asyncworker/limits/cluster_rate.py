@@ -29,7 +29,7 @@ class ClusterRate:
 
     def __init__(self, cluster: Cluster, name: str, key: str, amount: float, per_s: float, burst: int) -> None:
         self._cluster = cluster
-        self._name = name
+        self.name = name
         self._amount = amount
         self._per_s = per_s
         self._burst = burst
@@ -75,12 +75,12 @@ class ClusterRate:
         try:
             while self._line:
                 self._changed.clear()
-                await self._cluster.declare(
-                    self._name, {"kind": "rate", "amount": self._amount, "per_s": self._per_s, "burst": self._burst}
+                self._cluster.declare(
+                    self.name, {"kind": "rate", "amount": self._amount, "per_s": self._per_s, "burst": self._burst}
                 )
                 taken, first_s, interval_s, again_s = await self._cluster.rate_step(
                     self._keys,
-                    [self._name, self._amount, self._per_s, self._burst, len(self._line), int(AHEAD_S * 1e6)],
+                    [self.name, self._amount, self._per_s, self._burst, len(self._line), int(AHEAD_S * 1e6)],
                 )
                 await self._hand_out(taken, first_s, interval_s)
                 if not taken and self._line:

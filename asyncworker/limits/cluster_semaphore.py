@@ -11,12 +11,12 @@ import itertools
 import json
 import logging
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncworker.errors import LimitError
 from asyncworker.limits.keeper import USED_PART
 from asyncworker.limits.permit import Permit
-from asyncworker.limits.scripts import keys_of
+from asyncworker.limits.scripts import SEMAPHORE, keys_of
 
 if TYPE_CHECKING:
     from asyncworker.limits.cluster import Cluster
@@ -34,32 +34,36 @@ STEP_PERMITS = 500
 
 
 class ClusterSemaphore:
-    """Asks, waits and renews for the tasks of this process."""
+    """Asks, waits and renews for the tasks of this process. A step of its own: one at a time is on its way."""
+
+    script = SEMAPHORE
 
     def __init__(self, cluster: Cluster, name: str, key: str, permits: int, lease_s: float) -> None:
         self._cluster = cluster
         self._name = name
         self._key = key
-        self._permits = permits
+        self.permits = permits
         self.lease_s = lease_s
-        self._keys = keys_of(name, key)
+        self.keys = keys_of(name, key)
         self._waiting: dict[str, tuple[Permit, asyncio.Future[None]]] = {}
-        self._held: dict[str, Permit] = {}
+        self._held: _Permits = {}
         #: What the next step tells: permits to give back, to renew, and to wait for.
         self._to_release: dict[str, None] = {}
-        self._to_renew: dict[str, Permit] = {}
-        self._to_wait: dict[str, Permit] = {}
-        self._stepping: asyncio.Task[None] | None = None
+        self._to_renew: _Permits = {}
+        self._to_wait: _Permits = {}
+        #: What the one that is on its way renews and waits for.
+        self._sent: tuple[_Permits, _Permits] = {}, {}
+        self._stepping = False
 
     @property
     def held_keys(self) -> list[str]:
         """The keys in Redis of what is held."""
-        return self._keys[1:3]
+        return self.keys[1:3]
 
     @property
     def idle(self) -> bool:
         """Whether nothing is held, waited for, or on its way."""
-        return not self._held and not self._waiting and self._stepping is None
+        return not self._held and not self._waiting and not self._stepping
 
     @property
     def waiting(self) -> int:
@@ -86,6 +90,7 @@ class ClusterSemaphore:
         except BaseException:
             # Granted already or not: Redis forgets it.
             self._waiting.pop(permit.id, None)
+            self._cluster.keeper.leave(permit, self.lease_s)
             self.release(permit)
             raise
 
@@ -108,10 +113,11 @@ class ClusterSemaphore:
             self._to_release[id] = None
             self._step_soon()
 
-    def ask_again(self) -> None:
-        """See what was granted to those who wait, and keep their places in the queue."""
-        self._to_wait.update((id, permit) for id, (permit, _) in self._waiting.items())
-        self._step_soon()
+    def ask_again(self, permit: Permit) -> None:
+        """See whether it was granted, and keep its place in the queue."""
+        if permit.id in self._waiting:
+            self._to_wait[permit.id] = permit
+            self._step_soon()
 
     def renew(self, permit: Permit) -> None:
         """Ask for a permit that Redis does not know any more; it may have lost its data."""
@@ -121,87 +127,85 @@ class ClusterSemaphore:
 
     def lose(self, permit: Permit) -> None:
         """Take that a permit could not be renewed in time."""
-        self._lose(permit.id)
+        if self._held.pop(permit.id, None) is not None:
+            self._cluster.keeper.drop(permit, self.lease_s)
+            self._to_renew.pop(permit.id, None)
+            permit.lose()
 
-    async def close(self) -> None:
-        """Give back all that is held; those who wait are left to their own end."""
+    def give_all_back(self) -> None:
+        """Give back all that is held; those who wait are cancelled."""
         self._to_release.update(dict.fromkeys([*self._held, *self._waiting]))
         self._held.clear()
         for _, future in self._waiting.values():
             future.cancel()
         self._waiting.clear()
         self._step_soon()
-        stepping = self._stepping
-        if stepping is not None:
-            await asyncio.wait([stepping], timeout=1.0)
-            stepping.cancel()
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def _step_soon(self) -> None:
-        if self._stepping is None:
+        if not self._stepping:
+            self._stepping = True
             self._cluster.active[self._name, self._key] = self
-            self._stepping = asyncio.ensure_future(self._step_until_done())
+            self._cluster.declare(self._name, {"kind": "semaphore", "permits": self.permits, "lease_s": self.lease_s})
+            self._cluster.steps.submit(self)
 
-    async def _step_until_done(self) -> None:
-        try:
-            while self._to_release or self._to_renew or self._to_wait:
-                await self._step()
-        except Exception as exc:
-            self._fail(exc)
-        finally:
-            self._stepping = None
-        if not self._held and not self._waiting:
-            self._rest()
-
-    def _fail(self, exc: Exception) -> None:
-        """Let all who wait know that they do so in vain."""
-        logger.error("limit %s: %s", self._name, exc, exc_info=not isinstance(exc, LimitError))
-        self._to_release.clear()
-        self._to_renew.clear()
-        self._to_wait.clear()
-        waiting, self._waiting = self._waiting, {}
-        for _, future in waiting.values():
-            if not future.done():
-                future.set_exception(LimitError(f"limit {self._name}: {exc}"))
-
-    async def _step(self) -> None:
+    def write(self) -> tuple[list[str], list[Any]]:
+        """Return the keys and the arguments of the next step."""
         # What is asked for again while the step is on its way is asked for again.
         release, renew, wait = _cut(self._to_release), _cut(self._to_renew), _cut(self._to_wait)
+        self._sent = renew, wait
         asked = {
             "release": list(release),
             "renew": [[id, _described(permit)] for id, permit in renew.items()],
             "wait": [[id, _described(permit)] for id, permit in wait.items()],
         }
-        await self._cluster.declare(
-            self._name, {"kind": "semaphore", "permits": self._permits, "lease_s": self.lease_s}
-        )
-        arguments = [self._name, self._key, self._permits, int(self.lease_s * 1000), json.dumps(asked)]
-        sent_at_s, granted, lost = await self._cluster.semaphore_step(self._keys, arguments)
-        self._take(sent_at_s, granted, lost, renew, wait)
+        lease_ms = int(self.lease_s * 1000)
+        return self.keys, [self._name, self._key, self.permits, lease_ms, self._cluster.process, json.dumps(asked)]
+
+    def answered(self, sent_at_s: float, reply: Any) -> None:
+        """Take what was granted and what was lost; then send what has gathered."""
+        granted, lost = ([id.decode() for id in ids] for ids in reply)
+        renewed, asked = self._sent
+        self._sent = {}, {}
+        self._take(sent_at_s + USED_PART * self.lease_s, granted, lost, renewed, asked)
+        self._stepping = False
+        if self._to_release or self._to_renew or self._to_wait:
+            self._step_soon()
+        elif self.idle and self._cluster.active.get((self._name, self._key)) is self:
+            del self._cluster.active[self._name, self._key]
+
+    def refused(self, error: LimitError) -> None:
+        """Let all who wait know that they do so in vain."""
+        logger.error("limit %s: %s", self._name, error)
+        self._stepping = False
+        for asked in (self._to_release, self._to_renew, self._to_wait, *self._sent):
+            asked.clear()
+        waiting, self._waiting = self._waiting, {}
+        for permit, future in waiting.values():
+            self._cluster.keeper.leave(permit, self.lease_s)
+            if not future.done():
+                future.set_exception(LimitError(f"limit {self._name}: {error}"))
+        if self.idle:
+            self._cluster.active.pop((self._name, self._key), None)
 
     def _take(
-        self,
-        sent_at_s: float,
-        granted: list[str],
-        lost: list[str],
-        renewed: dict[str, Permit],
-        asked: dict[str, Permit],
+        self, valid_until_s: float, granted: list[str], lost: list[str], renewed: _Permits, asked: _Permits
     ) -> None:
-        valid_until_s = sent_at_s + USED_PART * self.lease_s
         for id in renewed.keys() - set(lost):
-            renewed[id].valid_until_s = valid_until_s
             if id in self._held:
-                self._cluster.keeper.hold(renewed[id], self)
+                self._cluster.keeper.hold(renewed[id], self, valid_until_s)
         for id in granted:
             self._grant(id, valid_until_s)
         for id in lost:
-            self._lose(id)
+            permit = self._held.get(id)
+            if permit is not None:
+                logger.error("limit %s: another has the place of %s, whose permit Redis had lost", self._name, permit)
+                self.lose(permit)
         for id in asked:
             if id in self._waiting:
+                self._cluster.keeper.wait(asked[id], self)
                 asked[id].queued()
-        if self._waiting:
-            self._cluster.keeper.ask_for(self)
 
     def _grant(self, id: str, valid_until_s: float) -> None:
         if id not in self._waiting:
@@ -212,23 +216,12 @@ class ClusterSemaphore:
             self._to_wait[id] = self._waiting[id][0]
         else:
             permit, future = self._waiting.pop(id)
-            permit.valid_until_s, permit.since_s = valid_until_s, time.time()
+            permit.since_s = time.time()
             self._held[id] = permit
-            self._cluster.keeper.hold(permit, self)
+            self._cluster.keeper.leave(permit, self.lease_s)
+            self._cluster.keeper.hold(permit, self, valid_until_s)
             if not future.done():  # else its waiter was cancelled, and is about to give it back
                 future.set_result(None)
-
-    def _rest(self) -> None:
-        if self._cluster.active.get((self._name, self._key)) is self:
-            del self._cluster.active[self._name, self._key]
-
-    def _lose(self, id: str) -> None:
-        permit = self._held.pop(id, None)
-        if permit is not None:
-            self._cluster.keeper.drop(permit, self.lease_s)
-            self._to_renew.pop(id, None)
-            logger.error("limit %s: the permit of %s is lost", self._name, permit)
-            permit.lose()
 
 
 def _cut(asked: dict[str, T]) -> dict[str, T]:

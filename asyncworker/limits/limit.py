@@ -6,6 +6,7 @@ import asyncio
 import math
 import re
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -192,20 +193,19 @@ class Limit(ABC):
         )
 
 
-class _Places(dict[str, Place]):
-    """The places of one limit, by key. Those that are idle are forgotten: each time when there are twice as many."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._forget_at = _PLACES_KEPT
+class _Places(OrderedDict[str, Place]):
+    """The places of one limit, by key. Those that are idle are forgotten, where there are many."""
 
     def keep(self, key: str, place: Place) -> Place:
         """Add one; returns the one that is there already, if any."""
-        if len(self) >= self._forget_at:
-            for each in [each for each, its in self.items() if its.idle]:
-                del self[each]
-            # A look at all of them for as many new ones: each costs the same, however many there are.
-            self._forget_at = max(_PLACES_KEPT, 2 * len(self))
+        if len(self) >= _PLACES_KEPT:
+            # Two looks for one new key: so there are never many more than twice those in use, and no key waits for all.
+            for _ in range(2):
+                oldest = next(iter(self))
+                if self[oldest].idle:
+                    del self[oldest]
+                else:
+                    self.move_to_end(oldest)
         return self.setdefault(key, place)
 
 

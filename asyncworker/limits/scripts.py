@@ -14,7 +14,19 @@ A permit's id is ``PROCESS/NUMBER``. A process listens on the channel ``asyncwor
 that another process' step has given it, and on ``asyncworker:limit:changed`` for changed numbers.
 """
 
-__all__ = ["AMOUNTS", "CHANGED", "DECLARE", "DECLARED", "RATE", "RENEW", "SEMAPHORE", "WAKE", "key_of", "keys_of"]
+__all__ = [
+    "AMOUNTS",
+    "CHANGED",
+    "DECLARE",
+    "DECLARED",
+    "KEEP_PLACE",
+    "RATE",
+    "RENEW",
+    "SEMAPHORE",
+    "WAKE",
+    "key_of",
+    "keys_of",
+]
 
 DECLARED = "asyncworker:limits"
 AMOUNTS = "asyncworker:limit:amounts"
@@ -61,6 +73,12 @@ local function hold(id, holder)
 end
 
 for _, id in ipairs(asked.release) do leave(id); forget(id) end
+-- Only a clock that was set back, or that of another server, leaves leases that end so late.
+for _, leases in ipairs({held, alive}) do
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, now + 4 * lease_ms, '+inf')) do
+        redis.call('ZADD', leases, now + lease_ms, id)
+    end
+end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', held, '-inf', now)) do forget(id) end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now)) do leave(id); redis.call('HDEL', holders, id) end
 
@@ -134,6 +152,30 @@ end
 return kept
 """
 
+#: Keep the places in the queue of permits of any semaphores. KEYS: AMOUNTS, then held, holders, queue and alive of
+#: each. ARGV: lease in ms, then name, declared number and permit, of each.
+#: Returns of each whether it still waits rightly: 1, or 0 for those that a step of its semaphore has to ask for.
+KEEP_PLACE = """
+local lease_ms = tonumber(ARGV[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local amounts, kept = {}, {}
+for number = 1, (#ARGV - 1) / 3 do
+    local held, holders, queue, alive = unpack(KEYS, 4 * number - 2, 4 * number + 1)
+    local name, declared, id = unpack(ARGV, 3 * number - 1, 3 * number + 1)
+    if amounts[name] == nil then amounts[name] = redis.call('HGET', KEYS[1], name) end
+    local most = tonumber(amounts[name] or declared)
+    if redis.call('ZSCORE', queue, id) and redis.call('ZCOUNT', held, '(' .. now, '+inf') >= most then
+        redis.call('ZADD', alive, now + lease_ms, id)
+        for _, each in ipairs({holders, queue, alive}) do redis.call('PEXPIRE', each, lease_ms * 4) end
+        kept[number] = 1
+    else
+        kept[number] = 0
+    end
+end
+return kept
+"""
+
 #: Take tokens of a rate, up to a moment ahead. KEYS: AMOUNTS, last. ARGV: name, declared number, per_s, burst, how many
 #: are wanted, how far ahead in microseconds. An interval that has changed counts from the last token on.
 #: Returns how many were taken, in how many microseconds the first and from one to the next, and when to ask again.
@@ -144,6 +186,8 @@ local interval = per_s * 1e6 / tonumber(redis.call('HGET', KEYS[1], name) or ARG
 local time = redis.call('TIME')
 local now = time[1] * 1e6 + time[2]
 local last = redis.call('GET', KEYS[2])
+-- None is taken further ahead: only a clock that was set back, or that of another server, leaves a later one.
+if last and tonumber(last) > now + 4 * math.max(ahead, 0) then last = string.format('%.0f', now) end
 local earliest = now - (burst - 1) * interval
 local due = last and math.max(tonumber(last) + interval, earliest) or earliest
 local first = due

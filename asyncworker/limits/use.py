@@ -45,7 +45,7 @@ class LimitUse(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
     def _left(self) -> Holding:
         """Return the holding whose block ends: the last one of this task, or of one that has ended without leaving."""
-        task, blocks = asyncio.current_task(), _in_use[id(self)][1]
+        task, blocks = _running_task(), _in_use[id(self)][1]
         # An async generator that is left early, or a fixture, may be ended by another task than has entered it.
         own = [number for number, (by, _) in enumerate(blocks) if by is task]
         ended = [number for number, (by, _) in enumerate(blocks) if by is None or by.done()]
@@ -171,7 +171,7 @@ class Holding:
 class Held:
     """Permits that were got already, for the length of a block in one task; all of them are given back at its end."""
 
-    __slots__ = ("_cancelling", "_context", "_permits", "_task")
+    __slots__ = ("_cancelling", "_context", "_loop", "_permits", "_task")
 
     def __init__(self, permits: Sequence[Permit]) -> None:
         self._permits = permits
@@ -180,6 +180,7 @@ class Held:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
+        self._loop = task.get_loop()
         self._cancelling = task.cancelling()
         self._context = contextvars.copy_context()
         _held_by.setdefault(task, Counter()).update((permit.limit, permit.key) for permit in self._permits)
@@ -192,23 +193,29 @@ class Held:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        lost = None
+        task = _running_task()
+        if task is not None and task.get_loop() is self._loop:
+            self._give_back()
+        else:
+            # A forgotten coroutine is ended by the thread that collects it. With a closed loop all was given back.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._give_back)
+        lost = [permit for permit in self._permits if permit.lost and self._is_to_tell(kind, task is self._task)]
+        if lost:
+            # As asyncio.timeout() does it: the cancellation was ours, unless somebody else has asked for it as well.
+            where = f" for key {lost[-1].key!r}" if lost[-1].key else ""
+            raise LimitLost(
+                f"limit {lost[-1].limit}{where}: the permit of {lost[-1].holder} could not be renewed in time; "
+                f"another may have its place"
+            ) from error
+
+    def _give_back(self) -> None:
         held = _held_by.get(self._task)
         if held is not None:
             held.subtract((permit.limit, permit.key) for permit in self._permits)
-        here = asyncio.current_task() is self._task
         for permit in self._permits:
             permit.on_lost = None
             permit.release()
-            if permit.lost and self._is_to_tell(kind, here):
-                lost = permit
-        if lost is not None:
-            # As asyncio.timeout() does it: the cancellation was ours, unless somebody else has asked for it as well.
-            where = f" for key {lost.key!r}" if lost.key else ""
-            raise LimitLost(
-                f"limit {lost.limit}{where}: the permit of {lost.holder} could not be renewed in time; "
-                f"another may have its place"
-            ) from error
 
     def _is_to_tell(self, kind: type[BaseException] | None, here: bool) -> bool:
         """Tell whether the loss is to be raised: as the cancellation that it was, or where that was swallowed."""
@@ -219,6 +226,13 @@ class Held:
     def _lost(self) -> None:
         # In the holder's context: to the task of an item it is the item that asks.
         self._context.run(self._task.cancel)
+
+
+def _running_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        return None
 
 
 @contextlib.asynccontextmanager

@@ -21,12 +21,12 @@ from redis.exceptions import ResponseError
 
 from asyncworker.errors import LoopError
 from asyncworker.loop import await_, current_job, in_bridge, off_loop, off_loop_to_wait, on_loop_thread
+from asyncworker.redis_refusals import refuses_for_now
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
 from asyncworker.worker.persist import settle, until_done
 from asyncworker.worker.progress import outcome_of
 from asyncworker.worker.provisional import ProvisionalState, on_redis, stored
-from asyncworker.worker.refusals import refuses_for_now
 from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.sending import NotSent, Posting, earned, in_backend, sends_what_is_earned
 

@@ -14,13 +14,13 @@ from typing import Any
 from kombu.transport import virtual
 from redis.exceptions import NoScriptError, ResponseError
 
+from asyncworker.redis_refusals import PAUSE_S, RefusedForNow, refuses_for_now
 from asyncworker.worker.fast import LEASE_OPTION
 from asyncworker.worker.fetch import BATCH, FETCH, PROBE, Fetch, Fetched
 from asyncworker.worker.guarded import RedisChannel
 from asyncworker.worker.message import SENT_AS, NotAMessage, decode_json, share_parts
 from asyncworker.worker.ownership import OWNERS, Owner
 from asyncworker.worker.persist import log_wait
-from asyncworker.worker.refusals import PAUSE_S, RefusedForNow, refuses_for_now
 from asyncworker.worker.unacked import AckBuffer, QoS
 from asyncworker.worker.wakeup import MOST_KEYS, Waiter
 

@@ -20,13 +20,13 @@ from celery.worker.state import active_requests, reserved_requests, task_ready, 
 from kombu.utils.encoding import safe_repr
 from vine import promise
 
+from asyncworker.redis_refusals import PAUSE_S, RefusedForNow
 from asyncworker.settings import load_settings
 from asyncworker.worker.containment import is_broker_error
 from asyncworker.worker.copies import Copies, NotedSettlement
 from asyncworker.worker.dead_letters import bury, letter_of
 from asyncworker.worker.failures import TraceInfo
 from asyncworker.worker.persist import log_wait
-from asyncworker.worker.refusals import PAUSE_S, RefusedForNow
 from asyncworker.worker.wellformed import objection
 
 __all__ = ["Consumer"]

@@ -23,8 +23,8 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
 from asyncworker.clock import SYSTEM_CLOCK, Clock
+from asyncworker.redis_refusals import RefusedForNow
 from asyncworker.store import Silence
-from asyncworker.worker.refusals import RefusedForNow
 
 __all__ = ["ACKNOWLEDGE", "OWNERS", "Owner", "OwnershipLost", "on_ownership_lost", "on_suspicion", "suspects"]
 

@@ -19,8 +19,8 @@ from celery.backends.rpc import RPCBackend
 from redis.exceptions import ResponseError
 
 from asyncworker.loop import current_job
+from asyncworker.redis_refusals import refuses_for_now
 from asyncworker.worker.job import Job
-from asyncworker.worker.refusals import refuses_for_now
 
 __all__ = ["ProvisionalState", "attempt_started_at", "on_redis", "stored"]
 

@@ -23,10 +23,10 @@ from kombu.utils.json import dumps
 from redis.exceptions import NoPermissionError, NoScriptError
 
 from asyncworker.loop import current_job
+from asyncworker.redis_refusals import refuses_for_now
 from asyncworker.worker.job import Job
 from asyncworker.worker.persist import log_wait, waits
 from asyncworker.worker.redis_client import async_client
-from asyncworker.worker.refusals import refuses_for_now
 
 __all__ = ["ResultWriter"]
 

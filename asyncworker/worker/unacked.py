@@ -8,8 +8,8 @@ from typing import Any
 
 from kombu.transport import virtual
 
+from asyncworker.redis_refusals import RefusedForNow
 from asyncworker.worker.guarded import RedisQoS
-from asyncworker.worker.refusals import RefusedForNow
 
 __all__ = ["AckBuffer", "QoS"]
 

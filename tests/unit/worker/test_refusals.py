@@ -10,7 +10,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from asyncworker.worker.refusals import RefusedForNow, refuses_for_now
+from asyncworker.redis_refusals import RefusedForNow, refuses_for_now
 
 
 @pytest.mark.parametrize(
