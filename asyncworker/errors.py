@@ -18,6 +18,7 @@
     │   ├── LimitTimeout         no permit came free in time: names who holds them
     │   └── LimitLost            a permit of the cluster could not be renewed in time
     ├── SourceError              the source of a fan-out is wrong, or raised while it was read
+    │   └── ArgumentError            its task cannot be called with the arguments: names them, and those that it takes
     ├── ItemError                an item failed in another process: what is known of its exception
     │   ├── ItemTimeout          an item passed its own time limit
     │   └── WorkerDied           an item's process died each time it ran, twice with no other item in flight
@@ -73,6 +74,7 @@ from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
+    "ArgumentError",
     "AsyncWorkerError",
     "CheckpointCorrupt",
     "EmbeddedServerError",
@@ -201,6 +203,35 @@ class LimitLost(LimitError):
 
 class SourceError(AsyncWorkerError):
     """The source of a fan-out is wrong, or raised while it was read."""
+
+
+class ArgumentError(SourceError, TypeError):
+    """A task cannot be called with the arguments of a fan-out; a ``TypeError``, as what ``delay`` raises.
+
+    Attributes:
+        task: The task's name.
+        parameters: The names of the arguments that it takes, in its order.
+        unknown: Names that were given and that it does not take.
+        missing: Names that it needs and that were not given.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        task: str = "",
+        parameters: Sequence[str] = (),
+        unknown: Sequence[str] = (),
+        missing: Sequence[str] = (),
+    ) -> None:
+        # All of it: a result backend rebuilds an exception from its arguments.
+        super().__init__(message, task, list(parameters), list(unknown), list(missing))
+        self.task = task
+        self.parameters = tuple(parameters)
+        self.unknown = tuple(unknown)
+        self.missing = tuple(missing)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ItemError(AsyncWorkerError):

@@ -7,6 +7,7 @@ from asyncworker.iterate.engine import Call, run_items
 from asyncworker.iterate.exception_names import exception_names
 from asyncworker.iterate.item import Item, RetryItem, SkipItem, current_item
 from asyncworker.iterate.item_logging import mark_records
+from asyncworker.iterate.keys import check_key
 from asyncworker.iterate.offload import OffloadedValues, offload_source
 from asyncworker.iterate.on_thread import run_on_thread
 from asyncworker.iterate.options import IterateOptions, make_options
@@ -46,6 +47,7 @@ __all__ = [
     "TaskSource",
     "call_source",
     "Unreadable",
+    "check_key",
     "check_known_length",
     "current_item",
     "exception_names",

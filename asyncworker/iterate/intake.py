@@ -11,7 +11,7 @@ from time import monotonic
 from asyncworker.errors import RunChanged, SourceError
 from asyncworker.iterate.checkpoint import Recorder
 from asyncworker.iterate.item import Item
-from asyncworker.iterate.keys import digest_of
+from asyncworker.iterate.keys import check_key, digest_of
 from asyncworker.iterate.outcome import error_text
 from asyncworker.iterate.retry import Work
 from asyncworker.iterate.source import Row, Source
@@ -42,8 +42,8 @@ class Intake:
 
     def __init__(self, source: Source, key: str | None, recorder: Recorder, turns: Turns, refuse: Refuse) -> None:
         names = [column.name for column in source.columns]
-        if key is not None and source.kind != "rows" and key not in names:
-            raise SourceError(f"key is {key!r}: the source has {', '.join(names)}")
+        if key is not None and source.kind != "rows":
+            check_key(key, names)
         self.pulled = 0
         self.exhausted = False
         self.error: SourceError | RunChanged | None = None

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from asyncworker.errors import SourceError
+from asyncworker.errors import ArgumentError, SourceError
 from asyncworker.store import KeyChunk
 
-__all__ = ["KEY_BYTES", "Gone", "Keys", "Outcome", "digest_of"]
+__all__ = ["KEY_BYTES", "Gone", "Keys", "Outcome", "check_key", "digest_of"]
 
 KEY_BYTES = 16
 
 Outcome = Literal["done", "skipped", "failed"]
 
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
+
+
+def check_key(key: str, names: Sequence[str]) -> None:
+    """Refuse a key that is none of the keywords of a source.
+
+    Raises:
+        ArgumentError: Names both.
+    """
+    if key not in names:
+        raise ArgumentError(f"key is {key!r}: the source has {', '.join(names)}", parameters=names, unknown=[key])
 
 
 def digest_of(key: Any) -> bytes:

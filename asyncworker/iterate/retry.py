@@ -10,6 +10,7 @@ from typing import Any
 from tenacity import RetryCallState, wait_random_exponential
 
 from asyncworker.clock import Clock
+from asyncworker.errors import ArgumentError
 from asyncworker.iterate.exception_names import ExceptionNames
 from asyncworker.iterate.item import Item, RetryItem
 from asyncworker.iterate.options import IterateOptions
@@ -21,7 +22,10 @@ Work = tuple[Item, dict[str, Any], bytes | None]
 
 
 class RetryPolicy:
-    """Answers whether an item that failed is tried again, and after how long."""
+    """Answers whether an item that failed is tried again, and after how long.
+
+    One whose arguments are wrong is not: they are the same the next time.
+    """
 
     def __init__(self, options: IterateOptions) -> None:
         self._retries = options.retries
@@ -42,7 +46,7 @@ class RetryPolicy:
         if isinstance(exc, RetryItem):
             if exc.delay_s is not None:
                 return exc.delay_s
-        elif exc in self._fail_on or exc not in self._retry_on:
+        elif isinstance(exc, ArgumentError) or exc in self._fail_on or exc not in self._retry_on:
             return None
         self._state.attempt_number = attempt
         return self._wait(self._state)

@@ -62,6 +62,11 @@ class Source:
         return total if total <= sys.maxsize else None
 
     @property
+    def names(self) -> list[str] | None:
+        """The keywords that each row has; ``None``: a row says so itself."""
+        return None if self.kind == "rows" else [column.name for column in self.columns]
+
+    @property
     def is_async(self) -> bool:
         """Whether `open` gives an async iterator."""
         return any(column.is_async for column in self.columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -14,9 +14,10 @@ from celery.canvas import Signature
 from celery.exceptions import Retry
 
 from asyncworker.errors import ItemError, SettingsError, SourceError
-from asyncworker.iterate import IterateOptions, RetryItem, TaskSource, call_source, current_item, run_on_thread
+from asyncworker.iterate import IterateOptions, RetryItem, Source, TaskSource, call_source, current_item, run_on_thread
 from asyncworker.iterate.item import item_here
 from asyncworker.resources import in_item_scope, items_are_scopes
+from asyncworker.tasks.arguments import check_source_call, row_checker
 from asyncworker.tasks.item_states import item_states, leave_item_state
 from asyncworker.tasks.json_values import is_storable
 from asyncworker.tasks.names import OUR_TASKS
@@ -36,11 +37,17 @@ __all__ = [
 ]
 
 
-def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
-    """Return what runs one item: the task's body, without a message and without a request of its own."""
+def caller(task: Any, fixed: dict[str, Any], source: Source) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+    """Return what runs one item: the task's body, without a message and without a request of its own.
+
+    Args:
+        task: The task.
+        fixed: The arguments that are the same for all items.
+        source: Where the others come from. `check_fan_out` has compared its names; a row's are when it is run.
+    """
     # Below `autoretry_for`, which is no item's: see `check_target`.
     run = getattr(task, "_orig_run", task.run)
-    own = _argument_maker(task.name, fixed)
+    own = _argument_maker(fixed, row_checker(task, fixed) if source.names is None else None)
     if is_async(task):
         dumped = _dumper(run)
 
@@ -80,15 +87,16 @@ def caller(task: Any, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], Await
 _CONTAINERS = frozenset({list, dict, set, bytearray})
 
 
-def _argument_maker(name: str, fixed: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _argument_maker(
+    fixed: dict[str, Any], check_row: Callable[[Mapping[str, Any]], None] | None
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Return what makes an item's own arguments: containers are copied for each attempt, which costs by their size."""
-
     copiers = {each: _copier(value) for each, value in fixed.items() if type(value) in _CONTAINERS}
 
     def own(row: dict[str, Any]) -> dict[str, Any]:
+        if check_row is not None:
+            check_row(row)
         arguments = {**fixed, **row}
-        if len(arguments) < len(fixed) + len(row):
-            raise TypeError(f"{name}: {', '.join(sorted(fixed.keys() & row.keys()))} is both fixed and in the row")
         for each, value in row.items():
             if type(value) in _CONTAINERS:
                 arguments[each] = _copied(value)
@@ -185,6 +193,7 @@ def opener(app: Any) -> Callable[[str, list[Any], dict[str, Any]], Any]:
         task = app.tasks.get(name)
         if task is None:
             raise SourceError(f"source task {name!r} is not registered with this worker; is its module imported?")
+        check_source_call(task, args, kwargs)
         run = getattr(task, "_orig_run", task.run)
         if is_async(task):
             return run(*args, **kwargs)

@@ -26,6 +26,7 @@ from asyncworker.iterate import (
 )
 from asyncworker.loop import off_loop_async
 from asyncworker.settings import load_settings
+from asyncworker.tasks.arguments import check_fan_out, check_fixed, check_source_call, check_twice
 from asyncworker.tasks.calling import check_result, check_source, check_target, source_of_signature
 from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.payloads import offload
@@ -48,8 +49,13 @@ class Partial:
         self._fixed = dict(fixed)
         self._options = options or IterateOptions()
 
-    def partial(self, **fixed: Any) -> Partial:
-        """Fix more arguments; a name that is fixed already gets the new value."""
+    def partial(self, /, **fixed: Any) -> Partial:
+        """Fix more arguments; a name that is fixed already gets the new value.
+
+        Raises:
+            ArgumentError: The task has no such parameter.
+        """
+        check_fixed(self._task, fixed)
         return Partial(self._task, {**self._fixed, **fixed}, self._options)
 
     def options(self, **options: Any) -> Partial:
@@ -63,7 +69,7 @@ class Partial:
         given = {name: getattr(self._options, name) for name in self._options.__struct_fields__}
         return Partial(self._task, self._fixed, make_options(**{**given, **options}))
 
-    def iterate(self, *, mode: SourceMode = "product", **sources: Any) -> IterateSignature:
+    def iterate(self, /, *, mode: SourceMode = "product", **sources: Any) -> IterateSignature:
         """Build the fan-out: one message, one task that runs an item for each value of the source.
 
         Args:
@@ -74,13 +80,13 @@ class Partial:
                 worker, lazily where it is an async generator), or ``asyncworker.previous_result`` in a chain.
 
         Raises:
-            SourceError: A source that cannot be iterated; an argument that is fixed and iterated at once.
+            SourceError: A source that cannot be iterated.
+            ArgumentError: The items could not be called: an argument that the task does not take, that is missing, or
+                that is fixed and iterated at once; a ``key`` that is not iterated.
         """
-        twice = self._fixed.keys() & sources.keys()
-        if twice:
-            raise SourceError(f"{self._task.name}: {', '.join(sorted(twice))} is both fixed and iterated")
         if not sources:
             raise SourceError(f"{self._task.name}: iterate() needs at least one keyword to iterate over")
+        check_fan_out(self._task, self._fixed, list(sources), self._options)
         columns = {name: _task_source(name, value) for name, value in sources.items()}
         return self._signature(source_of(columns, mode=mode))
 
@@ -88,15 +94,23 @@ class Partial:
         """Build a fan-out over rows: each item's own keyword arguments, as a mapping.
 
         Args:
-            rows: An iterable of them, sync or async, or the signature of a task that yields or returns them.
+            rows: An iterable of them, sync or async, or the signature of a task that yields or returns them. A row
+                that is not what the task takes fails its item, which is not tried again.
         """
+        check_fan_out(self._task, self._fixed, None, self._options)
         return self._signature(source_of_rows(_task_source("rows", rows)))
 
-    def expand(self, *, mode: SourceMode = "product", **sources: Iterable[Any]) -> group:
+    def expand(self, /, *, mode: SourceMode = "product", **sources: Iterable[Any]) -> group:
         """Build a group instead: one message an item, spread over all workers, at the price of a message each.
 
         Sources are literal; the group's results come in their order.
+
+        Raises:
+            ArgumentError: An argument that the task does not take, or that is fixed and iterated at once. One that is
+                missing is what the task before gives in a chain; else Celery refuses it when the group is sent.
         """
+        check_twice(self._task, self._fixed, sources)
+        check_fixed(self._task, sources)
         names = list(sources)
         if mode == "zip":
             rows: Iterable[tuple[Any, ...]] = zip(*sources.values(), strict=True)
@@ -218,4 +232,9 @@ def _task_source(name: str, value: Any) -> Any:
         raise SourceError(f"{name} is the task {value.name} itself: give its signature, {name}=that_task.s(...)")
     if isinstance(value, TaskSource):
         check_source(value.task)
-    return source_of_signature(value) if isinstance(value, Signature) else value
+    if not isinstance(value, Signature):
+        return value
+    source = source_of_signature(value)
+    if (task := vars(value).get("_type")) is not None:
+        check_source_call(task, source.args, source.kwargs)
+    return source

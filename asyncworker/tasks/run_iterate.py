@@ -28,6 +28,7 @@ from asyncworker.loop import current_job, off_loop_async
 from asyncworker.resources import in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import shared_store
+from asyncworker.tasks.arguments import check_fan_out, check_source_call, check_sources
 from asyncworker.tasks.calling import caller, opener
 from asyncworker.tasks.delivery import delivery_of
 from asyncworker.tasks.forgetting import forget_before_sending, forget_stored
@@ -82,6 +83,7 @@ class RunIterateTask(AsyncTask):
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:  # type: ignore[override]
         """Send the fan-out to where its target would be sent."""
+        self._check(args, kwargs, options)
         options = self._addressed(kwargs, options)
         if options.get("task_id"):
             forget_before_sending(self.AsyncResult(options["task_id"]))
@@ -89,6 +91,7 @@ class RunIterateTask(AsyncTask):
 
     async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> TaskResult:
         """Awaitable twin of `apply_async`."""
+        self._check(args, kwargs, options)
         options = self._addressed(kwargs, options)
         if options.get("task_id"):
             await off_loop_async(forget_before_sending, self.AsyncResult(options["task_id"]))
@@ -105,6 +108,28 @@ class RunIterateTask(AsyncTask):
         if isinstance(result, IterateResult):
             result.message = options["headers"][MESSAGE_HEADER]
         return result
+
+    def _check(self, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
+        """Refuse arguments that the target does not take, where the target is known here.
+
+        What follows another task is sent by a worker, which has nobody to raise to: the run itself is refused then.
+        """
+        if args or options.get("parent_id"):
+            return
+        try:
+            target, fixed, source = self.app.tasks.get(kwargs["task"]), dict(kwargs["partial"]), kwargs["source"]
+            iterated = None if source["kind"] == "rows" else [column["name"] for column in source["columns"]]
+            tasks = [column["task"] for column in source["columns"] if column.get("task")]
+            calls = [(self.app.tasks.get(each["task"]), each["args"], each["kwargs"]) for each in tasks]
+            how = dict(kwargs["options"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return  # not what a fan-out is made of: the worker says so
+        chosen = make_options(**how)
+        if target is not None:
+            check_fan_out(target, fixed, iterated, chosen)
+        for task, its_args, its_kwargs in calls:
+            if task is not None:
+                check_source_call(task, its_args, its_kwargs)
 
     def _addressed(self, kwargs: Any, options: dict[str, Any]) -> dict[str, Any]:
         if len(str(options.get("task_id") or "")) > LONGEST_ID:
@@ -201,10 +226,14 @@ def run_of(app: Any, run_id: str, request: dict[str, Any], store: Store, setting
     """Make of a request what all who work on its run have in common."""
     task, partial = request["task"], request["partial"]
     source = source_from_wire(request["source"], opener(app), payloads=store.payloads, decode=decode)
+    options = make_options(**request["options"])
+    # Who has sent it may know no more of the task than its name.
+    check_fan_out(app.tasks[task], partial, source.names, options)
+    check_sources(app, source)
     return SplitRun(
-        call=caller(app.tasks[task], partial),
+        call=caller(app.tasks[task], partial, source),
         source=source,
-        options=with_limits(make_options(**request["options"]), app.tasks[task], partial),
+        options=with_limits(options, app.tasks[task], partial),
         store=store,
         run_id=run_id,
         task=task,
@@ -231,7 +260,7 @@ async def run_here(task: AsyncTask, source: Source, options: IterateOptions, *, 
     source.open_tasks_with(opener(task.app))
     run_id = uuid.uuid4().hex
     running = execute_run(
-        caller(task, fixed),
+        caller(task, fixed, source),
         source,
         with_limits(msgspec.structs.replace(options, results="inline"), task, fixed),
         store=None,

@@ -91,13 +91,13 @@ class AsyncTask(_Task):
         share_stacks(cls)
         return super().on_bound(app)
 
-    def partial(self, **fixed: Any) -> Partial:
+    def partial(self, /, **fixed: Any) -> Partial:
         """Fix keyword arguments of a fan-out; the others come from its source: ``task.partial(...).iterate(...)``."""
         from asyncworker.tasks.partial import Partial
 
-        return Partial(self, fixed)
+        return Partial(self, {}).partial(**fixed)
 
-    def iterate(self, *, mode: SourceMode = "product", **sources: Any) -> IterateSignature:
+    def iterate(self, /, *, mode: SourceMode = "product", **sources: Any) -> IterateSignature:
         """Build a fan-out with no fixed arguments; see :meth:`Partial.iterate`."""
         return self.partial().iterate(mode=mode, **sources)
 
@@ -105,7 +105,7 @@ class AsyncTask(_Task):
         """Build a fan-out over rows of keyword arguments; see :meth:`Partial.iterate_kwargs`."""
         return self.partial().iterate_kwargs(rows)
 
-    def expand(self, *, mode: SourceMode = "product", **sources: Any) -> group:
+    def expand(self, /, *, mode: SourceMode = "product", **sources: Any) -> group:
         """Build a group of one message an item; see :meth:`Partial.expand`."""
         return self.partial().expand(mode=mode, **sources)
 

@@ -40,6 +40,7 @@ __all__ = [
     "bridge_run",
     "is_async",
     "is_async_function",
+    "is_bridged",
     "pydantic_arguments",
 ]
 
@@ -60,6 +61,11 @@ def is_async_function(fn: Callable[..., Any]) -> bool:
     """The same, of a function."""
     innermost = inspect.unwrap(fn)
     return inspect.iscoroutinefunction(innermost) or inspect.isasyncgenfunction(innermost)
+
+
+def is_bridged(fn: Callable[..., Any]) -> bool:
+    """Tell whether a function is one that was put around a task's own, which its ``__wrapped__`` is."""
+    return hasattr(fn, _MARK)
 
 
 def adopt(task: Task[Any, Any], results: ResultWriter | None = None) -> None:

@@ -15,7 +15,8 @@ from celery import Celery, chain, chord
 
 from asyncworker import AsyncTask, ItemErrors, IterateResult, previous_result
 from asyncworker.cli.embedded import EmbeddedServer
-from asyncworker.errors import RunCancelled, RunHeld, RunNotFound, SettingsError, SourceError
+from asyncworker.errors import ArgumentError, RunCancelled, RunHeld, RunNotFound, SettingsError, SourceError
+from asyncworker.tasks.names import RUN_ITERATE
 from tests.integration import tasks
 from tests.servers.client import client_app
 from tests.servers.worker import running_worker
@@ -231,6 +232,35 @@ def test_what_is_refused_before_anything_is_sent(app: Celery[AsyncTask]) -> None
         item.partial().options(concurrency=0)
     with pytest.raises(SettingsError, match="concurency"):
         item.partial().options(concurency=1)
+
+
+@pytest.mark.promise("worker-refuses-wrong-arguments")
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_a_worker_refuses_arguments_that_the_task_does_not_take_before_any_item_runs(
+    app: Celery[AsyncTask], partitions: int
+) -> None:
+    right = app.tasks["t.item"].partial(base=1).options(partitions=partitions).iterate(number=[1, 2])
+    # By name, as a client sends it that has no such task.
+    for change, message in [
+        ({"partial": {"bass": 1}}, "t.item has no parameter 'bass'; it has number, base, pause_s, log"),
+        ({"partial": {}, "source": right.kwargs["source"] | {"columns": [{"name": "base", "values": [1, 2]}]}},
+         "t.item needs 'number'; given: base"),
+    ]:  # fmt: skip
+        sent = app.send_task(RUN_ITERATE, kwargs={**right.kwargs, **change})
+        result = IterateResult(sent.id, app=app)
+        with pytest.raises(ArgumentError) as refused:
+            result.get(timeout=GET_S)
+        assert str(refused.value) == message
+        assert (refused.value.task, refused.value.parameters) == ("t.item", ("number", "base", "pause_s", "log"))
+        progress = result.progress()
+        assert (progress.done, progress.failed, progress.retried) == (0, 0, 0)
+
+
+def test_a_fan_out_with_wrong_arguments_ends_its_chain(app: Celery[AsyncTask]) -> None:
+    wrong = app.tasks["t.item"].iterate(number=previous_result).clone(kwargs={"partial": {"bass": 1}})
+    result = chain(app.tasks["t.numbers"].si(2), wrong, app.tasks["t.total"].s()).delay()
+    with pytest.raises(ArgumentError, match=r"t\.item has no parameter .bass."):
+        result.get(timeout=GET_S)
 
 
 def test_an_unknown_source_task_or_target_is_named(app: Celery[AsyncTask]) -> None:
