@@ -96,4 +96,4 @@ def make_options(**given: Any) -> IterateOptions:
 
 
 def _came_in_a_message(limits: Any) -> bool:
-    return isinstance(limits, list) and all(isinstance(each, dict) for each in limits)
+    return isinstance(limits, list | tuple) and all(isinstance(each, dict) for each in limits)

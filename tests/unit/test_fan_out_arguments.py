@@ -16,7 +16,7 @@ from celery.canvas import Signature
 from pydantic import BaseModel
 
 import asyncworker
-from asyncworker import limit, previous_result, resource
+from asyncworker import IterateOptions, limit, previous_result, resource
 from asyncworker.errors import ArgumentError, SettingsError, SourceError
 from asyncworker.worker.tracing import adopt
 
@@ -352,6 +352,34 @@ def test_signatures_that_were_copied_or_have_travelled_are_compared_when_they_ar
                 with pytest.raises(error, match=message):
                     send()
     assert calls == []
+
+
+def test_a_right_fan_out_with_every_option_is_sent(app: Celery[Any], calls: list[Any]) -> None:
+    options: dict[str, Any] = {
+        "concurrency": 3,
+        "retries": 2,
+        "backoff_s": 0.5,
+        "backoff_max_s": 5.0,
+        "retry_on": [OSError],
+        "fail_on": [ValueError],
+        "on_error": "fail_fast",
+        "max_failures": 3,
+        "item_timeout_s": 3.0,
+        "total_timeout_s": 60.0,
+        "key": "path",
+        "on_change": "restart",
+        "limits": [limit("sftp", by="host"), limit("all", key="x", timeout_s=3), "named"],
+        "results": "inline",
+        "checkpoint_every_s": 1.0,
+        "partitions": 2,
+        "name": "nightly",
+    }
+    assert options.keys() == set(IterateOptions.__struct_fields__)
+    run = declare(app, calls, "async").partial(host="x").options(**options)
+    for signature in (run.iterate(path=["/a", "/b"]), run.iterate_kwargs([{"path": "/a"}, {"path": "/b"}])):
+        for each in (signature, travelled(signature, app), signature.clone()):
+            assert each.delay().id
+            assert group([each]).apply_async().id
 
 
 def test_what_the_task_before_gives_counts_as_given(app: Celery[Any], calls: list[Any]) -> None:
