@@ -139,14 +139,11 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local kept = {}
 for number = 1, #ARGV - 1 do
     local held, holders, id = KEYS[2 * number - 1], KEYS[2 * number], ARGV[number + 1]
-    local until_ms = redis.call('ZSCORE', held, id)
-    if until_ms and tonumber(until_ms) > now then
-        redis.call('ZADD', held, now + lease_ms, id)
+    -- One that is there still has its place, however late it is: each step forgets what has ended before it counts.
+    kept[number] = redis.call('ZADD', held, 'XX', 'CH', now + lease_ms, id)
+    if kept[number] == 1 and redis.call('PTTL', held) < lease_ms * 2 then
         redis.call('PEXPIRE', held, lease_ms * 4)
         redis.call('PEXPIRE', holders, lease_ms * 4)
-        kept[number] = 1
-    else
-        kept[number] = 0
     end
 end
 return kept
@@ -165,12 +162,12 @@ for number = 1, (#ARGV - 1) / 3 do
     local name, declared, id = unpack(ARGV, 3 * number - 1, 3 * number + 1)
     if amounts[name] == nil then amounts[name] = redis.call('HGET', KEYS[1], name) end
     local most = tonumber(amounts[name] or declared)
-    if redis.call('ZSCORE', queue, id) and redis.call('ZCOUNT', held, '(' .. now, '+inf') >= most then
-        redis.call('ZADD', alive, now + lease_ms, id)
+    kept[number] = 0
+    if redis.call('ZCOUNT', held, '(' .. now, '+inf') >= most then
+        kept[number] = redis.call('ZADD', alive, 'XX', 'CH', now + lease_ms, id)
+    end
+    if kept[number] == 1 and redis.call('PTTL', queue) < lease_ms * 2 then
         for _, each in ipairs({holders, queue, alive}) do redis.call('PEXPIRE', each, lease_ms * 4) end
-        kept[number] = 1
-    else
-        kept[number] = 0
     end
 end
 return kept
