@@ -29,7 +29,7 @@ def wait_for_lines(log: Path, count: int, node: Worker) -> list[str]:
 
 
 def check_rate(node: Worker, begun_s: list[float]) -> None:
-    """Check that none begins before its token: one as the first is received, then so many a second. Late is no fault."""
+    """Check that none begins before its token: one as the first is received, then so many a second; late is right."""
     first = min(datetime.strptime(found, "%Y-%m-%d %H:%M:%S,%f").astimezone() for found in RECEIVED.findall(node.log()))
     for number, at_s in enumerate(sorted(begun_s)):
         # The log rounds down to a millisecond, and the token bucket counts in floats.
