@@ -24,6 +24,7 @@ from asyncworker.errors import (
 )
 from asyncworker.sftp.bandwidth import Bandwidth
 from asyncworker.sftp.easing import Easing
+from asyncworker.sftp.login_gate import FIRST_LOGIN, LOGIN_GATE, open_gate
 from asyncworker.sftp.open_files import OPEN_FILES, OpensFiles, Ticket
 from asyncworker.sftp.options import Options
 from asyncworker.sftp.session import Session
@@ -95,6 +96,7 @@ class Connections:
         self._traffic = Traffic(options.in_flight, options.window_bytes, bandwidth)
         self._easing = Easing(options, self._traffic, clock)
         self._logged_in = False  # whether the server has ever let us in
+        self._login: asyncio.Future[None] | None = None  # of the first one, while it is being made
         self._least = 0  # that were wanted before that
         self._running: dict[Job, None] = {}
         self._descriptors: dict[Job, int] = {}  # that running jobs have taken
@@ -305,30 +307,38 @@ class Connections:
         if not self._logged_in:
             wanted = self._before_login(least)
         for _ in range(min(wanted - have, _RAMP - len(self._making))):
-            task = asyncio.get_running_loop().create_task(self._make())
+            goes_ahead = not self._logged_in and not self._making
+            if goes_ahead:
+                self._login = asyncio.get_running_loop().create_future()
+            task = asyncio.get_running_loop().create_task(self._make(goes_ahead))
             self._making.add(task)
 
     def _before_login(self, least: int) -> int:
         """How many connections there may be before one has logged in.
 
         One: servers count refused logins, and nobody is asked twice. Where a key logs in and work is announced that is
-        worth it, that many: with a long round trip, a second connection takes as long as thousands of files.
+        worth it, that many: with a long round trip, a second connection takes as long as thousands of files. They
+        wait with their logins for the first one.
         """
         options = self._options
         alone = self._ask is not None or options.accept_new or options.password is not None
         return 1 if alone else max(1, min(least, self._easing.connections))
 
-    async def _make(self) -> None:
+    async def _make(self, goes_ahead: bool) -> None:
         task = asyncio.current_task()
         assert task is not None
+        (FIRST_LOGIN if goes_ahead else LOGIN_GATE).set(self._login)
         try:
             session = await self._open()
         except Exception as error:  # whatever it is, those who wait must hear of it
             self._making.discard(task)
+            if goes_ahead and isinstance(error, SFTPAuthError | SFTPHostKeyError):  # the others would fare no better
+                self._give_up_making()
             self._retreat(error)
             return
         finally:
             self._making.discard(task)
+            open_gate()
         if self._closed:
             await session.close()
         elif session.alive:
@@ -341,6 +351,14 @@ class Connections:
         else:
             where = self._options.address
             self._retreat(session.protocol.ended or SFTPConnectionLost(f"{where}: lost at once", host=where))
+
+    def _give_up_making(self) -> None:
+        """Stop making connections; they are waited for when the pool closes."""
+        making, self._making = self._making, set()
+        for task in making:
+            task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def _open(self) -> Session:
         attempt = 1

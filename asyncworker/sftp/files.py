@@ -109,7 +109,8 @@ class Files(Trees):
 
         Args:
             local: The file. It must not change while it is read.
-            remote: Where it is to appear; a file that is there is replaced. The folder must exist.
+            remote: Where it is to appear; a file or a link that is there is replaced, a device, a pipe or a socket is
+                not. The folder must exist.
             mode: Its permissions there, which the server's umask may lessen; ``None``: those it has here.
             preserve_mtime: Give it the time of change that it has here, where the server allows it.
             fsync: Have the server flush it to its disk before it is renamed, where it offers that.
@@ -137,7 +138,9 @@ class Files(Trees):
                 await pause()
                 return await put()
         opens = partial(LocalSource, source)
-        make = partial(self._upload, source, text, raw, opens, mode=mode, mtime=preserve_mtime, fsync=fsync)
+        make = partial(
+            self._upload, source, text, raw, opens, mode=mode, mtime=preserve_mtime, fsync=fsync, asks_first=True
+        )
         return await self._twice(partial(make, doubt=Doubt()))
 
     async def put_stream(
@@ -158,7 +161,7 @@ class Files(Trees):
 
         Args:
             blocks: An iterable of bytes of any lengths, async or not; one that is not must not block.
-            remote: Where it is to appear; a file that is there is replaced. The folder must exist.
+            remote: Where it is to appear; what is there is replaced as by :meth:`put`. The folder must exist.
             mode: Its permissions, which the server's umask may lessen; ``None``: the server's usual ones.
             mtime: Its time of change, seconds since 1970; ``None``: the server's clock.
             fsync: Have the server flush it to its disk before it is renamed, where it offers that.
@@ -221,6 +224,8 @@ class Files(Trees):
         self, files: AsyncIterable[Pair] | Iterable[Pair], *, at_once: int | None = None, fsync: bool = False
     ) -> AsyncGenerator[FileResult, None]:
         """Upload files and give out a result for each, as it is there: one that fails does not end the others.
+
+        Unlike :meth:`put`, it does not ask what it replaces: that would be one request more for each file.
 
         Args:
             files: Pairs of local and remote path, from any kind of iterable; read as places become free.
@@ -367,6 +372,7 @@ class Files(Trees):
         mtime: bool,
         fsync: bool,
         doubt: Doubt | None = None,
+        asks_first: bool = False,
     ) -> Upload:
         return Upload(
             source,
@@ -381,6 +387,7 @@ class Files(Trees):
             on_left=self._forget_remote,
             on_aside=self._restore_remote,
             doubt=doubt or Doubt(),
+            asks_first=asks_first,
         )
 
     def _remove_here(self) -> list[str]:

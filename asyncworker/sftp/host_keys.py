@@ -11,6 +11,7 @@ from typing import Any
 import asyncssh
 
 from asyncworker.errors import SFTPHostKeyError
+from asyncworker.sftp.login_gate import hold_login
 from asyncworker.sftp.ssh_target import Target
 
 __all__ = ["Client", "add_known_host", "host_key_error", "read_known_hosts"]
@@ -38,6 +39,10 @@ class Client(asyncssh.SSHClient):
         self.refused: asyncssh.SSHKey | None = None
         self.unknown = False
         self.offers: set[str] = set()
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        """The network is there; the key exchange and the login follow."""
+        hold_login(conn)
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Called for a key that is not among the known ones."""

@@ -14,10 +14,11 @@ from functools import partial
 
 from asyncworker.errors import SFTPError, SFTPFileChanged
 from asyncworker.sftp import packets
+from asyncworker.sftp.listing import not_replaceable
 from asyncworker.sftp.localsource import Block, LocalSource
 from asyncworker.sftp.names import remote_text
 from asyncworker.sftp.open_files import OpensFiles
-from asyncworker.sftp.packets import OpenFlag, Status
+from asyncworker.sftp.packets import Attributes, OpenFlag, Status
 from asyncworker.sftp.placing import Doubt, Outcome, Placing, Procedure, log_kept
 from asyncworker.sftp.session import Released, Session, refusal
 from asyncworker.sftp.temporary_names import temporary_name
@@ -51,13 +52,14 @@ class Upload(OpensFiles):
         on_aside: Called with two paths, if the connection is lost while the file that is replaced is under the first
             of them and not under the second, its own.
         doubt: That of all tries of this file.
+        asks_first: Whether to ask what is there, beside the OPEN: a device, a pipe or a socket is not replaced.
     """
 
     __slots__ = (
-        "_block", "_closing", "_doubt", "_executor", "_fsync", "_handle", "_last", "_loop", "_mode", "_mtime", "_next",
-        "_on_aside", "_on_left", "_on_released", "_opening", "_path", "_reading", "_renaming", "_sent", "_session",
-        "_set_mtime", "_source", "_source_of", "_temporary", "_there", "_unanswered", "_waiting", "future", "local",
-        "remote",
+        "_asking", "_asks_first", "_block", "_closing", "_doubt", "_executor", "_fsync", "_handle", "_last", "_loop",
+        "_mode", "_mtime", "_next", "_on_aside", "_on_left", "_on_released", "_opening", "_path", "_reading",
+        "_renaming", "_sent", "_session", "_set_mtime", "_source", "_source_of", "_temporary", "_there",
+        "_unanswered", "_waiting", "_whole", "future", "local", "remote",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +77,7 @@ class Upload(OpensFiles):
         on_left: Callable[[bytes], None],
         on_aside: Callable[[bytes, bytes], None],
         doubt: Doubt,
+        asks_first: bool,
     ) -> None:
         self.local = local
         self.remote = remote
@@ -92,6 +95,8 @@ class Upload(OpensFiles):
         self._on_left = on_left
         self._on_aside = on_aside
         self._doubt = doubt
+        self._asks_first = asks_first
+        self._asking = False
         self._session: Session | None = None
         self._source: LocalSource | None = None
         self._handle: bytes | None = None
@@ -103,6 +108,7 @@ class Upload(OpensFiles):
         self._reading = False
         self._opening = self._closing = self._renaming = False
         self._there = False  # the temporary file may exist
+        self._whole = False
         self._waiting = False  # for room among what the session has not answered
 
     @property
@@ -178,11 +184,24 @@ class Upload(OpensFiles):
             mode = self._source.mode if self._mode is None else self._mode & 0o777
             how = packets.open_tail(OpenFlag.WRITE | OpenFlag.CREATE | OpenFlag.EXCLUSIVE, mode)
             self._opening = self._there = True
-            self._live().protocol.open(self._temporary, self._opened, self, how)
+            protocol = self._live().protocol
+            if self._asks_first:
+                self._asking = True
+                protocol.lstat(self._path, self._told, self)
+            protocol.open(self._temporary, self._opened, self, how)
         else:
             self._advance()
 
     # -- answers -----------------------------------------------------------------------------------------------------
+
+    def _told(self, answer: Attributes | Status) -> None:
+        self._asking = False
+        if self.future.done():
+            self._drop()
+        elif isinstance(answer, Attributes) and answer.file_type == "other":
+            self.fail(not_replaceable(self.remote, self._live().address))
+        elif self._whole:  # the server has answered in another order
+            self._rename()
 
     def _opened(self, answer: bytes | Status) -> None:
         self._opening = False
@@ -224,9 +243,14 @@ class Upload(OpensFiles):
         elif answer.code != packets.OK:
             self.fail(refusal(answer, "write", self._live().address, self.remote))
         else:
-            self._renaming = True
-            protocol = self._live().protocol
-            protocol.rename(self._temporary, self._path, partial(self._renamed, protocol.renames_over), self)
+            self._whole = True
+            if not self._asking:
+                self._rename()
+
+    def _rename(self) -> None:
+        self._renaming = True
+        protocol = self._live().protocol
+        protocol.rename(self._temporary, self._path, partial(self._renamed, protocol.renames_over), self)
 
     def _renamed(self, in_one_step: bool, answer: Status) -> None:
         if answer.code == packets.OK:  # nearly always: the rest of the procedure is not even made

@@ -6,10 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Iterable
 
-from asyncworker.errors import SFTPError
+from asyncworker.errors import SFTPError, SFTPFileNotFound
 from asyncworker.sftp import packets
 from asyncworker.sftp.batch import each
 from asyncworker.sftp.inplace import InPlace
+from asyncworker.sftp.listing import not_replaceable
 from asyncworker.sftp.names import remote_bytes, remote_text
 from asyncworker.sftp.namespace import Namespace
 from asyncworker.sftp.packets import OpenFlag
@@ -120,6 +121,7 @@ class StreamUpload:
 
     async def _opened(self) -> RemoteFile:
         if self._in_place is None:
+            await self._refuse_devices(follow_links=False)
             return await self._open(OpenFlag.EXCLUSIVE)
         self._in_place.begin()
         try:
@@ -137,6 +139,7 @@ class StreamUpload:
                 return file
             file.begin_to_close()  # the server takes no notice of EXCL: it is the old one
             self._in_place.made = False
+        await self._refuse_devices(follow_links=True)  # to open a pipe would hang the server
         file = await self._open(OpenFlag.TRUNCATE)
         self._in_place.replaces = not self._in_place.made
         return file
@@ -156,6 +159,14 @@ class StreamUpload:
             raise
         self._have_made(flag)
         return file
+
+    async def _refuse_devices(self, follow_links: bool) -> None:
+        try:
+            there = await self._pool._told(self._remote, follow_links=follow_links)
+        except SFTPFileNotFound:
+            return
+        if there.file_type == "other":
+            raise not_replaceable(self._remote, self._pool.options.address)
 
     def _have_made(self, flag: int) -> None:
         if self._in_place is not None and flag == OpenFlag.EXCLUSIVE:

@@ -14,6 +14,7 @@ import asyncssh
 
 from asyncworker.errors import SettingsError, SFTPAuthError, SFTPConnectError
 from asyncworker.sftp.host_keys import Client, host_key_error, read_known_hosts
+from asyncworker.sftp.login_gate import open_gate
 from asyncworker.sftp.options import Options, expanded
 from asyncworker.sftp.ssh_target import Target, target_of
 
@@ -185,6 +186,7 @@ class _Attempt:
         try:
             for target in (*last.jumps, last):
                 way.append(await self._reach(target, way))
+            open_gate()
             channel, _ = await way[-1].create_session(
                 lambda: _Session(receiver),
                 subsystem="sftp",

@@ -227,6 +227,28 @@ async def test_with_a_key_all_connections_of_a_download_are_made_at_once(
     assert connect.begun_at_login[0] == 4
 
 
+@configured("LogLevel VERBOSE")
+async def test_a_key_that_is_refused_is_tried_once(own_sshd: Sshd, folders: Folders, tmp_path: Path) -> None:
+    make_files(folders, 3)
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    await asyncio.to_thread(key.write_private_key, tmp_path / "key")
+
+    async def refused() -> int:
+        return (await asyncio.to_thread(own_sshd.log)).count("Failed publickey")
+
+    for connections in (4, 8):
+        before = await refused()
+        connect = CountedConnections()
+        options = pool_of(own_sshd, client_keys=tmp_path / "key", connections=connections).options
+        async with SFTPPool.from_options(options, connect) as pool:
+            with pytest.raises(SFTPAuthError):
+                await sftp.download(pool, folders.remote, folders.local)
+            assert connect.begun == connections  # they were made side by side all the same
+        assert await refused() == before + 1
+    async with pool_of(own_sshd) as pool:  # and one that is taken, by all of them
+        (await sftp.download(pool, folders.remote, folders.local)).raise_for_errors()
+
+
 @configured("MaxSessions 1")
 async def test_one_session_a_connection_is_all_that_is_needed(own_sshd: Sshd, folders: Folders) -> None:
     files = make_files(folders, 300)

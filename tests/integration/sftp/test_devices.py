@@ -72,3 +72,24 @@ async def test_an_upload_does_not_replace_a_pipe(sshd: Sshd, folders: Folders, a
     assert isinstance(report.errors[0].error, SFTPError)
     assert "a device, a pipe or a socket" in str(report.errors[0].error)
     assert is_pipe(goal)
+
+
+@pytest.mark.parametrize("inplace", [False, True], ids=["renamed", "in-place"])
+async def test_put_does_not_replace_a_pipe(sshd: Sshd, folders: Folders, inplace: bool) -> None:
+    source = folders.local / "a"
+    source.write_bytes(b"abc")
+    goal, link = folders.remote / "a", folders.remote / "link"
+    os.mkfifo(goal)
+    link.symlink_to("a")
+    async with pool_of(sshd) as pool:
+        with pytest.raises(SFTPError, match="a device, a pipe or a socket"):
+            await pool.put(source, goal, inplace=inplace)
+        with pytest.raises(SFTPError, match="a device, a pipe or a socket"):
+            await pool.put_stream([b"abc"], goal, inplace=inplace)
+        assert sorted(path.name for path in folders.remote.iterdir()) == ["a", "link"]
+        if not inplace:  # the link itself is replaced
+            await pool.put(source, link)
+            assert not link.is_symlink()
+            await pool.put_stream([b"other"], link)
+            assert link.read_bytes() == b"other"
+    assert is_pipe(goal)
