@@ -7,6 +7,7 @@ comes in and that it is over. Another one (see ``openssh.py``) needs a function 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -206,6 +207,8 @@ class _Attempt:
         self.target, self.client = target, Client(target, known_hosts)
         client = self.client
         arguments = _arguments(target) | ({"tunnel": way[-1]} if way else {})
+        if target.proxy_command is not None:
+            logging.getLogger("asyncio").addFilter(_reaped_elsewhere)  # once, however often it is added
         opened = None
         try:
             opened = await asyncssh.connect(
@@ -223,6 +226,14 @@ class _Attempt:
                     opened.abort()
                 raise
         return opened
+
+
+def _reaped_elsewhere(record: logging.LogRecord) -> bool:
+    """Leave out what asyncio says of a ProxyCommand that has ended before its pipes were closed.
+
+    Closing them reaps it, and the watcher of child processes, which comes too late, takes that for a problem.
+    """
+    return not str(record.msg).startswith("Unknown child process pid")
 
 
 def _arguments(target: Target) -> dict[str, Any]:

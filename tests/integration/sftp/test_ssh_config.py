@@ -131,6 +131,16 @@ async def test_a_command_that_leads_there(sshd: Sshd, tmp_path: Path, transport:
     assert (tmp_path / "used").exists() or (tmp_path / "used by").exists()
 
 
+async def test_a_command_that_ends_at_once_is_one_error(
+    sshd: Sshd, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = written(tmp_path, "Host files\n{login}  ProxyCommand false\n", login=login(sshd))
+    async with SFTPPool("files", ssh_config=config) as pool:
+        with pytest.raises(SFTPConnectError, match="the ProxyCommand false, or"):
+            await pool.stat("/")
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
 async def test_a_command_that_leads_nowhere_is_named(sshd: Sshd, tmp_path: Path) -> None:
     config = written(tmp_path, "Host files\n{login}  ProxyCommand /no/such/program %h %p\n", login=login(sshd))
     async with SFTPPool("files", ssh_config=config) as pool:
