@@ -33,6 +33,7 @@ from asyncworker.worker.celery_settings import check_flags, ignored_settings
 from asyncworker.worker.defaults import POOL, AppDefaults, hide_secrets, own_value, use_urls_of_conf
 from asyncworker.worker.fast import use_consumer, use_fast_broker
 from asyncworker.worker.health import check_health_file
+from asyncworker.worker.option_values import check_time_limits
 from asyncworker.worker.options import add_options, supervise
 from asyncworker.worker.stacks import check_locals
 from asyncworker.worker.supervised import worker_retiring
@@ -229,6 +230,7 @@ def _check_worker(instance: Any = None, options: Any = None, **_: Any) -> None:
         settings = load_settings(conf=app.conf)
         use_urls_of_conf(app.conf)  # set since the configuration was read
         check_environment()
+        check_time_limits(app.conf)
         check_metrics(settings)
         check_urls(app, settings)
         check_health_file(settings)

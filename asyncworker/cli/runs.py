@@ -118,9 +118,13 @@ def cancel(app: Any, run_id: str) -> None:
         click.echo(f"run {run_id}: has ended, {progress.state}; there is nothing to stop")
         return
     result.cancel()
-    # Not begun and unknown look the same: there is a message somewhere, or there is none.
-    told = "no worker has begun it; the one that takes its message ends it before its first item"
-    click.echo(f"run {run_id}: " + ("asked to stop" if _is_begun(progress) else told))
+    if not _is_begun(progress):
+        # Sent and not begun, or never sent: nothing but a message shows the difference.
+        raise click.ClickException(
+            f"run {run_id}: no worker has begun it, or there is no such run; nothing was stopped. "
+            "If its message is still in a queue, the worker that takes it ends it before its first item"
+        )
+    click.echo(f"run {run_id}: asked to stop")
 
 
 @runs.command()

@@ -35,6 +35,8 @@ _ADVICE = (
 
 #: Names that are given here; what travels is compared with them before anything is opened.
 _SOURCE = re.compile(r"sources/([0-9a-f]{2})/(\1[0-9a-f]{62})")
+#: How a URL starts, one that was mistyped (``s3:/bucket``) among them.
+_SCHEME = re.compile(r"[A-Za-z0-9+.-]*:")
 _RESULT = re.compile(r"results/[0-9a-f]{32}/([0-9a-f]{64})")
 
 
@@ -180,6 +182,20 @@ class _Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def objection(self) -> str:
+        """Return why nothing could ever be written here; empty: nothing is known against it."""
+        existing = self._root
+        try:
+            while not existing.exists():
+                existing = existing.parent
+            if not existing.is_dir():
+                return f"{existing} is not a folder"
+            if not os.access(existing, os.W_OK | os.X_OK):
+                return f"{existing} cannot be written to by this user"
+        except OSError as exc:
+            return str(exc)
+        return ""
+
     def write(self, name: str, body: bytes) -> None:
         path = self._root / name
         with suppress(FileNotFoundError):
@@ -238,20 +254,24 @@ def _check_name(payload: Payload) -> None:
 
 
 def check_payload_url(url: str) -> None:
-    """Prove that it is a folder, or a URL of a file system that is installed; nothing connects.
+    """Prove that it is a folder that exists or can be made, or a URL of a file system that is installed.
 
     Raises:
         SettingsError: It is neither.
     """
-    _place(url)
+    place = _place(url)
+    if isinstance(place, _Folder) and (reason := place.objection()):
+        raise SettingsError(f"payload_url is {redacted(url)!r}: {reason}")
 
 
 def _place(url: str) -> Place:
     parts = urlsplit(url)
-    if "://" not in url:
-        return _Folder(Path(url).expanduser().absolute())
-    if parts.scheme == "file":
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         return _Folder(Path(unquote(parts.path)))
+    if _SCHEME.match(url) is None or (parts.scheme != "file" and Path(url).is_dir()):
+        return _Folder(Path(url).expanduser().absolute())
+    if parts.scheme == "file" or "://" not in url or not parts.scheme:
+        raise SettingsError(f"payload_url is {redacted(url)!r}: expected a folder, file:///FOLDER or SCHEME://PLACE")
     try:
         from asyncworker.store.payloads_fsspec import FsspecPlace
     except ImportError as exc:

@@ -12,6 +12,7 @@ from celery.app.defaults import DEFAULTS
 
 from asyncworker.errors import SettingsError
 from asyncworker.worker.defaults import own_value
+from asyncworker.worker.option_values import check_values
 
 __all__ = ["FLAGS", "SETTINGS", "Effect", "check_flags", "ignored_settings"]
 
@@ -115,6 +116,8 @@ def check_flags(options: Mapping[str, Any], *, is_ours: bool) -> None:
     concurrency = options.get("concurrency")
     if isinstance(concurrency, int) and concurrency < 1:
         raise SettingsError(f"--concurrency (worker_concurrency) is {concurrency}: expected 1 or more")
+    # Again, for what comes from the configuration, where 0 has a meaning, or from a program that embeds a worker.
+    check_values({name: value for name, value in options.items() if value != 0})
     if options.get("processes") or options.get("supervised") is not None:
         return
     for name, ours in (("max_tasks_per_child", "--max-tasks"), ("max_memory_per_child", "--max-memory-mb")):

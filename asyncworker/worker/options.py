@@ -18,6 +18,7 @@ from asyncworker.private_files import make_private
 from asyncworker.settings import Settings
 from asyncworker.worker.environment_file import WorkerEnvironment
 from asyncworker.worker.health import BEAT_S, health_files
+from asyncworker.worker.option_values import CheckingOption
 from asyncworker.worker.place import Place
 from asyncworker.worker.supervised import Supervised
 from asyncworker.worker.supervisor import Supervisor
@@ -43,7 +44,8 @@ def add_options(app: Any) -> None:
     ):
         options.add(CeleryOption([name], type=_COUNT, help=told, help_group=_GROUP))
     # A worker's link to its supervisor, and its own streams where they are held back until it is ready.
-    options.add(CeleryOption(["--supervised"], type=int, hidden=True))
+    # Eager: what it refuses is refused before Celery detaches, or opens a file.
+    options.add(CheckingOption(["--supervised"], type=int, hidden=True, is_eager=True))
     options.add(CeleryOption(["--supervised-output"], hidden=True))
     app.steps["worker"].add(Supervised)
 

@@ -254,6 +254,9 @@ class AsyncPool(BasePool):
 
         What takes longer than ``drain_timeout_s`` is cancelled, as in a cold one.
         """
+        if state.should_terminate:  # Celery's handler of SIGQUIT sets it, and stops the pool
+            self.on_terminate()
+            return
         self._stop_taking()
         for job in self._jobs.values():
             self._runner.drain(job)
@@ -283,14 +286,21 @@ class AsyncPool(BasePool):
         self._cut_short()
         self._shut_down(timeout_s=1)
 
+    def cut_short(self) -> None:
+        """End what runs, soon; called within Celery's handler of a signal."""
+        if not self._ended:
+            self._stop_taking()
+            self._cut_short()
+
     def _cut_short(self) -> None:
         """Settle what has ended, cancel the rest; late-ack tasks return to the queue."""
         self._settle()
         give_up_at_s = time.monotonic() + self._settings.cancel_grace_s
         self._report_lost(give_up_at_s)
         for job in list(self._jobs.values()):
-            self._abandon(job)
-        while self._jobs and time.monotonic() < give_up_at_s:
+            if not job.abandoned:
+                self._abandon(job)
+        while len(self._jobs) > len(self._zombies) and time.monotonic() < give_up_at_s:
             self._wait_for_events()
 
     def _report_lost(self, give_up_at_s: float) -> None:

@@ -45,3 +45,8 @@ def sync(log: str, what: str, until: str) -> int:
 @shared_task(name="h.item")
 async def item(log: str, what: str, until: str) -> int:
     return await _held(log, what, until)
+
+
+@shared_task(name="h.sync_late", acks_late=True)
+def sync_late(log: str, what: str, until: str) -> int:
+    return sync(log, what, until)  # type: ignore[no-any-return]

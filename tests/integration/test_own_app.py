@@ -130,7 +130,25 @@ BAD_OPTIONS = {
     "prefork by name": (("-P", "prefork"), "asyncworker: -P prefork means, to Celery, the pool of the app"),
     "tasks a process": (("--max-tasks-per-child", "5"), "asyncworker: --max-tasks-per-child needs --processes"),
     "memory a process": (("--max-memory-per-child", "5"), "asyncworker: --max-memory-per-child needs --processes"),
-    "less than none": (("-c", "-5"), "asyncworker: --concurrency (worker_concurrency) is -5: expected 1 or more"),
+    "less than none": (("-c", "-5"), "asyncworker: --concurrency is -5: expected 1 or more"),
+    "none": (("-c", "0"), "asyncworker: --concurrency is 0: expected 1 or more"),
+    "no limit of time": (("--soft-time-limit", "nan"), "asyncworker: --soft-time-limit is nan: expected a finite"),
+    "no folder of a pid file": (
+        ("--pidfile", "/no/such/pid", "--detach"),
+        "asyncworker: --pidfile is '/no/such/pid': there is no folder '/no/such'",
+    ),
+    "no folder of a log": (
+        ("-f", "/no/such/log", "--processes", "2"),
+        "asyncworker: --logfile is '/no/such/log': there is no folder '/no/such'",
+    ),
+    "no folder of a detached log": (
+        ("--logfile", "/no/such/log", "--detach"),
+        "asyncworker: --logfile is '/no/such/log': there is no folder '/no/such'",
+    ),
+    "no folder of revoked ids": (
+        ("-S", "/no/such/ids"),
+        "asyncworker: --statedb is '/no/such/ids': there is no folder '/no/such'",
+    ),
     "processes of another pool": (("--processes", "2", "-P", "solo"), "asyncworker: --processes is for asyncworker's"),
 }
 
@@ -211,6 +229,13 @@ BAD_STARTS = {
         "asyncworker: store_url is 'sqlite:////s3cret': its",
     ),
     "no store": ({"ASYNCWORKER_PAYLOAD_URL": "zzz://u:s3cret@h"}, "asyncworker: payload_url is 'zzz://u:***@h': "),
+    "a payload folder below a file": ({"ASYNCWORKER_PAYLOAD_URL": f"{__file__}/x"}, "asyncworker: payload_url is "),
+    "a payload folder that is a file": ({"ASYNCWORKER_PAYLOAD_URL": __file__}, "asyncworker: payload_url is "),
+    "a mistyped payload URL": ({"ASYNCWORKER_PAYLOAD_URL": "s3:/bucket"}, "asyncworker: payload_url is 's3:/bucket': "),
+    "a payload folder of another host": (
+        {"ASYNCWORKER_PAYLOAD_URL": "file://host/folder"},
+        "asyncworker: payload_url is 'file://host/folder': ",
+    ),
     "no Redis for limits": (
         {"ASYNCWORKER_LIMITS_URL": "http://u:s3cret@h"},
         "asyncworker: limits_url is 'http://u:***@h': cluster-wide limits are kept on Redis",
