@@ -14,8 +14,7 @@ from tests.servers.rabbitmq import RabbitMQ
 SOME = [
     Kill("worker", signal.SIGKILL, "recycling"),
     Kill("worker", signal.SIGQUIT, "work"),
-    Kill("supervisor", signal.SIGKILL, "reload"),
-    Kill("supervisor", signal.SIGQUIT, "recycling"),
+    Kill("supervisor", signal.SIGKILL, "recycling"),
 ]
 
 
