@@ -186,11 +186,17 @@ class Keeper:
 
     async def _renew(self) -> None:
         try:
-            for lease_s in {*self._held, *self._waiting}:
-                while calls := [*self._next_held(lease_s), *self._next_waiting(lease_s)]:
-                    await asyncio.gather(*calls)
+            while calls := self._next_calls():
+                await asyncio.gather(*calls)
         finally:
             self._renewing = None
+
+    def _next_calls(self) -> list[Any]:
+        """Return some calls for each lease: the short ones cannot wait for all of the long ones."""
+        calls = [call for lease_s in self._held for call in self._next_held(lease_s)]
+        if len(calls) < CALLS:  # else there is much to do: what is held comes first
+            calls += [call for lease_s in self._waiting for call in self._next_waiting(lease_s)]
+        return calls
 
     def _next_held(self, lease_s: float) -> list[Any]:
         held = self._held.get(lease_s)

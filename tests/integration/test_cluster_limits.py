@@ -17,6 +17,7 @@ from asyncworker.limits import Permit, RateLimit, Semaphore, limit, limits
 from asyncworker.limits import cluster as cluster_module
 from asyncworker.limits.cluster import Cluster, limits_url, use_limits_url
 from asyncworker.limits.control import change_cluster_limit, cluster_limits
+from asyncworker.limits.keeper import USED_PART
 from asyncworker.limits.scripts import AMOUNTS, CHANGED, key_of
 from asyncworker.resources import lifetimes
 from tests.servers.valkey import RestartableValkey, running_valkey
@@ -282,6 +283,28 @@ async def test_thousands_of_keys_share_one_connection_and_are_renewed_together(
     assert renewals < keys / 10
     assert not lost
     for permit in held:
+        permit.release()
+    await until(lambda: not cluster.active)
+
+
+async def test_a_short_lease_is_renewed_among_thousands_of_long_ones(open_cluster) -> None:  # type: ignore[no-untyped-def]
+    cluster = await open_cluster()
+
+    async def hold(key: str, lease_s: float) -> Permit:
+        place = cluster.semaphore("s", key, 1, lease_s)
+        permit = Permit(place, "s", key, "-")
+        await place.acquire(permit)
+        return permit
+
+    async with asyncio.timeout(WAIT_S):
+        long = await asyncio.gather(*(hold(f"key-{number}", 64.0) for number in range(6000)))
+        short = await hold("short", 20.0)
+    before_s = {permit: permit.valid_until_s for permit in [*long, short]}
+    cluster.keeper.renew_all()
+    await until(lambda: all(permit.valid_until_s > before_s[permit] for permit in [*long, short]))
+    # A permit counts from when its renewal was sent.
+    assert short.valid_until_s - USED_PART * 20.0 < max(permit.valid_until_s for permit in long) - USED_PART * 64.0
+    for permit in [*long, short]:
         permit.release()
     await until(lambda: not cluster.active)
 
