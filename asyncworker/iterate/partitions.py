@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -37,6 +38,7 @@ from asyncworker.store import (
     RunHold,
     RunState,
     Silence,
+    patiently,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["execute_split"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Send = Callable[[Sequence[int]], Awaitable[None]]
 """Sends the partitions of these numbers to whichever workers take them."""
@@ -119,7 +123,12 @@ async def execute_split(
     if begun is not None:
         await begun(hold)
     partitions = Partitions(run.store)
-    parts = await partitions.plan(hold, requests, again=resume, pardon=failed_only)
+    parts = await patiently(
+        lambda: partitions.plan(hold, requests, again=resume, pardon=failed_only),
+        patience_s=run.store.patience_s,
+        what=f"run {run.run_id}: planning its partitions",
+        clock=run.clock,
+    )
     holder = _Holder(run, partitions, hold, parts, send)
     if observe is not None:
         observe(holder.progress)
@@ -200,7 +209,7 @@ class _Holder:
             part = None if self._stopping else self._next()
             if part is not None:
                 await self._run_own(part.number)
-                await self._look()
+                await self._patiently(self._look, "looking at its partitions")
             elif not any(each.progress.state == "running" for each in self._parts):
                 return
             else:
@@ -346,11 +355,19 @@ class _Holder:
         counters = Counters(now.done, now.skipped, now.failed, now.retried, now.resumed)
         await self._run.store.write(self._hold, Batch(counters=counters, state="pending", at=self._clock.now()), 0)
 
+    async def _patiently(self, call: Callable[[], Awaitable[T]], what: str) -> T:
+        return await patiently(
+            call,
+            patience_s=self._run.store.patience_s,
+            what=f"run {self._run.run_id}: {what}",
+            clock=self._clock,
+        )
+
     async def _close(self) -> RunOutcome:
         if isinstance(self._reason, RunDrained):
             await self._put_back()
             raise self._reason
-        await self._tick()
+        await self._patiently(self._tick, "looking at its partitions")
         reason = self._reason
         if reason is None and not self._stopped_by:
             reason = self._reason_of_parts()
@@ -362,14 +379,21 @@ class _Holder:
             state = "cancelled"
         total = self._run.source.total
         while True:
-            ended = await self._partitions.close(
-                self._hold, state, complete=complete, total=total, error=error, at=self._clock.now()
+            close = functools.partial(
+                self._partitions.close,
+                self._hold,
+                state,
+                complete=complete,
+                total=total,
+                error=error,
+                at=self._clock.now(),
             )
+            ended = await self._patiently(close, "ending it")
             if ended is not None:
                 break
             # A message that came late has begun one.
             await self._clock.sleep(WATCH_S)
-            await self._tick()
+            await self._patiently(self._tick, "looking at its partitions")
         self._whole, self._parts = ended, []
         if reason is not None:
             raise reason

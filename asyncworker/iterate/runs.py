@@ -23,7 +23,7 @@ from asyncworker.iterate.outcome import FAILURES_KEPT, RunOutcome
 from asyncworker.iterate.recorder import StoreRecorder
 from asyncworker.iterate.row_digests import RowDigests
 from asyncworker.iterate.source import Source
-from asyncworker.store import Progress, RunHold, RunRequest, wait_writable
+from asyncworker.store import Progress, RunHold, RunRequest, patiently, wait_writable
 
 if TYPE_CHECKING:
     from asyncworker.store import OnChange, Store
@@ -195,11 +195,54 @@ async def take_run(
         drain: Asks to wait no more.
         clock: Time.
 
+    A store that is away is waited for, for as long as its ``patience_s``.
+
     Raises:
         RunNotFound: It is not there, and should be.
         RunTakenOver: Another process holds it, and is not to be waited for.
         RunDrained: ``drain`` was asked for.
+        StoreError: The store is away for too long.
     """
+
+    tried = False
+
+    async def take() -> RunHold:
+        nonlocal tried
+        if tried and drain is not None and drain.requested:
+            raise RunDrained(f"run {request.run_id}: its worker ends before the store is back")
+        tried = True
+        return await _take_once(
+            store,
+            request,
+            redelivered=redelivered,
+            resume=resume,
+            force=force,
+            on_change=on_change,
+            lease_s=lease_s,
+            stored=stored,
+            wait=wait,
+            drain=drain,
+            clock=clock,
+        )
+
+    # Where a transaction was made and its answer lost, the next try finds the run held, and waits for a lease.
+    return await patiently(take, patience_s=store.patience_s, what=f"taking run {request.run_id}", clock=clock)
+
+
+async def _take_once(
+    store: Store,
+    request: RunRequest,
+    *,
+    redelivered: bool,
+    resume: bool,
+    force: bool,
+    on_change: OnChange,
+    lease_s: float,
+    stored: bool,
+    wait: bool,
+    drain: Drain | None,
+    clock: Clock,
+) -> RunHold:
     if not redelivered and not stored:
         # A delivery that is the first by its own account may be the older one of two: it lay with a process that was
         # frozen, whose connection the broker gave up meanwhile.

@@ -27,7 +27,7 @@ from asyncworker.iterate import (
 from asyncworker.loop import current_job, off_loop_async
 from asyncworker.resources import in_task_scope, scope_is_open
 from asyncworker.settings import Settings, load_settings
-from asyncworker.store import shared_store
+from asyncworker.store import patiently, shared_store
 from asyncworker.tasks.arguments import check_fan_out, check_source_call, check_sources
 from asyncworker.tasks.calling import caller, opener
 from asyncworker.tasks.delivery import delivery_of
@@ -56,6 +56,7 @@ __all__ = [
     "run_here",
     "run_iterate",
     "run_of",
+    "store_for_run",
 ]
 
 logger = logging.getLogger(__name__)
@@ -176,7 +177,9 @@ async def run_iterate(
     request = {"task": task, "partial": partial, "source": source, "options": options}
     delivery = delivery_of(self.request)
     settings = load_settings(conf=self.app.conf)
-    run = run_of(self.app, str(self.request.id), request, await shared_store(settings), settings)
+    drain = drain_of_this_job(settings)
+    store = await store_for_run(settings, drain, str(self.request.id))
+    run = run_of(self.app, str(self.request.id), request, store, settings)
     from asyncworker.store import keep_house  # which imports SQLAlchemy, where no store was opened yet
 
     await keep_house(settings)
@@ -187,7 +190,7 @@ async def run_iterate(
         "resume": resume,
         "force": force,
         "failed_only": failed_only,
-        "drain": drain_of_this_job(settings),
+        "drain": drain,
         "begun": functools.partial(_forget_earlier_outcome, self),
     }
     try:
@@ -203,7 +206,7 @@ async def run_iterate(
         # its connection, and kombu's Redis transport knows both by one tag. Delivered again, it waits for the holder.
         logger.warning("%s; its outcome is reported there", exc)
         raise GivenBack(str(exc), requeue=True) from exc
-    if outcome.recalled and await was_told(self, ok=outcome.ok, within_s=settings.lease_s, drain=how["drain"]):
+    if outcome.recalled and await was_told(self, ok=outcome.ok, within_s=settings.lease_s, drain=drain):
         logger.info("run %s was finished by another delivery of it", outcome.progress.run_id)
         raise Ignore("finished by another delivery")
     if outcome.ok:
@@ -220,6 +223,25 @@ async def _forget_earlier_outcome(task: RunIterateTask, hold: RunHold) -> None:
         await off_loop_async(forget_stored, task.app, str(task.request.id))
     except Exception as exc:
         logger.warning("run %s: the result of an earlier run cannot be deleted: %r", hold.run_id, exc)
+
+
+async def store_for_run(settings: Settings, drain: Drain, run_id: str) -> Store:
+    """Open the process's store; one that is away is waited for, unless the worker ends meanwhile.
+
+    Raises:
+        GivenBack: The worker ends; another one is to begin the run.
+        StoreError: The store is away for longer than ``store_patience_s``.
+    """
+    tried = False
+
+    async def open_it() -> Store:
+        nonlocal tried
+        if tried and drain.requested:
+            raise GivenBack(f"run {run_id}: this worker ends before the store is back", requeue=True)
+        tried = True
+        return await shared_store(settings)
+
+    return await patiently(open_it, patience_s=settings.store_patience_s, what=f"opening the store for run {run_id}")
 
 
 def run_of(app: Any, run_id: str, request: dict[str, Any], store: Store, settings: Settings) -> SplitRun:

@@ -11,9 +11,9 @@ from kombu.utils.json import loads
 from asyncworker.errors import RunDrained, RunError, RunNotFound, RunTakenOver, SourceError
 from asyncworker.iterate import execute_partition
 from asyncworker.settings import load_settings
-from asyncworker.store import shared_store
+from asyncworker.store import patiently
 from asyncworker.tasks.names import RUN_PARTITION
-from asyncworker.tasks.run_iterate import drain_of_this_job, run_of
+from asyncworker.tasks.run_iterate import drain_of_this_job, run_of, store_for_run
 from asyncworker.tasks.task import AsyncTask
 from asyncworker.worker.given_back import GivenBack
 
@@ -47,10 +47,11 @@ async def run_partition(self: RunPartitionTask, *, run: str, number: int) -> Non
         number: Which of its partitions.
     """
     settings = load_settings(conf=self.app.conf)
-    store = await shared_store(settings)
     drain = drain_of_this_job(settings)
+    store = await store_for_run(settings, drain, run)
     try:
-        request = loads(await store.request_of(run))
+        what = f"run {run}: reading what partition {number} is part of"
+        request = loads(await patiently(lambda: store.request_of(run), patience_s=store.patience_s, what=what))
         split = run_of(self.app, run, request, store, settings)
         await execute_partition(split, number, drain=drain)
     except RunDrained as exc:

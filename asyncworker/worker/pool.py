@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -196,6 +197,10 @@ class AsyncPool(BasePool):
             # The tracer of an embedded worker, which would take whatever app is current on the thread it runs on.
             target = functools.partial(trace_task_ret, app=self.app)
         request = request_of((accept_callback, callback, error_callback, timeout_callback))
+        if isinstance(request, Request):
+            # Celery gives a task's limits as they were when the worker started: remote control may have changed them.
+            hard, soft = request.time_limits
+            soft_timeout, timeout = soft or _limit_of(task.soft_time_limit), hard or _limit_of(task.time_limit)
         if not getattr(task, "holds_own_lease", False):
             # Limits for tasks in general. A fan-out is as long as its items are many: its own one is `total_timeout_s`.
             soft_timeout = soft_timeout or self.options.get("soft_timeout")
@@ -224,6 +229,7 @@ class AsyncPool(BasePool):
 
     def grow(self, n: int = 1) -> None:
         """Allow ``n`` more tasks in flight."""
+        _check_count(n)
         self.limit += n
         self._fill()
         if self._semaphore is not None:
@@ -231,6 +237,7 @@ class AsyncPool(BasePool):
 
     def shrink(self, n: int = 1) -> None:
         """Allow ``n`` fewer tasks in flight; what runs goes on."""
+        _check_count(n)
         n = min(n, self.limit - 1)
         self.limit -= n
         if self._semaphore is not None:
@@ -597,6 +604,17 @@ class AsyncPool(BasePool):
         self._outbox.close()
         self._ended = True
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=state.should_stop or 0)
+
+
+def _check_count(n: Any) -> None:
+    """Refuse what a remote control command cannot mean, before anything has changed."""
+    if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= sys.maxsize:
+        raise ValueError(f"n is {n!r:.40}: expected a number of tasks, 0 or more")
+
+
+def _limit_of(limit: Any) -> float | None:
+    """Return a task's time limit, however it was set; ``None`` where it is no number of seconds."""
+    return limit if isinstance(limit, int | float) and limit > 0 else None
 
 
 def _check_thread() -> None:

@@ -96,6 +96,69 @@ def test_an_impatient_run_stops_and_is_resumed(
 
 
 @pytest.mark.usefixtures("on_postgres")
+@pytest.mark.promise("store-away-is-waited-for")
+@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("opened", [True, False], ids=["opened", "unopened"])
+def test_a_run_that_starts_while_postgres_is_away_waits_for_it(
+    worker: Callable[..., Worker], client: Celery[AsyncTask], server: Postgres, opened: bool, partitions: int
+) -> None:
+    node = worker(MODULE, "--without-mingle", env=GO_ON)
+    items = client.tasks["t.item"].partial(pause_s=0).options(concurrency=20, partitions=partitions)
+    if opened:
+        assert items.iterate(number=range(3)).delay().get(timeout=GET_S)["done"] == 3
+    server.stop()
+    try:
+        result = items.iterate(number=range(50)).delay()
+        node.wait_for_log(f"{result.id} failed, next try in")
+    finally:
+        server.start()
+    assert result.get(timeout=GET_S)["done"] == 50
+    assert result.results() == [2 * n for n in range(50)]
+
+
+@pytest.mark.usefixtures("on_postgres")
+@pytest.mark.promise("store-away-is-waited-for")
+def test_a_worker_that_ends_while_a_run_waits_for_postgres_leaves_it_to_the_next_one(
+    worker: Callable[..., Worker], client: Celery[AsyncTask], server: Postgres
+) -> None:
+    node = worker(MODULE, "--without-mingle", env=GO_ON)
+    items = client.tasks["t.item"].partial(pause_s=0).options(concurrency=20)
+    server.stop()
+    try:
+        result = items.iterate(number=range(50)).delay()
+        node.wait_for_log(f"{result.id} failed, next try in")
+        assert node.stop() == 0
+    finally:
+        server.start()
+    worker(MODULE, "--without-mingle", env=GO_ON, name="next@test")
+    assert result.get(timeout=GET_S)["done"] == 50
+
+
+@pytest.mark.usefixtures("on_postgres")
+def test_a_run_that_has_stopped_while_postgres_was_away_does_not_stay_running(
+    worker: Callable[..., Worker], client: Celery[AsyncTask], server: Postgres, tmp_path: Path
+) -> None:
+    worker(MODULE, "--without-mingle", env=STOP | {"ASYNCWORKER_LEASE_S": "3"})
+    result = fan_out(client, tmp_path / "log").delay()  # type: ignore[attr-defined]
+    while not result.progress().done:
+        time.sleep(0.02)
+    server.stop()
+    try:
+        with pytest.raises(StoreError, match="store postgresql"):
+            result.get(timeout=GET_S)
+    finally:
+        server.start()
+    until = time.monotonic() + GET_S
+    while result.progress().state == "running":
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    ended = result.progress()
+    assert (ended.state, ended.complete) == ("failed", False)
+    assert "StoreError" in ended.error
+    assert result.resume().get(timeout=GET_S)["done"] == COUNT
+
+
+@pytest.mark.usefixtures("on_postgres")
 def test_state_waits_for_postgres_too(
     worker: Callable[..., Worker], client: Celery[AsyncTask], server: Postgres, tmp_path: Path
 ) -> None:
