@@ -25,6 +25,7 @@ from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, of
 from asyncworker.resources import Scope, in_task_scope, inject, refuse_resources
 from asyncworker.worker.backend import OffLoopBackend
 from asyncworker.worker.django_connections import close_old_connections
+from asyncworker.worker.eager_app import with_app_of
 from asyncworker.worker.hooks import adopt_hooks, adopt_loader, adopt_signals
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.limiting import limited, limited_on_thread
@@ -288,10 +289,11 @@ async def _collected(generator: AsyncIterator[Any]) -> list[Any]:
 def _wait(body: Awaitable[Any]) -> Any:
     """Wait for a task's body where its tracer is not in a bridge: in another pool, or eagerly."""
     with shared_tasks():
+        running = with_app_of(_state.get_current_task(), in_task_scope(body))
         if on_loop_thread():
             # Eager inside a child task of our own loop: only another loop can run it before we return.
-            return _on_another_loop(in_task_scope(body))
-        return get_loop_thread().run(in_task_scope(body))
+            return _on_another_loop(running)
+        return get_loop_thread().run(running)
 
 
 def _wait_in_bridge(body: Awaitable[Any]) -> Any:
