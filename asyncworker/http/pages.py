@@ -53,7 +53,7 @@ class Page:
         number = trail.enter(response)
         try:
             content = msgspec.json.decode(response.content)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:  # the last: nested too deep
             raise _wrong(response, f"page {number} is not JSON: {exc}") from None
         found = content if items is None else _field(content, items)
         if not isinstance(found, list):

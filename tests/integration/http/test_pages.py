@@ -93,10 +93,11 @@ async def test_an_answer_that_is_no_page(
         _ = [item async for item in client.items("/orders", **arguments)]
 
 
-async def test_not_json(server: HTTPServer, connect: Connect) -> None:
+@pytest.mark.parametrize("body", [b"<html>", b"[" * 100_000 + b"]" * 100_000, b"\xff[]", b""])
+async def test_not_json(server: HTTPServer, connect: Connect, body: bytes) -> None:
     def html(exchange: Exchange) -> None:
-        exchange.begin(6)
-        exchange.write(b"<html>")
+        exchange.begin(len(body))
+        exchange.write(body)
 
     server.on("/orders", html)
     with pytest.raises(HTTPPageError, match="page 1 is not JSON"):
