@@ -176,8 +176,12 @@ class Holders:
     async def _let_go(self) -> None:
         while int(await self._observed.get(INSIDE) or 0) < self._plan.keys * self._plan.permits:
             await asyncio.sleep(POLL_S)
+            if self.errors:  # not all keys will be full any more: say so, instead of waiting
+                await self._observed.set(LET_GO, 1)
+            if await self._observed.exists(LET_GO):
+                break
         for permit, first_until_s, _ in list(self._inside.values()):
-            while permit.valid_until_s < first_until_s + self._plan.lease_s and not permit.lost:
+            while permit.valid_until_s < first_until_s + self._plan.lease_s and not self.errors and not permit.lost:
                 await asyncio.sleep(POLL_S)
         await self._observed.incr(RENEWED)
         while not await self._observed.exists(LET_GO):
