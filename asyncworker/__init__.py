@@ -9,8 +9,6 @@ TYPE_CHECKING = False  # as in typing, whose import alone would take as long as 
 if TYPE_CHECKING:
     from typing import Any
 
-    from celery import Celery
-
     from asyncworker.default_app import install
     from asyncworker.errors import AsyncWorkerError, ItemErrors
     from asyncworker.iterate import (
@@ -28,8 +26,9 @@ if TYPE_CHECKING:
     from asyncworker.tasks.publish import publish_many
     from asyncworker.tasks.result import IterateResult
     from asyncworker.tasks.task import AsyncTask
+    from asyncworker.tasks.typed_app import TypedApp
 
-    app: Celery[AsyncTask]
+    app: TypedApp
 
 __all__ = [
     "app",

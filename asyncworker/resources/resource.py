@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from asyncworker.errors import ResourceCycle, ResourceError, SettingsError
 from asyncworker.resources.annotations import annotated
@@ -72,6 +72,11 @@ class Resource(Generic[T]):
         self.waits_for: set[Resource[Any]] = set()
         self._stand_ins: list[Any] = []
         declared.add(scope)
+
+    @property
+    def filled(self) -> T:
+        """The default of a parameter that is filled with it, so that a type checker asks no caller for it."""
+        return cast(T, self)
 
     def __repr__(self) -> str:
         return f"<resource {self.name}>"

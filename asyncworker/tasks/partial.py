@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import AsyncIterable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import msgspec
 from celery import Task
 from celery.canvas import Signature, group
-from celery.result import AsyncResult
 
 from asyncworker.errors import SourceError
 from asyncworker.iterate import (
@@ -32,6 +31,7 @@ from asyncworker.tasks.names import RUN_ITERATE
 from asyncworker.tasks.payloads import offload
 
 if TYPE_CHECKING:
+    from asyncworker.tasks.result import IterateResult
     from asyncworker.tasks.task import AsyncTask
 
     _Signature = Signature[Any]
@@ -147,6 +147,11 @@ class IterateSignature(_Signature):
         # Not plain attributes: a signature is a dictionary that travels.
         self.__dict__["_local"] = (task, source, options)
 
+    if TYPE_CHECKING:
+
+        def delay(self, *args: Any, **kwargs: Any) -> IterateResult:
+            """Send the fan-out."""
+
     def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Copy the signature, as Celery's canvas does; a source that is an iterator is read, a long one put aside."""
         self._read_source()
@@ -157,11 +162,11 @@ class IterateSignature(_Signature):
         self._read_source()
         return super().apply_async(args, kwargs, route_name, **options)
 
-    async def adelay(self) -> AsyncResult[Any]:
+    async def adelay(self) -> IterateResult:
         """Send the fan-out without holding up the running loop."""
         await off_loop_async(self._read_source)
         task: AsyncTask = self.type
-        return await task.aapply_async(self.args, self.kwargs, **self.options)
+        return cast("IterateResult", await task.aapply_async(self.args, self.kwargs, **self.options))
 
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Run the fan-out here and now, as Celery's own, with its checkpoint in the store."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from celery import Task
 from celery.canvas import group
@@ -20,11 +20,29 @@ from asyncworker.worker.stacks import share_stacks
 from asyncworker.worker.tracing import bridge_method, bridge_run, is_async_function
 
 if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, TypeVar
+
     from asyncworker.tasks.partial import IterateSignature, Partial
 
-    _Task = Task[Any, Any]
+    P = ParamSpec("P", default=...)
+    #: What the task returns in the end.
+    R = TypeVar("R", default=Any, covariant=True)
+    #: What a call of it gives: the coroutine of that, where its body is async.
+    Called = TypeVar("Called", default=Any, covariant=True)
+
+    class _Task(Task[P, R], Generic[P, R, Called]):
+        pass
 else:
-    _Task = Task
+    P = R = Called = None
+
+    class _Task(Task):
+        """Celery's own, which can be subscripted as its type can."""
+
+        abstract = True
+
+        def __class_getitem__(cls, parameters: Any) -> type:
+            return cls
+
 
 __all__ = ["AsyncTask"]
 
@@ -49,7 +67,7 @@ class _Call:
         return task.run  # type: ignore[no-any-return]
 
 
-class AsyncTask(_Task):
+class AsyncTask(_Task[P, R, Called]):
     """Base of the tasks of an app that asyncworker is installed in. Sync and async bodies alike.
 
     An async body runs on the event loop of the async worker. Called directly, ``my_task(x)``, it returns its coroutine;
@@ -61,7 +79,12 @@ class AsyncTask(_Task):
     #: Of which the body needs a permit while it runs: `@app.task(limits=[limit("sftp", by="host")])`. A task that waits
     #: for one has begun, and has a place in the worker; an item of a fan-out has none meanwhile.
     limits: Sequence[LimitUse] = ()
-    __call__ = _Call()
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Called:  # type: ignore[override]
+            """Run the task's body here."""
+    else:
+        __call__ = _Call()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -163,7 +186,7 @@ class AsyncTask(_Task):
             refuse_in_item(self, "update_state", "what it has to remember goes to asyncworker.state")
         super().update_state(task_id=task_id, state=state, meta=meta, **kwargs)
 
-    async def adelay(self, *args: Any, **kwargs: Any) -> TaskResult:
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> TaskResult:
         """Send the task without holding up the running loop: the awaitable twin of ``delay``."""
         return await self.aapply_async(args, kwargs)
 

@@ -69,6 +69,12 @@ def declare(app: Any, calls: list[Any], kind: str, **options: Any) -> Any:
     async def fetch_with_resource(host: str, path: str, retry: bool = True, *, client: Annotated[str, shelf]) -> str:
         return await fetch(host, path, retry)
 
+    async def fetch_with_default(
+        host: str, path: str, retry: bool = True, client: Annotated[str, shelf] = shelf.filled
+    ) -> str:
+        assert client == "shelf"
+        return await fetch(host, path, retry)
+
     async def fetch_keyword_only(*, host: str, path: str, retry: bool = True) -> str:
         return await fetch(host, path, retry)
 
@@ -87,6 +93,7 @@ def declare(app: Any, calls: list[Any], kind: str, **options: Any) -> Any:
         "bound": (fetch_bound, {"bind": True}),
         "sync and bound": (fetch_sync_bound, {"bind": True}),
         "resource": (fetch_with_resource, {}),
+        "resource with a default": (fetch_with_default, {}),
         "keyword-only": (fetch_keyword_only, {}),
         "more by position": (fetch_more_by_position, {}),
         "pydantic": (fetch, {"pydantic": True}),
@@ -102,7 +109,8 @@ def declare(app: Any, calls: list[Any], kind: str, **options: Any) -> Any:
 
 
 KINDS = [
-    "async", "sync", "bound", "sync and bound", "resource", "keyword-only", "more by position",
+    "async", "sync", "bound", "sync and bound", "resource", "resource with a default",
+    "keyword-only", "more by position",
     "pydantic", "pydantic, sync and bound", "pydantic and a resource", "autoretry", "autoretry, sync and bound",
     "class",
 ]  # fmt: skip
