@@ -57,7 +57,7 @@ ON_PURPOSE: list[tuple[str, set[str]]] = [
 ]
 
 #: How long a process that was just ended may take to be gone.
-LEFT_AFTER_S = 3.0
+LEFT_AFTER_S = 15.0
 
 
 # -- the loop ------------------------------------------------------------------------------------------------------

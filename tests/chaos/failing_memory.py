@@ -31,12 +31,12 @@ def main() -> None:
         }
         with running_worker(Path(folder), "-c", str(chosen.concurrency), env=env), client_app(urls) as app:
             peak = app.tasks["f.peak"]
-            print(f"before: {peak.delay().get(timeout=60):.0f} MB", flush=True)
+            print(f"before: {peak.delay().get(timeout=120):.0f} MB", flush=True)
             for how in ("success", "failure", "retry"):
                 results = [app.tasks["f.ends"].delay(how) for _ in range(chosen.tasks)]
                 for result in results:
-                    result.get(timeout=300, propagate=False)
-                print(f"{chosen.tasks} with {how}: {peak.delay().get(timeout=60):.0f} MB", flush=True)
+                    result.get(timeout=1200, propagate=False)
+                print(f"{chosen.tasks} with {how}: {peak.delay().get(timeout=120):.0f} MB", flush=True)
 
 
 if __name__ == "__main__":

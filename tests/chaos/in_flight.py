@@ -90,7 +90,7 @@ def main(counts: tuple[int, ...]) -> None:
 
 
 def _in_flight(app: Any) -> int:
-    answer = app.control.inspect(timeout=5, limit=1).stats() or {}
+    answer = app.control.inspect(timeout=10, limit=1).stats() or {}
     return next((int(stats["pool"]["in-flight"]) for stats in answer.values()), -1)
 
 

@@ -22,7 +22,7 @@ from tests.servers.worker import Worker, running_worker
 __all__ = ["ALL", "EACH", "GET_S", "OUTAGE_S", "WORK_S", "Scene", "Urls", "parted_scene", "running_scene"]
 
 ALL = ("o.early", "o.late", "o.late_sync")
-GET_S = 60.0
+GET_S = 120.0
 #: How long the tasks run that an outage hits; each outage begins while they run and ends after they have.
 WORK_S = 1.0
 OUTAGE_S = 2.0
@@ -81,7 +81,7 @@ class Scene:
     def check_beats(self, before: int, outage_s: float = OUTAGE_S) -> None:
         """The loop is not held up in an outage, which lasts still: half of the beats that fit into it come."""
         # A busy machine may take longer over them; a loop that is held up has none until the outage ends.
-        self.wait_for(lambda: self.beats() - before > outage_s / 0.05 / 2, "the beats of the loop", 30)
+        self.wait_for(lambda: self.beats() - before > outage_s / 0.05 / 2, "the beats of the loop")
 
     def check(self, sent: dict[str, list[str]], *, redelivered: int = 0) -> None:
         """Every result arrives, nothing runs more often than it may, the pool is empty in the end, new tasks are taken.
@@ -113,7 +113,7 @@ class Scene:
         return found["result"]
 
     def stats(self) -> Any:
-        answer = self.app.control.inspect(timeout=5, limit=1).stats() or {}
+        answer = self.app.control.inspect(timeout=10, limit=1).stats() or {}
         return next((stats["pool"] for stats in answer.values()), {"in-flight": None})
 
 

@@ -10,7 +10,7 @@ from tests.chaos import endurance
 from tests.chaos.endurance import Stall, running_endurance
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("fast", [False, True])
 def test_no_stall_over_preloaded_tasks_nor_over_bursts(tmp_path: Path, fast: bool) -> None:
     with running_endurance(tmp_path, fast=fast) as running:

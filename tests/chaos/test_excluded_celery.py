@@ -21,7 +21,7 @@ from tests.servers.worker import ROOT, Worker, running_worker
 
 #: Of prefork; as many tasks run as an outage begins, and as many are sent after it.
 PROCESSES = 2
-WORK_S = 5.0
+WORK_S = 10.0
 CRASH = "AttributeError: 'NoneType' object has no attribute 'hostname'"
 
 
@@ -49,7 +49,7 @@ def excluded_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     return python
 
 
-def wait_until(reached: Callable[[], object], worker: Worker, timeout_s: float = 60.0) -> None:
+def wait_until(reached: Callable[[], object], worker: Worker, timeout_s: float = 120.0) -> None:
     give_up_at_s = time.monotonic() + timeout_s
     while not reached():
         assert time.monotonic() < give_up_at_s, worker.log()

@@ -262,7 +262,8 @@ def test_late_tasks_of_a_worker_that_ends_in_an_outage_are_done_by_the_next(
     with running_scene(folders[0], urls, urls, settings=settings) as scene:
         late, early = scene.app.tasks["o.late"], scene.app.tasks["o.early"]
         for number in range(EACH):
-            last = chain(late.s(number, WORK_S), early.si(number, 0)).apply_async()
+            # None is to end before the last one has begun: what follows it would begin here.
+            last = chain(late.s(number, 10 * WORK_S), early.si(number, 0)).apply_async()
             followed_by[last.parent.id] = last.id
         del last  # it talks to its server in the end
         scene.wait_for(lambda: followed_by.keys() <= scene.noted("begin").keys(), "the beginning of every task")

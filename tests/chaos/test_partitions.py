@@ -19,7 +19,7 @@ from tests.integration import tasks
 from tests.servers.redelivery import redeliver
 from tests.servers.worker import Worker
 
-GET_S = 60.0
+GET_S = 120.0
 MODULE = tasks.__name__
 #: One task at a time in each: a partition a worker.
 ONE = ("--without-mingle", "-c", "1")
@@ -49,7 +49,7 @@ def test_the_range_of_a_killed_worker_is_taken_over(
     """The broker still waits for the dead one's acknowledgement; the run does not."""
     count, concurrency = 2000, 10
     log = tmp_path / "log"
-    item = client.tasks["t.item"].partial(pause_s=0.02, log=str(log))
+    item = client.tasks["t.item"].partial(pause_s=0.05, log=str(log))
     result = item.options(concurrency=concurrency, partitions=2).iterate(number=range(count)).delay()
     lost = started(workers, result)["other"]
     while result.progress().done < count / 4:
@@ -59,8 +59,8 @@ def test_the_range_of_a_killed_worker_is_taken_over(
     assert result.results() == [2 * number for number in range(count)]
     ran = Counter(log.read_text().split())
     assert len(ran) == count
-    # What was in flight, and what had finished within the last flush window.
-    assert ran.total() <= count + concurrency + 0.25 / 0.02 * concurrency * 2
+    # What was in flight, and what had finished since the last checkpoint, which a busy machine may store late.
+    assert ran.total() <= count + concurrency + 1.0 / 0.05 * concurrency
 
 
 def test_the_worker_that_holds_the_whole_is_killed(
@@ -95,7 +95,7 @@ def test_cancel_reaches_all_and_resume_runs_the_rest(
     workers: list[Worker], client: Celery[AsyncTask], tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    item = client.tasks["t.item"].partial(pause_s=0.02, log=str(log)).options(concurrency=5, partitions=3)
+    item = client.tasks["t.item"].partial(pause_s=0.05, log=str(log)).options(concurrency=5, partitions=3)
     result = item.iterate(number=range(1500)).delay()
     started(workers, result)
     while result.progress().done < 200:

@@ -17,8 +17,8 @@ from tests.servers.redelivery import redeliver
 from tests.servers.sftp import running_sftp_server
 from tests.servers.worker import Worker
 
-GET_S = 90.0
-FILES, PER_FILE, CONCURRENCY = 800, 10, 10
+GET_S = 120.0
+FILES, PER_FILE, CONCURRENCY = 2000, 10, 10
 
 
 def test_killed_half_way_it_resumes_and_each_row_is_there_once(

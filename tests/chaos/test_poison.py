@@ -41,7 +41,7 @@ def test_it_is_given_up_shown_and_replayed(
                 broker.zadd("unacked_index", {tag: 0})  # the visibility timeout has passed
     survivor = worker(tasks.__name__, "--without-mingle", env=env, name="survivor@test")
     with pytest.raises(TooManyDeliveries, match="was begun 2 times after its first delivery"):
-        result.get(timeout=60)
+        result.get(timeout=120)
     assert survivor.returncode is None
 
     assert result.id in dead(worker_env, "list").stdout
@@ -53,7 +53,7 @@ def test_it_is_given_up_shown_and_replayed(
     antidote.touch()
     replayed = dead(worker_env, "replay", result.id)
     assert replayed.returncode == 0, replayed.stderr
-    assert client.AsyncResult(result.id).get(timeout=60) == "survived"
+    assert client.AsyncResult(result.id).get(timeout=120) == "survived"
     assert dead(worker_env, "list", "--json").stdout == ""
     assert "no dead task 'nobody'" in dead(worker_env, "show", "nobody").stderr
 

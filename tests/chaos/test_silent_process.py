@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +14,7 @@ from celery import Celery
 
 from asyncworker.cli.embedded import EmbeddedServer
 from tests.integration import tasks
-from tests.servers.worker import Worker
+from tests.servers.worker import Worker, pause_outside_transactions
 
 MODULE = tasks.__name__
 #: The shortest; no test here sets a visibility timeout, which is an hour then.
@@ -32,7 +30,7 @@ def broker(valkey: EmbeddedServer) -> Iterator[redis.Redis]:
         yield connection
 
 
-def until(found: Callable[[], object], what: str, *nodes: Worker, timeout_s: float = 60) -> None:
+def until(found: Callable[[], object], what: str, *nodes: Worker, timeout_s: float = 120) -> None:
     give_up_at = time.monotonic() + timeout_s
     while not found():
         assert time.monotonic() < give_up_at, f"no {what}\n" + "\n".join(node.log() for node in nodes)
@@ -48,9 +46,9 @@ class Work:
     results: list[Any] = field(default_factory=list)
 
     def send(self) -> None:
-        item = self.client.tasks["t.item"].partial(log=str(self.folder / "items"), pause_s=0.2).options(concurrency=2)
+        item = self.client.tasks["t.item"].partial(log=str(self.folder / "items"), pause_s=0.4).options(concurrency=2)
         self.fan_out = item.iterate(number=range(ITEMS)).delay()
-        self.long = self.send_late("long", 8)
+        self.long = self.send_late("long", 15)
 
     def send_short(self, count: int) -> None:
         for number in range(count):
@@ -94,9 +92,9 @@ def test_what_a_killed_process_held_is_taken_after_a_lease(
     first = start_with_everything_held(worker, work, broker)
     first.kill()
     second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
-    assert work.fan_out.get(timeout=90)["done"] == ITEMS
+    assert work.fan_out.get(timeout=120)["done"] == ITEMS
     for result in work.results:
-        result.get(timeout=60)
+        result.get(timeout=120)
     assert work.log("long").count("begun") == 2
     until(lambda: work.shorts() == [["begun", "ended", "linked"]] * 5, "one run of each short task", second)
     # Two were in flight, and what was done since the last checkpoint.
@@ -107,38 +105,25 @@ def test_what_a_killed_process_held_is_taken_after_a_lease(
     until(lambda: broker.hlen("unacked.owners") == 1, "end of the dead owner", second)
 
 
-def pause_outside_of_a_transaction(node: Worker, store: Path) -> None:
-    """Freeze a worker, but not while it has SQLite's only write lock: nobody could take anything over then."""
-    while True:
-        node.pause()
-        with contextlib.closing(sqlite3.connect(store, timeout=0.2, isolation_level=None)) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError:
-                node.resume()
-        time.sleep(0.05)
-
-
 @pytest.mark.promise("frozen-process-reports-nothing")
 def test_a_process_that_was_frozen_gives_way_to_the_one_that_took_over(
     worker: Callable[..., Worker], work: Work, broker: redis.Redis, state_dir: Path
 ) -> None:
     first = start_with_everything_held(worker, work, broker)
-    pause_outside_of_a_transaction(first, state_dir / "store.sqlite")
+    pause_outside_transactions(first, state_dir)
     second = worker(MODULE, "--without-mingle", env=ENV, name="second@test")
     second.wait_for_log("its 7 unacknowledged messages were returned to their queues")
     until(lambda: work.log("long").count("begun") == 2, "second beginning", second)
     first.resume()
     first.wait_for_log("its unacknowledged messages were returned to their queues; reconnecting")
-    assert work.fan_out.get(timeout=90)["done"] == ITEMS
+    assert work.fan_out.get(timeout=120)["done"] == ITEMS
     for result in work.results:
-        result.get(timeout=60)
+        result.get(timeout=120)
     until(lambda: work.log("long").count("linked") == 1, "one outcome", first, second)
     until(lambda: work.shorts() == [["begun", "ended", "linked"]] * 5, "one run of each short task", first, second)
     until(lambda: not broker.hlen("unacked") and not broker.llen("celery"), "settled messages", first, second)
     assert second.stop() == 0
     # It has found its way back.
-    assert work.client.tasks["t.add"].delay(1, 2).get(timeout=60) == 3
+    assert work.client.tasks["t.add"].delay(1, 2).get(timeout=120) == 3
     assert first.stop() == 0
     assert work.log("long").count("linked") == 1

@@ -17,7 +17,7 @@ from tests.integration import state_tasks, tasks
 from tests.servers.postgres import Postgres, running_postgres
 from tests.servers.worker import Worker
 
-GET_S = 90.0
+GET_S = 120.0
 COUNT = 1500
 MODULE = f"{tasks.__name__},{state_tasks.__name__}"
 GO_ON, STOP = {"ASYNCWORKER_STORE_PATIENCE_S": "60"}, {"ASYNCWORKER_STORE_PATIENCE_S": "1"}
@@ -41,7 +41,7 @@ def on_postgres(worker_env: dict[str, str], client: Celery[AsyncTask], url: str)
 
 
 def fan_out(client: Celery[AsyncTask], log: Path) -> object:
-    items = client.tasks["t.item"].partial(pause_s=0.02, log=str(log)).options(concurrency=20)
+    items = client.tasks["t.item"].partial(pause_s=0.1, log=str(log)).options(concurrency=20)
     return items.iterate(number=range(COUNT))
 
 
@@ -186,7 +186,7 @@ def test_a_sqlite_file_that_is_locked(
     result = fan_out(client, log).delay()  # type: ignore[attr-defined]
     while not result.progress().done:
         time.sleep(0.02)
-    lock = sqlite3.connect(state_dir / "store.sqlite", isolation_level=None, timeout=30)
+    lock = sqlite3.connect(state_dir / "store.sqlite", isolation_level=None, timeout=120)
     try:
         lock.execute("BEGIN IMMEDIATE")
         if env is STOP:

@@ -252,5 +252,5 @@ def test_the_pods_command_runs_and_its_probes_tell(
     for command in (ready, alive):
         answer = CliRunner().invoke(main, command[1:], env=env)
         assert (answer.exit_code, "is alive" in answer.output) == (0, True), answer.output
-    assert node.stop(grace_s=60) == 0
+    assert node.stop() == 0
     assert CliRunner().invoke(main, ready[1:], env=env).exit_code == 1

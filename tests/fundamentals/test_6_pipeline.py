@@ -47,7 +47,7 @@ def tasks(app):
 def test_all_orders_of_all_files(tasks, orders):
     load = tasks.load_orders.partial().options(concurrency=20, retries=3, key="path")
     result = load.iterate(path=tasks.list_orders.s(str(orders.folder))).delay()
-    result.get(timeout=60)
+    result.get(timeout=120)
     assert sum(result.results()) == 1000
     assert orders.query("SELECT count(*), sum(amount) FROM orders") == [(1000, sum(range(1000)))]
 
@@ -55,9 +55,9 @@ def test_all_orders_of_all_files(tasks, orders):
 def test_the_day_after_only_new_files_run(tasks, orders):
     load = tasks.load_orders.partial().options(concurrency=20, retries=3, key="path", name="orders")
     first = load.iterate(path=tasks.list_orders.s(str(orders.folder))).delay()
-    first.get(timeout=60)
+    first.get(timeout=120)
     (orders.folder / "late.xml").write_text('<order number="1000"><sku>A-17</sku><amount>1</amount></order>')
-    assert first.resume().get(timeout=60)["resumed"] == 50
+    assert first.resume().get(timeout=120)["resumed"] == 50
     assert orders.query("SELECT count(*) FROM orders") == [(1001,)]
 
 
@@ -67,6 +67,6 @@ def test_a_file_that_cannot_be_parsed_is_named_and_the_others_are_stored(tasks, 
         tasks.load_orders.partial().options(key="path").iterate(path=tasks.list_orders.s(str(orders.folder))).delay()
     )
     with pytest.raises(SyntaxError):
-        result.get(timeout=60)
+        result.get(timeout=120)
     (failure,) = result.errors()
     assert failure.key.endswith("broken.xml")

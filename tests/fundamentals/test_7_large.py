@@ -15,5 +15,5 @@ def test_a_hundred_thousand_items_in_a_message_of_a_kilobyte(app, tasks):
 
 def test_it_is_there_for_the_worker_and_for_whoever_resumes(tasks):
     result = tasks.only_even.partial().options(results="none").iterate(number=list(range(20_000))).delay()
-    assert result.get(timeout=30)["done"] == 10_000
-    assert result.resume().get(timeout=30)["resumed"] == 20_000
+    assert result.get(timeout=120)["done"] == 10_000
+    assert result.resume().get(timeout=120)["resumed"] == 20_000

@@ -20,6 +20,6 @@ def test_in_a_script(tasks):
 
 def test_in_the_order_of_the_source(tasks):
     result = tasks.restock.iterate(sku=["a", "b"]).delay()
-    result.get(timeout=30)
+    result.get(timeout=120)
     assert list(result.iter_results()) == [(0, "a is back"), (1, "b is back")]
     assert result.results() == ["a is back", "b is back"]

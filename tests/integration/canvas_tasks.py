@@ -158,7 +158,7 @@ async def blocks(of: str) -> str:
     assert result.id
     try:
         with allow_join_result():
-            return str(result.get(timeout=30))
+            return str(result.get(timeout=120))
     except LoopError as exc:
         return str(exc)
 

@@ -134,10 +134,10 @@ async def burn_cpu(seconds: float, until: str = "") -> str:
 
 
 @shared_task(name="t.stubborn")
-async def stubborn(seconds: float) -> str:
-    """Swallows every cancellation until its time is over."""
+async def stubborn(seconds: float, until: str = "") -> str:
+    """Swallows every cancellation until its time is over, or a file exists."""
     end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
+    while (left := min(end - time.monotonic(), 0.1)) > 0 and not os.path.exists(until):  # noqa: PTH110 - one cheap call
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(left)
     return "stubborn to the end"
@@ -272,8 +272,8 @@ async def hard() -> None:
 
 
 @shared_task(name="t.hard_stubborn", time_limit=0.3)
-async def hard_stubborn(seconds: float) -> str:
-    return str(await stubborn(seconds))
+async def hard_stubborn(seconds: float, until: str) -> str:
+    return str(await stubborn(seconds, until))
 
 
 @shared_task(name="t.on_error")
@@ -304,10 +304,12 @@ async def gated(number: int, gate: str) -> int:
 
 
 @shared_task(name="t.gated_logged")
-async def gated_logged(number: int, gate: str, log: str) -> int:
-    """From the tenth item on, wait until a file exists; write down what was begun."""
+async def gated_logged(number: int, gate: str, log: str, first: int = 10) -> int:
+    """From the item ``first`` on, wait until a file exists; write down what was begun."""
     append(log, str(number))
-    return await gated(number, gate)
+    while number >= first and not os.path.exists(gate):  # noqa: PTH110 - one cheap system call
+        await asyncio.sleep(0.02)
+    return number
 
 
 @shared_task(name="t.picky")
@@ -348,12 +350,12 @@ async def sends_and_awaits(count: int) -> int:
 @shared_task(name="t.awaits_others")
 async def awaits_others(count: int) -> list[Any]:
     results = await asyncio.gather(*[sync_double.adelay(number) for number in range(count)])
-    return [value for value, *_ in await asyncio.gather(*[result.aget(timeout=30) for result in results])]
+    return [value for value, *_ in await asyncio.gather(*[result.aget(timeout=120) for result in results])]
 
 
 @shared_task(name="t.waits_for_another")
 async def waits_for_another() -> int:
-    return int(add.delay(1, 1).get(timeout=5))
+    return int(add.delay(1, 1).get(timeout=120))
 
 
 @shared_task(name="t.poison", acks_late=True)

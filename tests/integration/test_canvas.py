@@ -9,6 +9,7 @@ import pytest
 from celery import Celery, chain, chord, group
 
 from tests.integration import canvas_tasks
+from tests.servers.client import wait_until_listening
 from tests.servers.worker import Worker
 
 #: Several times the largest pool of connections here.
@@ -35,10 +36,12 @@ POOL_LIMITS = ["1", "2", "10", "0"]
 
 
 @pytest.fixture
-def node(worker: Callable[..., Worker]) -> Callable[..., Worker]:
+def node(worker: Callable[..., Worker], client: Celery[Any]) -> Callable[..., Worker]:
     def start(limit: str, **env: str) -> Worker:
         arguments = ("--without-mingle", "--without-gossip", "-c", "500")
-        return worker(canvas_tasks.__name__, *arguments, env={"CANVAS_POOL_LIMIT": limit, **env})
+        started = worker(canvas_tasks.__name__, *arguments, env={"CANVAS_POOL_LIMIT": limit, **env})
+        wait_until_listening(client, started.name)
+        return started
 
     return start
 
@@ -51,7 +54,7 @@ def outcomes(client: Celery[Any], sent: list[Any]) -> list[Any]:
 
 
 def answers(client: Celery[Any]) -> None:
-    assert client.control.inspect(timeout=30, limit=1).ping()
+    assert client.control.inspect(timeout=60, limit=1).ping()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from asyncworker.limits.scripts import AMOUNTS, CHANGED, key_of
 from asyncworker.resources import lifetimes
 from tests.servers.valkey import RestartableValkey, running_valkey
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 @pytest.fixture(autouse=True)

@@ -184,7 +184,7 @@ def in_terminal(columns: int, *arguments: str, env: dict[str, str], until: Calla
         stderr=theirs,
     ) as process:
         os.close(theirs)
-        shown, give_up_at_s = "", time.monotonic() + 60
+        shown, give_up_at_s = "", time.monotonic() + 120
         try:
             while not until(shown) and time.monotonic() < give_up_at_s:
                 if select.select([ours], [], [], 1)[0]:
@@ -192,7 +192,7 @@ def in_terminal(columns: int, *arguments: str, env: dict[str, str], until: Calla
         except OSError:  # it has ended
             pass
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(120)
     os.close(ours)
     return shown
 
@@ -259,7 +259,7 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(environment: dict[str, 
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline().startswith("running")
         process.stdout.close()
-        assert process.wait(60) == 141
+        assert process.wait(120) == 141
         assert process.stderr.read() == ""
 
 
@@ -272,7 +272,7 @@ def test_it_can_be_run_as_a_module() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert ended.stdout.startswith("asyncworker, version ")
@@ -290,7 +290,7 @@ def test_help_and_version_import_no_celery(option: str) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert ended.stdout.splitlines()[-1] == "set()"

@@ -29,7 +29,7 @@ ENV = {"ASYNCWORKER_LEASE_S": "10"}
 
 
 def wait_until_settled(valkey: EmbeddedServer, *nodes: Worker) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     with redis.Redis.from_url(valkey.redis_url) as broker:
         while broker.hlen("unacked") or broker.llen("celery"):
             assert time.monotonic() < until, "\n".join(node.log() for node in nodes)
@@ -65,20 +65,19 @@ def test_an_eta_beyond_the_visibility_timeout_runs_once(
 def test_a_copy_of_what_a_process_holds_is_not_run(
     worker: Callable[..., Worker], client: Celery[Any], valkey: EmbeddedServer, tmp_path: Path, fast: str, kind: str
 ) -> None:
-    log = tmp_path / "log"
+    log, gate = tmp_path / "log", tmp_path / "gate"
     node = worker(MODULE, "--without-mingle", env={"ASYNCWORKER_FAST_BROKER": fast})
     if kind == "fan-out":
-        item = client.tasks["t.item"].partial(log=str(log), pause_s=0.5).options(concurrency=1)
+        item = client.tasks["t.gated_logged"].partial(log=str(log), gate=str(gate)).options(concurrency=1)
         result: Any = item.iterate(number=range(20)).delay()
     else:
-        countdown = 10 if kind == "eta" else None
-        result = client.tasks["t.logged_late"].apply_async(
-            (str(log), 10 if kind == "running" else 0), countdown=countdown
-        )
+        countdown = 20 if kind == "eta" else None
+        result = client.tasks["t.gated_late"].apply_async((str(log), str(gate)), countdown=countdown)
     node.wait_for_log(f"[{result.id}] received")
     redeliver(valkey)
     node.wait_for_log(f"[{result.id}] is delivered again to this process")
-    result.get(timeout=90)
+    gate.touch()
+    result.get(timeout=120)
     wait_until_settled(valkey, node)
     assert node.log().count("] received") == 1
     lines = log.read_text().split()
@@ -110,7 +109,7 @@ def test_a_task_that_gave_its_message_back_is_run_again(
     worker: Callable[..., Worker], client: Celery[Any], valkey: EmbeddedServer
 ) -> None:
     node = worker(MODULE, "--without-mingle")
-    assert client.tasks["t.reject_once"].delay(0.5).get(timeout=60) == "second time"
+    assert client.tasks["t.reject_once"].delay(0.5).get(timeout=120) == "second time"
     wait_until_settled(valkey, node)
 
 
@@ -119,13 +118,16 @@ def test_what_waited_for_its_turn_runs_after_a_new_connection(
 ) -> None:
     """Celery forgets it with the connection: what comes again is no copy of what this process has."""
     node = worker(MODULE, "-c", "2", "--prefetch-multiplier", "10", "--without-mingle")
-    long = [client.tasks["t.logged_late"].delay(str(tmp_path / f"log{number}"), 3) for number in range(2)]
+    gate = tmp_path / "gate"
+    long = [client.tasks["t.gated_late"].delay(str(tmp_path / f"log{n}"), str(gate)) for n in range(2)]
     others = [client.tasks["t.add"].delay(number, 1) for number in range(15)]
     node.wait_for_log(f"[{others[-1].id}] received")
     with redis.Redis.from_url(valkey.redis_url) as broker:
         broker.client_kill_filter(_type="normal", skipme=True)
-    assert [result.get(timeout=60) for result in others] == list(range(1, 16)), node.log()
-    assert all(result.get(timeout=60) is not None for result in long)
+    node.wait_for_log("onnection to broker lost")
+    gate.touch()
+    assert [result.get(timeout=120) for result in others] == list(range(1, 16)), node.log()
+    assert all(result.get(timeout=120) is not None for result in long)
     wait_until_settled(valkey, node)
 
 
@@ -142,7 +144,7 @@ def broker_behind_proxy(kind: str, request: pytest.FixtureRequest, folder: Path)
     with running_valkey(folder) as server, running_proxy(server.port) as proxy, server.connect() as broker:
 
         def wait() -> None:
-            until = time.monotonic() + 60
+            until = time.monotonic() + 120
             while broker.hlen("unacked") or broker.llen("celery"):
                 assert time.monotonic() < until
                 time.sleep(0.05)
@@ -167,7 +169,7 @@ def test_what_ended_while_the_broker_was_away_is_not_run_again(
         node = worker(MODULE, "--without-mingle", "-c", "3", env=env)
         with client_app(SimpleNamespace(broker_url=url, result_url=valkey.result_url)) as app:
             results = [app.tasks[name].delay(str(log), str(gate)) for log in logs]
-            until = time.monotonic() + 60
+            until = time.monotonic() + 120
             while not all(log.exists() for log in logs):
                 assert time.monotonic() < until, node.log()
                 time.sleep(0.02)
@@ -175,9 +177,9 @@ def test_what_ended_while_the_broker_was_away_is_not_run_again(
             proxy.cut()
             node.wait_for_log("onnection to broker lost")
             gate.touch()
-            assert [result.get(timeout=60) for result in results] == ["done"] * 3
+            assert [result.get(timeout=120) for result in results] == ["done"] * 3
             proxy.heal()
             wait_until_settled()
             # It has found its way back.
-            assert app.tasks["t.add"].delay(1, 2).get(timeout=60) == 3
+            assert app.tasks["t.add"].delay(1, 2).get(timeout=120) == 3
     assert [log.read_text().split() for log in logs] == [["begun", "ended"]] * 3, node.log()

@@ -119,7 +119,7 @@ def test_it_fetches_every_file_and_leaves_nothing(demos: Demos) -> None:
     assert "\x1b" not in demo.output
     assert "fetching: 300 of 300" in demo.output
     assert not demos.folder.root.exists()
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
 
 
 @pytest.mark.promise("demo-survives-a-killed-worker")
@@ -147,7 +147,7 @@ def test_a_demo_that_is_killed_is_continued_by_the_next_one(demos: Demos) -> Non
     assert len(children) == 3
     first.signal(signal.SIGKILL)
     assert first.finish() == -signal.SIGKILL
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
     second = demos("--keep")
     assert second.finish() == 0, second.output
     done = int(second.read_until(r"continuing the run of [-\d]+ [:\d]+: (\d+) of 600 done")[1])
@@ -166,7 +166,7 @@ def test_ctrl_c_leaves_no_process_and_no_half_file(demos: Demos, number: signal.
     children = demo.children()
     demo.signal(number)
     assert demo.finish() == code
-    assert psutil.wait_procs(children, timeout=1)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
     received = sorted(demos.folder.received.iterdir())
     assert received
     for path in received:

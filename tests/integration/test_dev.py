@@ -54,7 +54,7 @@ class Dev:
 
     def end(self, number: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(number)
-        self.output += self.process.communicate(timeout=30)[0]
+        self.output += self.process.communicate(timeout=120)[0]
         return self.process.returncode
 
 
@@ -94,7 +94,7 @@ def test_a_client_in_another_shell_gets_an_answer_and_ctrl_c_stops_all(
     assert answer.stdout == "A-17 is back\n"
     assert dev.end(number) == 128 + number
     assert "Traceback" not in dev.output
-    _gone, alive = psutil.wait_procs(children, timeout=5)
+    _gone, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
 
 
@@ -102,7 +102,7 @@ def test_killed_it_leaves_no_process(dev: Dev) -> None:
     dev.exports()
     children = psutil.Process(dev.process.pid).children(recursive=True)
     assert dev.end(signal.SIGKILL) == -signal.SIGKILL
-    _gone, alive = psutil.wait_procs(children, timeout=10)
+    _gone, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
 
 
@@ -112,7 +112,7 @@ def test_a_worker_that_is_killed_ends_it_with_a_word(dev: Dev) -> None:
     for child in psutil.Process(dev.process.pid).children():
         if "celery" in child.cmdline():
             child.kill()
-    assert dev.process.wait(60) == 128 + signal.SIGKILL
+    assert dev.process.wait(120) == 128 + signal.SIGKILL
     assert dev.process.stdout is not None
     assert "Error: the worker was killed by SIGKILL" in dev.process.stdout.read()
 

@@ -213,7 +213,7 @@ def test_limits_that_policies_set_are_read_where_the_management_answers(ask: Ask
 
         def ask_until(status: str, words: str) -> Answer:
             """The management API tells of a policy some seconds after it was set."""
-            give_up_at_s = time.monotonic() + 60
+            give_up_at_s = time.monotonic() + 120
             while words not in str((answer := ask(*args, **env)).of(status, "broker limits")):
                 assert time.monotonic() < give_up_at_s, answer.findings
                 time.sleep(0.2)

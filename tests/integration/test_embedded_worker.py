@@ -10,7 +10,7 @@ import pytest
 
 from asyncworker.cli.embedded import EmbeddedServer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 
 #: A process of its own, as a user's test session is one: a pool is started once a process.
 SCRIPT = """
@@ -32,7 +32,7 @@ def worker_of_the_test():
 with worker_of_the_test() as worker:
     # Whatever app is the default one, the worker runs the tasks of its own.
     Celery("other").set_default()
-    print("early", early.delay(1).get(timeout=60))
+    print("early", early.delay(1).get(timeout=120))
 
     @app.task(name="late")
     async def late(x):
@@ -40,12 +40,14 @@ with worker_of_the_test() as worker:
         return x * 10, threading.current_thread().name
 
     worker.consumer.update_strategies()
-    print("late", *late.delay(2).get(timeout=60))
+    print("late", *late.delay(2).get(timeout=120))
 
 # The next one has a loop of its own.
 with worker_of_the_test():
-    print("again", early.delay(2).get(timeout=60))
-    print("processes", *next(iter(app.control.inspect().stats().values()))["pool"]["processes"])
+    print("again", early.delay(2).get(timeout=120))
+    while not (stats := app.control.inspect(timeout=5, limit=1).stats()):  # it may not listen yet
+        pass
+    print("processes", *next(iter(stats.values()))["pool"]["processes"])
     print("process", os.getpid())
 """
 
@@ -57,7 +59,7 @@ def test_embedded_workers_run_async_tasks_and_those_registered_after_their_start
         [sys.executable, "-c", SCRIPT, valkey.broker_url, valkey.result_url],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
         cwd=tmp_path,
         env={"ASYNCWORKER_STATE_DIR": str(tmp_path), "PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])},

@@ -25,7 +25,7 @@ def fail(client: Celery, name: str, errback: str = "e.handle") -> str:
 
 
 def handled(client: Celery, task_id: str) -> object:
-    return client.AsyncResult(f"{task_id}-handled").get(timeout=60)
+    return client.AsyncResult(f"{task_id}-handled").get(timeout=120)
 
 
 def test_they_run_and_may_wait_and_send(node: Worker, client: Celery) -> None:
@@ -43,7 +43,7 @@ def test_of_a_task_past_its_hard_limit(node: Worker, client: Celery, name: str) 
 def test_one_that_fails_is_told_in_the_log(node: Worker, client: Celery) -> None:
     fail(client, "e.fail_async", "e.handle_badly")
     node.wait_for_log("the errback e.handle_badly failed")
-    assert client.send_task("e.store", ("still alive",)).get(timeout=60) == "still alive"
+    assert client.send_task("e.store", ("still alive",)).get(timeout=120) == "still alive"
     assert node.stop() == 0
 
 
@@ -56,7 +56,7 @@ def test_each_is_called_once(node: Worker, client: Celery, name: str, errback: s
     """However a task fails: its errbacks are called, or sent, once, and so is the signal of its failure."""
     options = {"queue": "counted"} if errback == "e.store" else {}
     failed = str(client.send_task(name, link_error=client.signature(errback, **options)).id)
-    client.AsyncResult(failed).get(timeout=60, propagate=False)
+    client.AsyncResult(failed).get(timeout=120, propagate=False)
     assert node.stop() == 0
     assert node.log().count(f"failure of {failed}") == 1
     with client.connection_for_read() as connection:
@@ -68,7 +68,7 @@ def test_one_that_fails_leaves_the_failure_as_it_was(node: Worker, client: Celer
     failed = fail(client, "e.fail_async", errback)
     node.wait_for_log(f"the errback {errback} failed")
     with pytest.raises(KeyError, match="async"):
-        client.AsyncResult(failed).get(timeout=60)
+        client.AsyncResult(failed).get(timeout=120)
     assert node.stop() == 0
     assert node.log().count(f"the errback {errback} failed") == 1
 
@@ -77,7 +77,7 @@ def test_a_hook_that_fails_calls_none_again(node: Worker, client: Celery) -> Non
     failed = str(client.send_task("e.fail_and_hook_fails", link_error=client.signature("e.store", queue="counted")).id)
     node.wait_for_log("what came after that changes nothing")
     with pytest.raises(KeyError, match="its own"):
-        client.AsyncResult(failed).get(timeout=60)
+        client.AsyncResult(failed).get(timeout=120)
     assert node.stop() == 0
     with client.connection_for_read() as connection:
         assert connection.default_channel.queue_declare("counted", passive=True).message_count == 1
@@ -85,5 +85,5 @@ def test_a_hook_that_fails_calls_none_again(node: Worker, client: Celery) -> Non
 
 def test_a_retry_that_cannot_be_sent_is_a_failure(node: Worker, client: Celery) -> None:
     with pytest.raises(Exception, match="JSON serializable"):
-        client.send_task("e.again_badly").get(timeout=60)
+        client.send_task("e.again_badly").get(timeout=120)
     assert node.stop() == 0

@@ -13,7 +13,7 @@ from tests.integration import failing_tasks
 from tests.servers.worker import Worker
 
 TASKS = 60
-GET_S = 60.0
+GET_S = 120.0
 
 
 @pytest.mark.parametrize("name", ["f.ends", "f.ends_sync"])

@@ -19,7 +19,7 @@ from asyncworker.worker.results import ResultWriter
 from tests.integration import slow_retry_tasks, tasks
 from tests.servers.worker import Worker
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 class Request:

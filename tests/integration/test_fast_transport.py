@@ -24,7 +24,7 @@ from tests.servers.worker import Worker, running_worker
 
 FAST = {"ASYNCWORKER_FAST_BROKER": "1", "ASYNCWORKER_FAST_RESULTS": "1"}
 IN_FLIGHT = 500
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def until(reached: Callable[[], Any], what: str, node: Worker | None = None) -> None:
@@ -67,7 +67,7 @@ def recovery(valkey: EmbeddedServer) -> Iterator[Celery[Any]]:
         yield app
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.promise("celerys-workers-take-over")
 def test_a_stock_worker_recovers_what_ours_left(
     tmp_path: Path, valkey: EmbeddedServer, broker: redis.Redis, recovery: Celery[Any], worker_env: dict[str, str]
@@ -90,7 +90,7 @@ def test_a_stock_worker_recovers_what_ours_left(
     assert sorted(begun(log)[IN_FLIGHT:]) == list(range(IN_FLIGHT))
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.promise("celerys-workers-take-over")
 def test_ours_recovers_what_a_stock_worker_left(
     tmp_path: Path, valkey: EmbeddedServer, broker: redis.Redis, recovery: Celery[Any], worker_env: dict[str, str]
@@ -261,12 +261,14 @@ def test_a_header_named_like_the_tag_changes_nothing(
 
 
 def test_what_waits_for_a_slot_stays_in_the_broker(
-    worker: Callable[..., Worker], client: Celery[Any], broker: redis.Redis
+    worker: Callable[..., Worker], client: Celery[Any], broker: redis.Redis, tmp_path: Path
 ) -> None:
     """Two run, two are prefetched, as with kombu's transport; the others are there for other workers."""
     node = worker(tasks.__name__, "-c", "2", env=FAST)
-    sent = [client.tasks["t.sleep_late"].delay(2) for _ in range(12)]
+    gate = tmp_path / "gate"
+    sent = [client.tasks["t.gated_late"].delay(str(tmp_path / "log"), str(gate)) for _ in range(12)]
     until(lambda: broker.hlen("unacked") == 2, "the delivery of what is allowed", node)
     assert broker.llen("celery") == 10
+    gate.touch()
     node.stop()
     assert broker.llen("celery") + broker.hlen("unacked") == 12 - sum(result.ready() for result in sent)

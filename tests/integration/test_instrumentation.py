@@ -24,10 +24,10 @@ def run_tasks(worker: Callable[..., Worker], client: Celery, seen: Path, by: str
     node = worker(None, "--without-mingle", "--without-gossip", app="tests.integration.traced_tasks", env=env)
     sleeping = [client.send_task("traced.sleep", (number, SLEEP_S)) for number in range(TASKS)]
     failing = [client.send_task("traced.fail", (number,)) for number in range(FAILING)]
-    assert [result.get(timeout=60) for result in sleeping] == list(range(TASKS))
+    assert [result.get(timeout=120) for result in sleeping] == list(range(TASKS))
     for result in failing:
         # Not raised: the traceback would keep the result beyond the broker's end, which it would look for then.
-        assert isinstance(result.get(timeout=60, propagate=False), ValueError)
+        assert isinstance(result.get(timeout=120, propagate=False), ValueError)
     assert node.stop() == 0
     return [result.id for result in sleeping]
 

@@ -19,7 +19,7 @@ from tests.integration.test_fast_transport import until
 from tests.servers.client import client_app
 from tests.servers.worker import running_worker
 
-GET_S = 60.0
+GET_S = 120.0
 MODULE = raising_tasks.__name__
 
 

@@ -13,7 +13,7 @@ from asyncworker import AsyncTask, ItemErrors
 from tests.integration import tasks
 from tests.servers.worker import Worker
 
-GET_S = 60.0
+GET_S = 120.0
 MODULE = tasks.__name__
 APP = "tests.integration.item_log_app"
 

@@ -29,7 +29,7 @@ def test_in_a_worker(worker: Callable[..., Worker], client: Celery) -> None:
 
     def run(name: str, *args: Any) -> tuple[str, Any]:
         result = client.send_task(name, args, queue="own")
-        return result.id, result.get(timeout=30)
+        return result.id, result.get(timeout=120)
 
     assert run("own.async", 1)[1] == 2
     assert run("own.sync", 1)[1] == 3
@@ -40,7 +40,7 @@ def test_in_a_worker(worker: Callable[..., Worker], client: Celery) -> None:
     task_id, value = run("own.bound", 1)
     assert value == ["hello", task_id, 1]
     assert run("own.calling", 1)[1] == {"called": 1}
-    inspected = client.control.inspect(timeout=5, limit=1)
+    inspected = client.control.inspect(timeout=60, limit=1)
     assert {"own.async", "own.sync", "own.class"} <= set(inspected.registered()[node.name])
     client.control.shutdown()
     assert node.wait() == 0
@@ -55,13 +55,13 @@ def test_the_celery_program_finds_modules_in_the_working_directory(
     # Unlike `python -m celery`, it does not have that folder on its path.
     program = [str(Path(sys.executable).parent / "celery")]
     worker("a_shop", "--without-mingle", cwd=tmp_path, program=program)
-    assert client.send_task("a_shop.restock", ("A-17",)).get(timeout=30) == "A-17 is back"
+    assert client.send_task("a_shop.restock", ("A-17",)).get(timeout=120) == "A-17 is back"
 
 
 def test_a_stock_pool_runs_async_tasks_too(worker: Callable[..., Worker], client: Celery) -> None:
     """Going back is possible: under prefork each async task is run to its end, one a process."""
     worker(None, "--without-mingle", "-P", "solo", app=APP)
-    assert client.send_task("own.async", (1,), queue="own").get(timeout=30) == 2
+    assert client.send_task("own.async", (1,), queue="own").get(timeout=120) == 2
 
 
 def test_eager_outside_a_loop() -> None:
@@ -122,7 +122,7 @@ def celery(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 
@@ -292,7 +292,7 @@ def test_a_worker_beside_a_service_of_its_name_has_the_settings_of_its_configura
     links = {"ASYNCWORKER_SERVICE_HOST": "10.0.0.7", "ASYNCWORKER_PORT": "tcp://10.0.0.7:80"}
     env = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "ASYNCWORKER_BROKER_URL": "", "ASYNCWORKER_RESULT_URL": ""} | links
     worker(None, "--without-mingle", app="mine", env=env)
-    assert client.send_task("mine.where").get(timeout=60) == [3, 2]
+    assert client.send_task("mine.where").get(timeout=120) == [3, 2]
 
 
 def test_the_loop_thread_is_one_a_process() -> None:
@@ -309,7 +309,7 @@ def test_the_package_can_be_run_from_any_folder(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert ended.stdout.strip() == "hi", ended.stderr
 
@@ -321,7 +321,7 @@ def test_a_process_that_gevent_has_patched_is_refused() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert ended.returncode != 0
     assert "SettingsError: this process is patched by gevent" in ended.stderr

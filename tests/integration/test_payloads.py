@@ -18,7 +18,7 @@ from asyncworker.errors import PayloadError, RunCancelled
 from tests.integration import tasks
 from tests.servers.worker import Worker
 
-GET_S = 60.0
+GET_S = 120.0
 MODULE = tasks.__name__
 
 
@@ -74,7 +74,7 @@ def test_killed_redelivered_cancelled_and_resumed(
     client.conf.asyncworker_payload_over_bytes = 1000
     log = tmp_path / "log"
     first = worker(MODULE, "--without-mingle", env={"ASYNCWORKER_LEASE_S": "3"})
-    fan_out = client.tasks["t.item"].partial(pause_s=0.01, log=str(log)).options(concurrency=50)
+    fan_out = client.tasks["t.item"].partial(pause_s=0.1, log=str(log)).options(concurrency=50)
     result = fan_out.iterate(number=list(range(count))).delay()
     while not result.progress().done:
         time.sleep(0.02)

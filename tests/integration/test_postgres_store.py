@@ -24,7 +24,7 @@ from tests.unit.store import test_state as state_on_sqlite
 from tests.unit.store import test_storable as texts_on_sqlite
 from tests.unit.store import test_store as on_sqlite
 
-GET_S = 60.0
+GET_S = 120.0
 MODULE = tasks.__name__
 
 store = on_sqlite.store
@@ -149,7 +149,7 @@ def test_resume_after_kill(
     count, concurrency = 2000, 20
     log = tmp_path / "log"
     first = worker(MODULE, "--without-mingle", env={"ASYNCWORKER_LEASE_S": "3"})
-    fan_out = client.tasks["t.item"].partial(pause_s=0.01, log=str(log)).options(concurrency=concurrency)
+    fan_out = client.tasks["t.item"].partial(pause_s=0.05, log=str(log)).options(concurrency=concurrency)
     result = fan_out.iterate(number=range(count)).delay()
     while result.progress().done < count / 3:
         pass

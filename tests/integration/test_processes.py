@@ -32,7 +32,7 @@ def test_output_goes_to_the_log_and_the_exit_code_is_kept(tmp_path: Path) -> Non
     log = tmp_path / "log"
     log.write_text("of an earlier process\n")
     child = Child([sys.executable, "-c", "import sys; print('out'); sys.exit('err')"], log=log)
-    assert child.wait(30) == 1
+    assert child.wait(120) == 1
     assert child.log() == "err\nout\n" or child.log() == "out\nerr\n"
     assert log.read_text().startswith("of an earlier process\n")
 
@@ -43,7 +43,7 @@ def test_arguments_and_environment_arrive_as_they_are(tmp_path: Path) -> None:
     with Child(
         [sys.executable, "-c", program, *arguments], log=tmp_path / "log", env={"NAME": "value"}, cwd=tmp_path
     ) as child:
-        child.wait(30)
+        child.wait(120)
         assert child.log() == f"{arguments} value {tmp_path}\n"
 
 
@@ -54,7 +54,7 @@ def test_it_has_a_session_of_its_own(tmp_path: Path) -> None:
 
 def test_the_block_ends_it(tmp_path: Path) -> None:
     with Child(IDLE, log=tmp_path / "log") as child:
-        assert child.wait_for_log("up", 10)
+        assert child.wait_for_log("up", 60)
         assert child.returncode is None
     assert child.returncode == -signal.SIGTERM
     assert not psutil.pid_exists(child.pid)
@@ -62,7 +62,7 @@ def test_the_block_ends_it(tmp_path: Path) -> None:
 
 def test_one_that_ignores_the_request_is_killed(tmp_path: Path) -> None:
     child = Child(DEAF, log=tmp_path / "log")
-    assert child.wait_for_log("up", 10)
+    assert child.wait_for_log("up", 60)
     assert child.stop(grace_s=0.05) == -signal.SIGKILL
     assert child.stop() == -signal.SIGKILL
 
@@ -82,6 +82,6 @@ def test_it_dies_with_its_owner_however_that_dies(number: signal.Signals) -> Non
     with owner.stdout:
         child = psutil.Process(int(owner.stdout.readline()))
         owner.send_signal(number)
-        owner.wait(30)
-    gone, _ = psutil.wait_procs([child], timeout=10)
+        owner.wait(120)
+    gone, _ = psutil.wait_procs([child], timeout=60)
     assert gone

@@ -16,7 +16,7 @@ from asyncworker import AsyncTask
 from tests.integration import tasks
 from tests.servers.worker import Worker
 
-GET_S = 60.0
+GET_S = 120.0
 MODULE = tasks.__name__
 
 
@@ -42,7 +42,7 @@ def test_async_result_shows_where_a_run_stands(
 ) -> None:
     worker(MODULE, "--without-mingle")
     gate = tmp_path / "gate"
-    fan_out = client.tasks["t.slow_or_picky"].partial(gate=str(gate), pause_s=0.05)
+    fan_out = client.tasks["t.slow_or_picky"].partial(gate=str(gate), pause_s=0.2)
     count = 4000
     result = fan_out.options(concurrency=20, partitions=partitions).iterate(number=range(count)).delay()
     seen = watched(client, result, gate.touch)

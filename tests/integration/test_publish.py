@@ -91,8 +91,8 @@ def test_a_group_is_the_one_of_celery(worker: Callable[..., Worker], client: Cel
 
     async def main() -> Any:
         [single, result] = await publish_many([add.s(7, 7), header])
-        assert await single.aget(timeout=60) == 14
-        assert await result.aget(timeout=60) == [2, 2, 3, 4, 9]
+        assert await single.aget(timeout=120) == 14
+        assert await result.aget(timeout=120) == [2, 2, 3, 4, 9]
         return result
 
     result = asyncio.run(main())
@@ -101,7 +101,7 @@ def test_a_group_is_the_one_of_celery(worker: Callable[..., Worker], client: Cel
     with stock:
         restored = stock.GroupResult.restore(result.id)
         assert type(restored) is not type(result)
-        assert restored.get(timeout=60) == [2, 2, 3, 4, 9]
+        assert restored.get(timeout=120) == [2, 2, 3, 4, 9]
         del restored
         stock.backend.result_consumer.stop()
         stock.backend.client.close()
@@ -152,8 +152,8 @@ def test_a_fan_out_is_one_message_and_one_task(
     result = client.tasks["t.item"].partial().iterate(number=range(items)).delay()
     assert len(sent(valkey)) == 1
     node = worker(tasks.__name__, "--without-mingle")
-    assert result.get(timeout=60)["done"] == items
-    assert client.control.inspect(timeout=5, limit=1).stats()[node.name]["total"] == {"asyncworker.iterate": 1}
+    assert result.get(timeout=120)["done"] == items
+    assert client.control.inspect(timeout=60, limit=1).stats()[node.name]["total"] == {"asyncworker.iterate": 1}
 
 
 async def test_only_signatures_of_tasks(client: Celery[Any]) -> None:
@@ -176,14 +176,14 @@ def test_on_rabbitmq_each_is_confirmed(
     worker(tasks.__name__, "-c", "50", env={"ASYNCWORKER_BROKER_URL": url})
     with client_app(valkey, broker_url=url, broker_transport_options={"confirm_publish": True}) as app:
         results = asyncio.run(publish_many([app.tasks["t.add"].s(number, 1) for number in range(100)]))
-        assert [result.get(timeout=60) for result in results] == list(range(1, 101))
+        assert [result.get(timeout=120) for result in results] == list(range(1, 101))
         del results
 
 
 def test_a_task_is_the_parent_of_what_it_sends(worker: Callable[..., Worker], client: Celery[Any]) -> None:
     worker(tasks.__name__, "-c", "50")
     result = client.tasks["t.sends_and_awaits"].delay(20)
-    assert result.get(timeout=60) == 20
+    assert result.get(timeout=120) == 20
     children = result.children
     assert len({child.id for child in children}) == 20
-    assert [child.get(timeout=60) for child in children] == [2] * 20
+    assert [child.get(timeout=120) for child in children] == [2] * 20

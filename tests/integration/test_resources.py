@@ -13,7 +13,7 @@ from asyncworker.errors import SettingsError
 from tests.integration import resource_tasks
 from tests.servers.worker import Worker
 
-GET_S = 60.0
+GET_S = 120.0
 MODULE = resource_tasks.__name__
 
 

@@ -19,7 +19,7 @@ from asyncworker.errors import RunExpired, RunNotFound
 from tests.integration import tasks
 from tests.servers.worker import ROOT, Worker
 
-GET_S = 60.0
+GET_S = 120.0
 MODULE = tasks.__name__
 
 SCRIPT = """

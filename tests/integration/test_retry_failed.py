@@ -15,7 +15,7 @@ from tests.integration import tasks
 from tests.servers.command import asyncworker
 from tests.servers.worker import Worker
 
-GET_S = 60.0
+GET_S = 120.0
 MODULE = tasks.__name__
 
 

@@ -204,7 +204,7 @@ def test_a_bar_on_a_terminal(url: str, login: list[str], source: Path, tmp_path:
             if not data:
                 break
             shown += data
-        process.wait(60)
+        process.wait(120)
     os.close(mine)
     assert process.returncode == 0, shown
     assert "━".encode() in shown

@@ -232,7 +232,7 @@ def test_ls_ends_without_a_word_when_its_reader_has_enough(run: Command, tmp_pat
         process.stdout.readline()
         process.stdout.close()
         said = process.stderr.read()
-        process.wait(60)
+        process.wait(120)
     assert said == b""
 
 

@@ -92,7 +92,7 @@ def test_a_file_is_there_only_once_its_input_has_ended(
         until(arrived, process)
         assert not (goal / "a").exists()
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     assert (goal / "a").read_bytes() == bytes(1_000_000)
     with start("put", "-", f"{url}{goal}/b") as process:
         assert process.stdin is not None
@@ -100,7 +100,7 @@ def test_a_file_is_there_only_once_its_input_has_ended(
         process.stdin.flush()
         until(lambda: len(list(goal.iterdir())) == 2, process)
         process.send_signal(how)
-        process.wait(60)  # though its input has not ended
+        process.wait(120)  # though its input has not ended
         assert process.returncode != 0
     assert [path.name for path in goal.iterdir()] == ["a"]
 
@@ -126,7 +126,7 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(start: Start, url: str,
         assert process.stdout.read(10) == CONTENT[:10]
         process.stdout.close()
         assert process.stderr.read() == b""
-        process.wait(60)
+        process.wait(120)
 
 
 def test_what_fails_is_said_and_the_rest_follows(start: Start, url: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.servers.postgres import Postgres
 from tests.servers.worker import Worker
 from tests.unit.store import test_state as on_sqlite
 
-GET_S = 60.0
+GET_S = 120.0
 MODULE = state_tasks.__name__
 
 

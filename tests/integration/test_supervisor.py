@@ -20,7 +20,8 @@ from celery import Celery
 
 from asyncworker.cli.embedded import EmbeddedServer
 from tests.integration import tasks
-from tests.integration.test_shutdown import wait_until
+from tests.integration.test_shutdown import refuses, wait_until
+from tests.servers.client import wait_until_listening
 from tests.servers.worker import ROOT, Worker
 
 MODULE = tasks.__name__
@@ -63,7 +64,7 @@ def children(node: Worker) -> dict[str, psutil.Process]:
 
 
 def ends(processes: Any) -> bool:
-    _gone, alive = psutil.wait_procs(list(processes), timeout=20)
+    _gone, alive = psutil.wait_procs(list(processes), timeout=60)
     return not alive
 
 
@@ -76,17 +77,22 @@ def test_each_process_is_a_worker_of_its_own_and_sigterm_drains_all(
     pids = {name: process.pid for name, process in children(node).items()}
     assert set(pids) == NODES
     assert int(pidfile.read_text()) == node.pid
-    pings = client.control.broadcast("ping", reply=True, timeout=10, limit=2)
+    wait_until_listening(client, *NODES)
+    pings = client.control.broadcast("ping", reply=True, timeout=60, limit=2)
     assert {name for ping in pings for name in ping} == NODES
-    stats = client.control.inspect(timeout=10, limit=2).stats()
+    stats = client.control.inspect(timeout=60, limit=2).stats()
     assert {name: each["pid"] for name, each in stats.items()} == pids
     assert [each["pool"]["max-concurrency"] for each in stats.values()] == [5, 5]
     for name in NODES:
         assert f"/{name}] {name} ready." in node.log()
     processes = list(children(node).values())
-    results = [client.tasks["t.sleep_late"].delay(1.5) for _ in range(14)]
+    gate = tmp_path / "gate"
+    results = [client.tasks["t.gated_late"].delay(str(tmp_path / "log"), str(gate)) for _ in range(14)]
     wait_until(lambda: node.log().count("received") >= 10)
-    assert node.stop() == 0
+    node.signal(signal.SIGTERM)
+    wait_until(lambda: refuses(client, workers=2))
+    gate.touch()
+    assert node.wait() == 0
     assert ends(processes)
     assert sum(result.state == "SUCCESS" for result in results) == 10
     assert broker.llen("celery") == 4
@@ -102,7 +108,7 @@ def test_a_killed_worker_is_replaced_and_a_killed_supervisor_leaves_none(start: 
     before["worker-1@test"].kill()
     node.wait_for_log("worker-1@test ended with signal SIGKILL; another starts in 0.5 s")
     # The other one alone has them all, long before the replacement is ready or with it.
-    assert [client.tasks["t.add"].delay(i, 1).get(timeout=30) for i in range(10)] == list(range(1, 11))
+    assert [client.tasks["t.add"].delay(i, 1).get(timeout=120) for i in range(10)] == list(range(1, 11))
     wait_until(lambda: node.log().count("worker-1@test ready.") == 2)
     after = children(node)
     assert after["worker-1@test"].pid != before["worker-1@test"].pid
@@ -121,21 +127,21 @@ def test_a_crash_loop_backs_off_and_is_left_when_the_cause_is_gone(
     broken.touch()
     survivor = children(node)["worker-2@test"]
     children(node)["worker-1@test"].kill()
-    wait_until(lambda: len(spawns.read_text().split()) == 2 + 2)
-    assert client.tasks["t.add"].delay(1, 1).get(timeout=30) == 2
+    wait_until(lambda: len(spawns.read_text().split()) >= 2 + 2)
+    assert client.tasks["t.add"].delay(1, 1).get(timeout=120) == 2
     node.wait_for_log("ended with exit code 3; another starts in 2 s")
     broken.unlink()
-    waits = [float(wait) for wait in re.findall(r"another starts in ([\d.]+) s", node.log())]
-    assert waits == [0.5, 1, 2]
-    assert len(spawns.read_text().split()) in (2 + 2, 2 + 3)
     wait_until(lambda: node.log().count("worker-1@test ready.") == 2)
+    waits = [float(wait) for wait in re.findall(r"another starts in ([\d.]+) s", node.log())]
+    assert waits[:3] == [0.5, 1, 2]
+    assert len(spawns.read_text().split()) == 2 + len(waits)
     assert children(node)["worker-2@test"] == survivor
 
 
 def test_what_keeps_all_from_starting_ends_it(worker: Start, tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     node = worker(FRAGILE, "--processes", "2", *QUICK, env={"FRAGILE_FOLDER": str(tmp_path)}, ready=False)
-    assert node.wait(30) == 3
+    assert node.wait(120) == 3
     assert "ended with exit code 3 before any worker was ready: giving up" in node.log()
 
 
@@ -145,7 +151,7 @@ def test_after_the_drain_deadline_it_cuts_short_and_says_so(start: Start, client
     client.tasks["t.sleep"].delay(60)
     node.wait_for_log("received")
     node.signal(signal.SIGTERM)
-    assert node.wait(30) == 124
+    assert node.wait(120) == 124
     assert "did not end within 0.5 s" in node.log()
     assert ends(processes)
 
@@ -160,7 +166,7 @@ def test_a_second_ctrl_c_is_a_cold_shutdown(start: Start, client: Celery, broker
     node.wait_for_log("SIGINT: warm shutdown")
     wait_until(lambda: node.log().count("worker: Warm shutdown") == 2)
     node.signal(signal.SIGINT)
-    assert node.wait(30) == 0
+    assert node.wait(120) == 0
     assert ends(processes)
     assert broker.llen("celery") + broker.hlen("unacked") == 4
 
@@ -179,8 +185,8 @@ def test_one_that_hangs_makes_all_unhealthy(start: Start, worker_env: dict[str, 
     wait_until(lambda: health().stdout.count(" is alive") == 2)
     hanging = running["worker-2@test"]
     hanging.suspend()
-    wait_until(lambda: health().returncode == 1)
-    assert f"process {hanging.pid} gave its last sign of life" in health().stderr
+    wait_until(lambda: f"process {hanging.pid} gave its last sign of life" in health().stderr)
+    assert health().returncode == 1
     hanging.kill()
     wait_until(lambda: not (tmp_path / "health.2").exists())
     wait_until(lambda: health().returncode == 0)
@@ -203,17 +209,17 @@ def test_one_in_a_crash_loop_makes_all_unhealthy(start: Start, client: Celery, t
     # The other one gives its signs of life all the time.
     wait_until(lambda: "worker-1@test has not been steady for" in health().stderr)
     assert health().returncode == 1
-    assert client.tasks["t.add"].delay(1, 1).get(timeout=30) == 2
+    assert client.tasks["t.add"].delay(1, 1).get(timeout=120) == 2
 
 
 def test_remote_shutdown_is_the_end(start: Start, client: Celery) -> None:
     node = start()
-    wait_until(lambda: len(client.control.ping(timeout=2)) == 2)  # "ready" comes a moment before they listen
+    wait_until_listening(client, *NODES)
     client.control.shutdown(destination=["worker-1@test"])
     node.wait_for_log("worker-1@test was shut down by remote control and is not replaced")
     assert set(children(node)) == {"worker-2@test"}
     client.control.shutdown()
-    assert node.wait(30) == 0
+    assert node.wait(120) == 0
 
 
 @pytest.mark.promise("recycled-worker-loses-nothing")
@@ -223,10 +229,18 @@ def test_one_after_the_other_is_replaced_after_its_tasks_and_none_is_lost(
     node = start("-c", "2", "--max-tasks", "5")
     pids = {process.pid for process in children(node).values()}
     results = [client.tasks["t.sleep_late"].delay(0.2) for _ in range(30)]
-    assert [result.get(timeout=60) for result in results] == [0.2] * 30
+    assert [result.get(timeout=120) for result in results] == [0.2] * 30
     wait_until(lambda: node.log().count(" is replaced: ") >= 2)
     assert re.search(r"is replaced: \d+ tasks, of at most 5", node.log())
-    wait_until(lambda: len(children(node)) == 2 and not pids & {each.pid for each in children(node).values()})
+
+    def both_are_replaced() -> bool:
+        now = {each.pid for each in children(node).values()}
+        if pids & now:  # one of the two may have had few of them
+            results.append(client.tasks["t.sleep_late"].delay(0.2))
+        return len(now) == 2 and not pids & now
+
+    wait_until(both_are_replaced)
+    assert [result.get(timeout=120) for result in results] == [0.2] * len(results)
     assert node.stop() == 0
     assert broker.llen("celery") == broker.hlen("unacked") == 0
     assert "another starts in" not in node.log()
@@ -238,7 +252,7 @@ def test_one_after_the_other_is_replaced_after_its_tasks_and_none_is_lost(
 @pytest.mark.promise("recycled-worker-loses-nothing")
 def test_one_that_takes_too_much_memory_is_replaced(start: Start, client: Celery, option: tuple[str, str]) -> None:
     node = start(*option, module=FRAGILE)
-    fat = client.send_task("f.hoard", (250,)).get(timeout=30)
+    fat = client.send_task("f.hoard", (250,)).get(timeout=120)
     node.wait_for_log("MB of memory, of at most 250")
     wait_until(lambda: node.log().count(" ready.") == 3)
     assert fat not in {process.pid for process in children(node).values()}

@@ -20,7 +20,7 @@ from tests.servers.proxy import running_proxy
 from tests.servers.valkey import running_valkey
 from tests.servers.worker import running_worker
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def test_tasks_groups_chords_and_results(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_task_commits_only_when_it_succeeds(node: Worker, client: Celery[Any],
         limits = {"soft limit": {"soft_time_limit": 0.5}, "hard limit": {"time_limit": 0.5}}.get(end, {})
         result = client.send_task("b.transfer", (end, end), **limits)
         if end == "revoke":
-            while "b.transfer" not in str(client.control.inspect().active()):
+            while "b.transfer" not in str(client.control.inspect(timeout=10, limit=1).active()):
                 time.sleep(0.1)
             client.control.revoke(result.id, terminate=True)
         if state:

@@ -36,8 +36,8 @@ def test_filesystem(tmp_path: Path) -> None:
         }
         results = [app.send_task("t.add", (n, 1)) for n in range(20)]
         late = [app.send_task("t.sleep_late", (0.1,)) for _ in range(3)]
-        assert [result.get(timeout=30) for result in results] == [n + 1 for n in range(20)]
-        assert [result.get(timeout=30) for result in late] == [0.1] * 3
+        assert [result.get(timeout=120) for result in results] == [n + 1 for n in range(20)]
+        assert [result.get(timeout=120) for result in late] == [0.1] * 3
         running = app.send_task("t.sleep", (2,))
         node.wait_for_log(f"t.sleep[{running.id}] received")
         assert node.stop() == 0

@@ -55,9 +55,9 @@ class LocalProcess:
     def kill(self, signal: str | int | None = None) -> None:
         """Send a signal and wait for the end."""
         self.worker.signal(_signal(signal))
-        self.worker.wait(60)
+        self.worker.wait(120)
 
-    def restart(self, timeout: float = 60) -> None:
+    def restart(self, timeout: float = 120) -> None:
         """End it with SIGTERM, where it runs, and start another in its place."""
         if self.status == "running":
             self.worker.stop(timeout)

@@ -18,7 +18,7 @@ from tests.servers.worker import running_worker
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
-GET_S = 60.0
+GET_S = 120.0
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from celery.exceptions import TaskRevokedError
 from pytest_celery import CeleryTestSetup, CeleryTestWorker
 
 from asyncworker.cli.embedded import EmbeddedServer
+from tests.servers.client import wait_until_listening
 
-GET_S = 60.0
+GET_S = 120.0
 
 
 def wait_until(reached: Callable[[], object], timeout_s: float = GET_S) -> None:
@@ -26,14 +27,15 @@ def wait_until(reached: Callable[[], object], timeout_s: float = GET_S) -> None:
 
 def running_on(setup: CeleryTestSetup) -> dict[str, set[str]]:
     """The ids of the tasks in flight, by node."""
-    answers = setup.app.control.inspect(timeout=5, limit=len(setup.worker_cluster)).active() or {}
+    answers = setup.app.control.inspect(timeout=10, limit=len(setup.worker_cluster)).active() or {}
     return {node: {task["id"] for task in tasks} for node, tasks in answers.items()}
 
 
 def test_work_is_shared_and_remote_control_reaches_all(celery_setup: CeleryTestSetup) -> None:
     nodes = {worker.hostname() for worker in celery_setup.worker_cluster}
     assert len(nodes) == 3
-    answers = celery_setup.app.control.ping(timeout=10, limit=len(nodes))
+    wait_until_listening(celery_setup.app, *nodes)
+    answers = celery_setup.app.control.ping(timeout=60, limit=len(nodes))
     assert {name for answer in answers for name in answer} == nodes
     # More than two of them take. Acknowledged late: of others each may reserve as many again as it runs.
     results = [celery_setup.app.tasks["t.sleep_late"].delay(600) for _ in range(25)]
@@ -72,8 +74,11 @@ def test_a_rolling_restart_loses_nothing_and_runs_nothing_twice(
         wait_until(lambda: not broker.llen("celery") and not broker.hlen("unacked"))
 
 
-def test_what_a_killed_worker_had_is_done_by_the_others(celery_setup: CeleryTestSetup, valkey: EmbeddedServer) -> None:
-    results = [celery_setup.app.tasks["t.sleep_late"].delay(3) for _ in range(24)]
+def test_what_a_killed_worker_had_is_done_by_the_others(
+    celery_setup: CeleryTestSetup, valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    gate, gated = tmp_path / "gate", celery_setup.app.tasks["t.gated_late"]
+    results = [gated.delay(str(tmp_path / "log"), str(gate)) for _ in range(24)]
     wait_until(lambda: set().union(*running_on(celery_setup).values()) == {result.id for result in results})
     running = running_on(celery_setup)
     victim: CeleryTestWorker = max(celery_setup.worker_cluster, key=lambda worker: len(running[worker.hostname()]))
@@ -83,4 +88,5 @@ def test_what_a_killed_worker_had_is_done_by_the_others(celery_setup: CeleryTest
             broker.zadd("unacked_index", {tag: 0})  # the visibility timeout has passed
     # Somebody has to look for what has passed it, as every worker does when it starts.
     victim.restart()
-    assert [result.get(timeout=GET_S) for result in results] == [3] * 24
+    gate.touch()
+    assert [result.get(timeout=GET_S) for result in results] == ["done"] * 24

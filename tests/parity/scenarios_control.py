@@ -31,16 +31,16 @@ def _(do: Driver) -> None:
         do.send("gate", "crowded", id=f"blocker{number}")
     for number in range(SLOTS):
         do.wait_noted(f"blocker{number}", "begun")
-    do.send("add", 1, 1, id="a", expires=1)
+    do.send("add", 1, 1, id="a", expires=4)
     do.wait_noted("a", "task_received")
-    time.sleep(1.2)
+    time.sleep(4.2)
     do.open("crowded")
     do.wait(*[f"blocker{number}" for number in range(SLOTS)], "a")
 
 
 @scenario("revoke: waiting for its eta")
 def _(do: Driver) -> None:
-    do.send("add", 1, 1, id="a", countdown=2)
+    do.send("add", 1, 1, id="a", countdown=5)
     do.wait_noted("a", "task_received")
     do.control("revoke", task_id=do.id("a"))
     do.wait_noted("a", "task_revoked")

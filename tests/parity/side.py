@@ -26,7 +26,7 @@ from tests.parity.recording import shown
 
 __all__ = ["SCENARIOS", "Driver", "read_log", "scenario"]
 
-WAIT_S = 25.0
+WAIT_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ for _theme in ("canvas", "tasks", "acks", "control"):
 
 README = Path(__file__).parents[2] / "README.md"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

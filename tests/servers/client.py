@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +34,16 @@ def client_app(server: EmbeddedServer, **conf: Any) -> Iterator[Celery[Any]]:
         kombu.pools.reset()
         app.close()
         _collect()
+
+
+def wait_until_listening(app: Celery[Any], *nodes: str, timeout_s: float = 120.0) -> None:
+    """Wait until those workers obey remote control: they say "ready" a moment before they listen to it."""
+    give_up_at_s = time.monotonic() + timeout_s
+    missing = set(nodes)
+    while missing:
+        assert time.monotonic() < give_up_at_s, f"no answer from {missing}"
+        for answer in app.control.ping(destination=[*missing], timeout=5, limit=len(missing)):
+            missing -= answer.keys()
 
 
 def _collect() -> None:

@@ -20,5 +20,5 @@ def asyncworker(*arguments: str, env: Mapping[str, str] | None = None) -> subpro
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(env or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )

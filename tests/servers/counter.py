@@ -55,4 +55,4 @@ def running_counter(target_port: int) -> Iterator[Counter]:
         yield counter
     finally:
         counter.stop()
-        thread.join(10)
+        thread.join(120)

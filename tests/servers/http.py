@@ -136,7 +136,7 @@ def running_http_server(tls: ssl.SSLContext | None = None) -> Iterator[HTTPServe
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
         listener.server_close()
-        thread.join(30)
+        thread.join(120)
 
 
 def _handler(server: HTTPServer) -> type[BaseHTTPRequestHandler]:

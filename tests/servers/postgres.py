@@ -23,7 +23,7 @@ from tests.servers.ports import free_port
 
 __all__ = ["Postgres", "running_postgres"]
 
-_START_S = 30.0
+_START_S = 120.0
 #: Nothing here has to survive a power cut.
 _OPTIONS = {"fsync": "off", "listen_addresses": "127.0.0.1", "max_connections": "100"}
 

@@ -93,7 +93,7 @@ def running_proftpd(folder: Path, *config: str) -> Iterator[Sshd]:
         log = folder / "proftpd.log"
         command = [program, "-n", "-q", "-c", str(folder / "proftpd.conf")]
         with Child(command, log=log) as child:
-            started = child.wait_for_log(_STARTED, 30.0)
+            started = child.wait_for_log(_STARTED, 120.0)
             if not started:
                 continue  # that port was taken in between
             server = Sshd("127.0.0.1", port, USERNAME, folder / "client_key", folder / "known_hosts", child)

@@ -84,7 +84,7 @@ class Proxy:
         """Cut every connection and end the thread."""
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(120)
         self._loop.close()
 
     # -- on its own loop -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ __all__ = ["RabbitMQ", "running_rabbitmq"]
 #: Not the commands on PATH: those are wrappers that want to be root or the user ``rabbitmq``.
 _PROGRAMS = "/usr/lib/rabbitmq/bin"
 _STARTED = "Server startup complete"
-_START_S = 60.0
+_START_S = 120.0
 
 
 class RabbitMQ:
@@ -55,26 +55,33 @@ class RabbitMQ:
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl``; returns what it prints."""
         command = [self._ctl, "--quiet", "-n", self._env["RABBITMQ_NODENAME"], *arguments]
-        done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=180, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def run_script(self, path: Path, *arguments: str) -> None:
         """Run a script of the shell that calls ``rabbitmqctl`` for this node."""
         env = self._env | {"PATH": f"{Path(self._ctl).parent}:{os.environ['PATH']}"}
-        subprocess.run(["sh", path, *arguments], env=env, check=True, timeout=100)
+        subprocess.run(["sh", path, *arguments], env=env, check=True, timeout=180)
 
     def messages(self, vhost: str, queue: str = "celery") -> int:
         """How many messages a queue holds, those that are delivered and not acknowledged among them."""
         listed = self.ctl("list_queues", "-p", vhost, "name", "messages", "--no-table-headers")
         return {name: int(count) for name, count in (line.split() for line in listed.splitlines())}.get(queue, 0)
 
-    def wait_until_settled(self, vhost: str, timeout_s: float = 60.0) -> None:
+    def wait_until_settled(self, vhost: str, timeout_s: float = 120.0) -> None:
         """Wait until every message is acknowledged."""
         give_up_at_s = time.monotonic() + timeout_s
         while self.messages(vhost):
             assert time.monotonic() < give_up_at_s, "a delivery was not settled"
             time.sleep(0.2)
+
+    def wait_until_delivered(self, vhost: str, queue: str = "celery", timeout_s: float = 120.0) -> None:
+        """Wait until a message of a queue has been sent to a consumer, which may not have read it yet."""
+        give_up_at_s = time.monotonic() + timeout_s
+        arguments = ("list_queues", "-p", vhost, "name", "messages_unacknowledged", "--no-table-headers")
+        while [queue, "0"] in [line.split() for line in self.ctl(*arguments).splitlines()]:
+            assert time.monotonic() < give_up_at_s, "nothing was delivered"
 
     def drop_connections(self, vhost: str) -> None:
         """Close every connection to a virtual host."""

@@ -154,10 +154,10 @@ def running_paramiko_server(folder: Path) -> Iterator[SFTPServer]:
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(10)
+        thread.join(120)
         for transport in sessions:
             transport.close()
         for transport in sessions:
-            transport.join(10)
+            transport.join(120)
         while _File.opened:
             _File.opened.copy().pop().close()

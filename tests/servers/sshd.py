@@ -62,6 +62,14 @@ class Sshd:
             return psutil.Process(self.child.pid).children(recursive=True)
         return []
 
+    def open_files(self, path: str) -> int:
+        """Count the descriptors with which the processes that serve connections have a file open."""
+        count = 0
+        for process in self.sessions():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                count += sum(file.path == path for file in process.open_files())
+        return count
+
     def kill_sessions(self) -> int:
         """SIGKILL all that serve connections; the server goes on. Returns how many there were."""
         killed = self.sessions()
@@ -107,7 +115,7 @@ def running_sshd(
         (folder / "known_hosts").write_text(f"[{host}]:{port} {host_key}")
         command = [*enter, program, "-D", "-e", "-f", str(folder / "sshd_config")]
         with Child(_limited(command, open_files), log=folder / "sshd.log") as child:
-            if not child.wait_for_log(_STARTED, 30.0):
+            if not child.wait_for_log(_STARTED, 120.0):
                 continue  # that port was taken in between
             server = Sshd(host, port, getpass.getuser(), folder / "client_key", folder / "known_hosts", child)
             try:

@@ -28,7 +28,7 @@ class Statsd:
         self._thread = threading.Thread(target=self._main, name="statsd", daemon=True)
         self._thread.start()
 
-    def wait_until(self, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = 120.0) -> None:
         """Wait until it has been sent something."""
         give_up_at_s = time.monotonic() + timeout_s
         while not condition():
@@ -38,7 +38,7 @@ class Statsd:
     def stop(self) -> None:
         """Close the port."""
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(120)
         self._socket.close()
 
     def _main(self) -> None:

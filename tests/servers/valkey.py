@@ -18,7 +18,7 @@ from tests.servers.ports import free_port
 
 __all__ = ["RestartableValkey", "running_valkey"]
 
-START_S = 30.0
+START_S = 120.0
 
 
 class RestartableValkey:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ class Worker:
         """Everything it has logged so far."""
         return self.child.log()
 
-    def wait_for_log(self, text: str, timeout_s: float = 60.0) -> None:
+    def wait_for_log(self, text: str, timeout_s: float = 120.0) -> None:
         """Wait until the log holds that text, or fail with the whole log."""
         assert self.child.wait_for_log(text, timeout_s), f"{text!r} is not in the worker's log:\n{self.log()}"
 
@@ -53,7 +54,7 @@ class Worker:
         """SIGCONT."""
         self.child.signal(signal.SIGCONT)
 
-    def stop(self, grace_s: float = 30.0) -> int:
+    def stop(self, grace_s: float = 120.0) -> int:
         """SIGTERM, a warm shutdown; the exit code."""
         self.resume()
         return self.child.stop(grace_s)
@@ -61,11 +62,22 @@ class Worker:
     def signal(self, number: signal.Signals) -> None:
         self.child.signal(number)
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = 120.0) -> int:
         """Wait for its own end; the exit code."""
         code = self.child.wait(timeout_s)
         assert code is not None, f"the worker is still running; its log:\n{self.log()}"
         return code
+
+
+def pause_outside_transactions(node: Worker, state_dir: Path) -> None:
+    """Freeze a worker while it cannot hold SQLite's write lock, which it would keep from all others."""
+    for file in state_dir.glob("*.sqlite"):
+        with contextlib.closing(sqlite3.connect(file, timeout=60, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            node.pause()
+            connection.execute("ROLLBACK")
+            return
+    node.pause()
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ def test_the_embedded_server_is_private(tmp_path: Path) -> None:
 @pytest.mark.promise("files-are-private")
 def test_the_log_of_a_child_is_private(tmp_path: Path, umask: int) -> None:
     with Child(["/bin/true"], log=tmp_path / "log") as child:
-        assert child.wait(60) == 0
+        assert child.wait(120) == 0
     assert mode(tmp_path / "log") == 0o600
 
 

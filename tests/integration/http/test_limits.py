@@ -78,7 +78,7 @@ async def test_no_connection_comes_free(server: HTTPServer, connect: Connect) ->
         exchange.send("done")
 
     server.on("/late", late)
-    client = await connect(per_host=2, connections=1, connect_timeout_s=0.1, attempts=1)
+    client = await connect(per_host=2, connections=1, connect_timeout_s=1.0, attempts=1)
     first, second = (asyncio.create_task(client.get("/late")) for _ in range(2))
     done, _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
     server.go.set()

@@ -12,7 +12,7 @@ from tests.integration.http.conftest import Connect
 from tests.servers.http import Exchange, HTTPServer
 from tests.servers.worker import Worker
 
-GET_S = 60.0
+GET_S = 120.0
 
 
 def by_link(exchange: Exchange) -> None:

@@ -18,7 +18,7 @@ from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.worker import Worker
 
 MODULE = tasks.__name__
-WAIT_S = 90.0
+WAIT_S = 120.0
 #: Far below what the tasks here take.
 TIMEOUT_S = 1.5
 CLOSED = "the broker closed a channel"

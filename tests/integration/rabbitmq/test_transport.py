@@ -23,7 +23,7 @@ from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.worker import Worker, running_worker
 
 MODULE = tasks.__name__
-WAIT_S = 60.0
+WAIT_S = 120.0
 OURS = os.environ.get("ASYNCWORKER_FAST_BROKER") != "0"
 
 

@@ -142,7 +142,7 @@ def behind(proxy: Proxy, server: Sshd | SFTPServer) -> dict[str, Any]:
 
 async def in_mid_run(job: asyncio.Task[Any], condition: Callable[[], object]) -> None:
     """Wait until the job has come so far; it must not be through by then: nothing could happen to it any more."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not condition():
             assert not job.done(), "it was through before anything could happen to it"
             await asyncio.sleep(0.001)

@@ -71,7 +71,7 @@ class Terminal:
                 break
             self.text += piece.decode()
         os.close(self.master)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def without_terminal(home: Path, *arguments: object) -> subprocess.CompletedProc
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
         env=environment | {"HOME": str(home)},
     )
@@ -136,7 +136,7 @@ def test_ctrl_c_at_the_question_ends_the_command_and_leaves_the_terminal_as_it_w
     terminal = Terminal(home, "ls", url, "--known-hosts", server.known_hosts)
     terminal.until("'s password: ")
     terminal.process.send_signal(signal.SIGINT)
-    terminal.process.wait(60)
+    terminal.process.wait(120)
     assert terminal.echoes()
     assert terminal.end() == 130
     assert "Traceback" not in terminal.text

@@ -69,7 +69,7 @@ async def test_cancelled_at_each_step(folders: Folders, step: int | str) -> None
     with running_sftp_server(folders.local.parent / "server", raw=script) as server:
         async with pool_of(server) as pool:
             jobs = [asyncio.create_task(pool.get(p.decode(), folders.local / p.decode()[1:])) for p in files]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 while step != "connecting" and len(held) < len(files):
                     await asyncio.sleep(0.001)
             for job in jobs:
@@ -124,7 +124,7 @@ async def test_a_connection_that_is_given_up_as_it_is_ready_is_closed(
 
     def keep_accepted(_client: Client) -> None:
         loop.call_soon_threadsafe(ready.set)
-        go_on.wait(60)
+        go_on.wait(120)
 
     monkeypatch.setattr(Client, "keep_accepted", keep_accepted)
     opened: list[asyncssh.SSHClientConnection] = []
@@ -137,12 +137,12 @@ async def test_a_connection_that_is_given_up_as_it_is_ready_is_closed(
     monkeypatch.setattr(asyncssh, "connect", noted)
     pool = pool_of(sshd)
     call = asyncio.create_task(pool.stat("/"))
-    await asyncio.wait_for(ready.wait(), 60)
+    await asyncio.wait_for(ready.wait(), 120)
     call.cancel()
     closing = asyncio.create_task(pool.close())
     await asyncio.wait([closing], timeout=0.05)
     go_on.set()
     await closing
     assert len(opened) == 1
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         await opened[0].wait_closed()

@@ -166,7 +166,7 @@ async def test_cancelled_calls_leave_no_descriptor_no_task_and_no_thread(each_wa
         for turns in (0, 3, 50, 200, 500, 1000):
             await once(pool, turns)
         assert await settled(pool)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while descriptors() > before:  # those of asyncssh's server are in this process, too
                 await asyncio.sleep(0.01)
     assert asyncio.all_tasks() <= tasks_before

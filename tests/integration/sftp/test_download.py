@@ -459,7 +459,7 @@ async def test_a_server_that_goes_away_is_an_error_for_each_file(tmp_path: Path,
         await asyncio.to_thread(proxy.stop_listening)
         proxy.heal()
         await asyncio.to_thread(server.drop_connections)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             report = await job
         await pool.close()
     assert report.files_done + report.files_failed == report.files_found == 50

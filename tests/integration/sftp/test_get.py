@@ -150,7 +150,7 @@ async def test_pool_closed_in_mid_run_fails_what_runs(each_way: Server, folders:
 async def settled(pool: object) -> bool:
     """Wait until every place is given back: a CLOSE may still be under way when its file is there."""
     connections = pool._connections  # type: ignore[attr-defined]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while connections.in_flight:
             await asyncio.sleep(0.001)
     return all(session.in_flight == 0 and session.protocol.pending == 0 for session in connections._sessions)

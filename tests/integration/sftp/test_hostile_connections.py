@@ -30,7 +30,7 @@ def arrived(folders: Folders) -> dict[str, bytes]:
 
 
 async def fetch(pool: SFTPPool, folders: Folders) -> None:
-    (await asyncio.wait_for(download(pool, "/in", folders.local), 120)).raise_for_errors()
+    (await asyncio.wait_for(download(pool, "/in", folders.local), 200)).raise_for_errors()
     assert arrived(folders) == FILES
 
 
@@ -51,7 +51,7 @@ async def test_every_connection_is_cut_sooner_or_later(folders: Folders) -> None
     """Each brings some of the files, and none is lost: a file is tried again on the next one."""
     hostile = serving(hang_up_after=400)
     async with pool_on(hostile, folders.remote, connections=1, in_flight=16) as pool:
-        report = await asyncio.wait_for(download(pool, "/in", folders.local), 120)
+        report = await asyncio.wait_for(download(pool, "/in", folders.local), 200)
         assert await settled(pool)
     done = arrived(folders)
     assert all(done[name] == content for name, content in FILES.items() if name in done)
@@ -151,7 +151,7 @@ async def test_no_connection_at_all_is_an_error(folders: Folders) -> None:
     hostile = serving(most_connections=0)
     async with pool_on(hostile, folders.remote) as pool:
         with pytest.raises(SFTPConnectError):
-            await asyncio.wait_for(pool.stat("/in"), 60)
+            await asyncio.wait_for(pool.stat("/in"), 120)
 
 
 async def test_one_session_a_connection_is_all_that_is_used(folders: Folders) -> None:
@@ -165,7 +165,7 @@ async def test_no_session_is_an_error(folders: Folders) -> None:
     hostile = serving(most_sessions=0)
     async with pool_on(hostile, folders.remote) as pool:
         with pytest.raises(SFTPConnectError):
-            await asyncio.wait_for(pool.stat("/in"), 60)
+            await asyncio.wait_for(pool.stat("/in"), 120)
 
 
 async def test_idle_connections_that_are_cut_are_made_again(folders: Folders) -> None:
@@ -173,7 +173,7 @@ async def test_idle_connections_that_are_cut_are_made_again(folders: Folders) ->
     async with pool_on(hostile, folders.remote, connections=2) as pool:
         for n in range(3):
             await pool.get(f"/in/{n}", folders.local / str(n))
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 while pool._connections.count:
                     await asyncio.sleep(0.01)
         assert await settled(pool)
@@ -199,9 +199,9 @@ async def test_uploads_over_connections_that_are_cut(folders: Folders) -> None:
         (folders.local / name).write_bytes(content)
     hostile = Hostile(hang_up_after=300, bad_sessions=2)
     async with pool_on(hostile, folders.remote, connections=2) as pool:
-        (await asyncio.wait_for(upload(pool, folders.local, "/up"), 120)).raise_for_errors()
+        (await asyncio.wait_for(upload(pool, folders.local, "/up"), 200)).raise_for_errors()
         assert await settled(pool)
-        async with asyncio.timeout(30):  # what the lost ones left is removed behind them
+        async with asyncio.timeout(120):  # what the lost ones left is removed behind them
             while len(hostile.tree.files("/up")) > len(FILES):
                 await asyncio.sleep(0.01)
     assert hostile.tree.files("/up") == {f"/up/{name}": content for name, content in FILES.items()}

@@ -75,7 +75,7 @@ async def test_its_place_is_given_to_those_who_wait_for_it(any_server: Server, f
     inner.mkdir()
     (inner / "a").write_bytes(b"x")
     seen = []
-    async with asyncio.timeout(60), pool_of(any_server, connections=1, in_flight=1) as pool:
+    async with asyncio.timeout(120), pool_of(any_server, connections=1, in_flight=1) as pool:
         async for entry in pool.list(folders.remote):
             seen.append(entry.name)
             if len(seen) % 500 == 1 and entry.is_file:

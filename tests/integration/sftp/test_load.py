@@ -120,7 +120,7 @@ async def test_with_one_request_at_a_time_a_stream_does_not_keep_others_out(tmp_
     hostile.tree.write("/in/a", b"content")
     with running_hostile_server(tmp_path / "server", hostile) as server:
         async with (
-            asyncio.timeout(60),
+            asyncio.timeout(120),
             pool_of(server, connections=1, in_flight=1) as pool,
             pool.open("/in/a") as one,
             pool.open("/in/a") as two,
@@ -256,7 +256,7 @@ async def test_a_single_file_whose_connection_is_lost_does_not_reduce_the_load(
     hostile = Hostile(hang_up_after=2, bad_sessions=1)
     hostile.tree.write("/in/a", b"content")
     with running_hostile_server(tmp_path / "server", hostile) as server:
-        async with asyncio.timeout(60), pool_of(server) as pool:
+        async with asyncio.timeout(120), pool_of(server) as pool:
             with caplog.at_level(logging.WARNING):
                 await pool.get("/in/a", folders.local / "a")
             assert pool._connections._traffic.requests == pool.options.in_flight

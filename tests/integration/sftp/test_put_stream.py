@@ -110,6 +110,6 @@ async def test_a_lost_connection_leaves_nothing(own_sshd: Sshd, folders: Folders
     async with pool_of(own_sshd, connections=1) as pool:
         with pytest.raises(SFTPConnectionLost):
             await pool.put_stream(cut(), path, inplace=inplace)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while left(folders):
                 await asyncio.sleep(0.01)

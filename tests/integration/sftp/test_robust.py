@@ -113,7 +113,7 @@ async def test_a_large_file_that_is_not_what_was_listed(folders: Folders, what: 
     assert isinstance(report.errors[0].error, SFTPFileChanged) or what == "vanishes"
     assert "/large" in str(report.errors[0].error)
     assert script.open_handles == []
-    async with asyncio.timeout(10):  # a thread removes it
+    async with asyncio.timeout(120):  # a thread removes it
         while list(folders.local.iterdir()):
             await asyncio.sleep(0.01)
 
@@ -156,13 +156,13 @@ async def test_a_line_that_falls_silent_and_comes_back(sshd: Sshd, folders: Fold
     files = some_files() | {"larger": random.Random(1).randbytes(40 * MEGABYTE)}
     make_tree(folders.remote, files)
     with running_proxy(sshd.port) as proxy:
-        async with pool_of(sshd, **behind(proxy, sshd), keepalive_s=1, connect_timeout_s=5) as pool:
+        async with pool_of(sshd, **behind(proxy, sshd), keepalive_s=1, connect_timeout_s=30) as pool:
             job = asyncio.create_task(download(pool, folders.remote, folders.local))
             await in_mid_run(job, lambda: tree(folders.local))
             proxy.forget()
             assert not job.done()
             logins = await logins_of(sshd)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 report = await job
             assert await settled(pool)
     report.raise_for_errors()
@@ -191,7 +191,7 @@ async def test_ten_thousand_cancelled_gets(sshd: Sshd, folders: Folders, transpo
             assert all(isinstance(result, Transfer | asyncio.CancelledError) for result in results)
         assert await settled(pool)
         assert pool._connections.waiting == 0
-        assert [file for process in sshd.sessions() for file in process.open_files() if file.path == path] == []
+        assert sshd.open_files(path) == 0
     assert ssh_processes() == []
     assert not parts(folders.local)
     if before:
@@ -203,7 +203,7 @@ async def test_idle_connections_are_closed_and_made_anew(sshd: Sshd, folders: Fo
     async with pool_of(sshd, idle_close_s=0.05) as pool:
         for _ in range(2):
             await pool.get(path, folders.local / "a")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while pool._connections.count:
                     await asyncio.sleep(0.01)
         assert folders.left() == ["a"]

@@ -110,7 +110,7 @@ async def test_a_disk_that_is_full_in_mid_run(any_server: Server, folders: Folde
         assert {"large", "medium"} <= failed.keys()
         assert all(isinstance(error, SFTPError) for error in failed.values())
         assert not any(isinstance(error, SFTPConnectionLost) for error in failed.values())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while any(path.name.endswith(".part") for path in disk.iterdir()):
                 await asyncio.sleep(0.01)
         (await upload(pool, folders.local / "small", disk)).raise_for_errors()  # the pool and the disk go on

@@ -149,19 +149,19 @@ async def test_an_upload_over_a_line_that_falls_silent(sshd: Sshd, folders: Fold
     files = some_files() | {"larger": random.Random(1).randbytes(64 * MEGABYTE)}
     make_tree(folders.local, files)
     with running_proxy(sshd.port) as proxy:
-        options = behind(proxy, sshd) | {"keepalive_s": 1, "connect_timeout_s": 5}
+        options = behind(proxy, sshd) | {"keepalive_s": 1, "connect_timeout_s": 30}
         async with pool_through(transport, sshd, **options) as pool:
             job = asyncio.create_task(upload(pool, folders.local, folders.remote))
             await in_mid_run(job, lambda: grown(parts(folders.remote), 8 * MEGABYTE))
             proxy.forget()
             assert not job.done()
             logins = await logins_of(sshd)
-            async with asyncio.timeout(90):
+            async with asyncio.timeout(240):
                 report = await job
             assert await settled(pool)
             assert await logins_of(sshd) > logins  # the silent ones were given up
             report.raise_for_errors()
-            async with asyncio.timeout(30):  # what the silent ones left is removed behind them
+            async with asyncio.timeout(120):  # what the silent ones left is removed behind them
                 while parts(folders.remote):
                     await asyncio.sleep(0.01)
     assert tree(folders.remote) == files

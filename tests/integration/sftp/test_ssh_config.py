@@ -51,7 +51,7 @@ def login(sshd: Sshd) -> str:
 
 
 async def is_reached(host: str, config: Path, transport: str, **options: Any) -> None:
-    async with SFTPPool(host, ssh_config=config, transport=transport, **options) as pool, asyncio.timeout(60):
+    async with SFTPPool(host, ssh_config=config, transport=transport, **options) as pool, asyncio.timeout(120):
         assert (await pool.stat("/")).is_dir
 
 

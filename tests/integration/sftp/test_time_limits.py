@@ -112,7 +112,7 @@ async def test_connecting_includes_everything_until_the_first_request(tmp_path: 
     """The server logs us in and starts the subsystem, but never sends its VERSION."""
     hostile = Hostile(hang=True)
     with running_hostile_server(tmp_path / "server", hostile) as server:
-        async with asyncio.timeout(60), through(transport, server, connect_timeout_s=1.5) as pool:
+        async with asyncio.timeout(120), through(transport, server, connect_timeout_s=1.5) as pool:
             with pytest.raises(SFTPConnectError, match=rf"127\.0\.0\.1:{server.port}.*within 1\.5 s"):
                 await pool.stat("/")
 
@@ -131,7 +131,7 @@ async def test_a_slow_server_is_not_a_silent_one(tmp_path: Path, folders: Folder
 async def test_an_idle_connection_is_not_a_silent_one(tmp_path: Path) -> None:
     hostile = Hostile()
     with running_hostile_server(tmp_path / "server", hostile) as server:
-        async with asyncio.timeout(60), pool_of(server, timeout_s=0.2) as pool:
+        async with asyncio.timeout(120), pool_of(server, timeout_s=0.2) as pool:
             await pool.stat("/")
             await asyncio.sleep(1)
             await pool.stat("/")
@@ -141,7 +141,7 @@ async def test_an_idle_connection_is_not_a_silent_one(tmp_path: Path) -> None:
 async def test_a_loop_that_was_blocked_does_not_make_answers_late(tmp_path: Path) -> None:
     hostile = Hostile()
     with running_hostile_server(tmp_path / "server", hostile) as server:
-        async with asyncio.timeout(60), pool_of(server, timeout_s=0.5, connections=1) as pool:
+        async with asyncio.timeout(120), pool_of(server, timeout_s=0.5, connections=1) as pool:
             await pool.stat("/")
             asked = asyncio.create_task(pool.stat("/"))
             await asyncio.sleep(0)
@@ -158,7 +158,7 @@ async def test_closing_a_pool_on_a_server_that_hangs_takes_no_longer_than_its_bo
     hostile = Hostile(hang=("STAT",))
     with running_hostile_server(tmp_path / "server", hostile) as server:
         pool = through(transport, server)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             asked = asyncio.create_task(pool.stat("/"))
             while not hostile.count("STAT"):
                 await asyncio.sleep(0.01)

@@ -23,6 +23,7 @@ from tests.integration.sftp.conftest import Folders, behind, configured, in_mid_
 from tests.integration.sftp.test_connections import check, make_files
 from tests.integration.sftp.test_get import settled
 from tests.servers.counter import running_counter
+from tests.servers.processes import children_named, has_ended
 from tests.servers.proxy import running_proxy
 from tests.servers.sftp import SFTPServer
 from tests.servers.sshd import Sshd
@@ -40,7 +41,7 @@ def pool_through(transport: str, server: Sshd, **options: Any) -> SFTPPool:
 
 def ssh_processes() -> list[psutil.Process]:
     """Those of ours."""
-    return [child for child in psutil.Process().children() if child.name() == "ssh"]
+    return children_named("ssh")
 
 
 @EVERY_WAY
@@ -147,12 +148,12 @@ async def test_a_line_that_falls_silent_is_given_up(sshd: Sshd, folders: Folders
     known = sshd.known_hosts.read_text().partition(" ")[2].strip()
     with running_proxy(sshd.port) as proxy:
         async with pool_through(
-            transport, sshd, port=proxy.port, host_key=known, keepalive_s=1, connect_timeout_s=3, connections=1
+            transport, sshd, port=proxy.port, host_key=known, keepalive_s=1, connect_timeout_s=10, connections=1
         ) as pool:
             await pool.stat("/")
             proxy.partition()
             with pytest.raises((SFTPConnectionLost, SFTPConnectError)):
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(120):
                     await pool.get(path, folders.local / "a")
             proxy.heal()
             await pool.get(path, folders.local / "a")
@@ -193,7 +194,7 @@ async def test_cancelled_while_it_connects(sshd: Sshd) -> None:
 
 
 async def wait_for_none() -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while ssh_processes():
             await asyncio.sleep(0.01)
 
@@ -220,13 +221,13 @@ async def test_it_dies_with_its_owner(sshd: Sshd) -> None:
     login = (sshd.host, str(sshd.port), sshd.username, str(sshd.client_key), str(sshd.known_hosts))
     owner = await asyncio.create_subprocess_exec(sys.executable, "-c", OWNER, *login, stdout=asyncio.subprocess.PIPE)
     assert owner.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         assert await owner.stdout.readline() == b"ready\n"
         children = psutil.Process(owner.pid).children(recursive=True)
         assert [child.name() for child in children] == ["ssh"]
         owner.send_signal(signal.SIGKILL)
         await owner.wait()
-        while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
+        while not all(map(has_ended, children)):
             await asyncio.sleep(0.01)
 
 
@@ -243,7 +244,7 @@ async def test_without_the_program(sshd: Sshd, monkeypatch: pytest.MonkeyPatch, 
 async def secret_words(pool: SFTPPool, secret: str) -> list[str]:
     """Whatever of a running ssh's command line has the secret in it."""
     await pool.stat("/")
-    processes = [child for child in psutil.Process().children(recursive=True) if child.name() == "ssh"]
+    processes = ssh_processes()
     assert processes
     return [word for process in processes for word in process.cmdline() if secret in word]
 

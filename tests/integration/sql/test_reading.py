@@ -18,7 +18,7 @@ from tests.integration import sql_tasks
 from tests.servers.postgres import Postgres
 from tests.servers.worker import Worker
 
-GET_S = 60.0
+GET_S = 120.0
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count) SELECT i FROM n"
 
 

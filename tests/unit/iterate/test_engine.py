@@ -174,7 +174,7 @@ async def test_an_async_source_is_opened_and_closed_in_one_task() -> None:
 
     async def source() -> AsyncIterator[int]:
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 for value in range(10):
                     tasks.append(asyncio.current_task())
                     yield value
@@ -510,7 +510,7 @@ async def test_whatever_a_source_raises_ends_the_run_by_name(raised: type[BaseEx
         await asyncio.sleep(0)
         done.append(row["x"])
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         with pytest.raises(SourceError, match=f"raised after 3 items: .*{raised.__name__}: from the source"):
             await run(call, generator() if is_async else iter(Rows()))
     assert sorted(done) == [0, 1, 2]

@@ -202,7 +202,7 @@ async def test_the_total_limit_is_that_of_the_whole(store: Store) -> None:
 
 async def test_a_silent_holder_of_a_partition_loses_it(store: Store) -> None:
     cluster = Cluster(store)
-    cluster.lease_s = 0.5
+    cluster.lease_s = 2.0
     run = cluster.run_of()
     requests = [run.part(number)[2] for number in range(4)]
     whole = RunRequest(run_id="run", task="task", fingerprint=run.fingerprint, total=300)

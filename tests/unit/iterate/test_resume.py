@@ -132,8 +132,8 @@ async def test_a_second_delivery_waits_for_the_holder_and_is_told_the_outcome(
     first = asyncio.create_task(execute(slow, source, store, message="first", checkpoint_every_s=0.01))
     while not await store.runs():
         await asyncio.sleep(0)
-    second = asyncio.create_task(execute(never, source, store, lease_s=0.5, **says))
-    done, _ = await asyncio.wait([second], timeout=1.0)  # twice the lease
+    second = asyncio.create_task(execute(never, source, store, lease_s=2.0, **says))
+    done, _ = await asyncio.wait([second], timeout=4.0)  # twice the lease
     assert not done
     release.set()
     assert (await first).progress == (await second).progress
@@ -167,7 +167,7 @@ async def test_of_deliveries_that_wait_for_a_silent_holder_only_one_takes_over(s
         RunRequest(run_id="run", task="task", fingerprint=source.fingerprint(b"fixed"), total=100), redelivered=False
     )
     outcomes = await asyncio.gather(
-        *(execute(call, source, store, redelivered=True, lease_s=0.3, concurrency=5) for _ in range(deliveries))
+        *(execute(call, source, store, redelivered=True, lease_s=2.0, concurrency=5) for _ in range(deliveries))
     )
     assert {(outcome.progress.attempt, outcome.progress.done) for outcome in outcomes} == {(2, 100)}
     assert sorted(executed) == list(range(100))

@@ -44,7 +44,7 @@ async def test_it_is_one_asyncio_task() -> None:
 
     async def body() -> None:
         seen.append(asyncio.current_task())
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
             group.create_task(asyncio.sleep(0))
         seen.append(asyncio.current_task())
 
@@ -160,7 +160,7 @@ async def test_off_loop_leaves_the_loop_free() -> None:
 
     def blocks() -> str:
         entered.set()
-        assert leave.wait(30)
+        assert leave.wait(120)
         return threading.current_thread().name
 
     task = asyncio.ensure_future(Bridge(Interrupt(), lambda: off_loop(blocks)))
@@ -177,7 +177,7 @@ async def test_off_loop_after_the_coroutine_outlives_a_cancellation() -> None:
 
     def writes() -> str:
         entered.set()
-        assert leave.wait(30)
+        assert leave.wait(120)
         return "written"
 
     task = asyncio.ensure_future(Bridge(interrupt, lambda: off_loop(writes)))
@@ -195,7 +195,7 @@ async def test_off_loop_inside_a_coroutine_raises_the_cancellation_once_it_is_do
 
     def sends() -> None:
         entered.set()
-        assert leave.wait(30)
+        assert leave.wait(120)
         done.set()
 
     async def body() -> None:

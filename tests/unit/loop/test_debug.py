@@ -68,7 +68,7 @@ def test_used_on_it(loop_thread: LoopThread, what: str) -> None:
 
     async def main() -> None:
         use(loop_thread.loop, await make() if make is not None else None)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await asyncio.sleep(0)
 
     loop_thread.run(main())

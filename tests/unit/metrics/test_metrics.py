@@ -57,11 +57,10 @@ def test_a_burst_arrives_exactly(name: str) -> None:
         for thread in threads:
             thread.join()
         sender.stop(60)  # sends what is left
-        sent = f"aw.{name}.shop_restock"
-        server.wait_until(lambda: server.counters[sent] >= BURST)
-        assert server.counters[sent] == BURST
-        assert server.counters[f"aw.{name}.took.count"] == BURST
-        assert server.counters[f"aw.{name}.took.seconds"] == BURST / 4
+        sent, took = f"aw.{name}.shop_restock", f"aw.{name}.took"
+        sums = {sent: BURST, f"{took}.count": BURST, f"{took}.seconds": BURST / 4}
+        server.wait_until(lambda: all(server.counters[each] >= value for each, value in sums.items()))
+        assert {each: server.counters[each] for each in sums} == sums
 
 
 def test_gauges_are_sent_as_they_stand_and_counters_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +89,7 @@ def test_a_host_that_does_not_resolve_holds_up_nobody_and_nothing_is_lost(
         sender = StatsdSender("statsd.invalid", server.port, "aw")
         sender.start()
         counter(name).add(7)
-        give_up_at_s = time.monotonic() + 60
+        give_up_at_s = time.monotonic() + 120
         while "cannot be reached, metrics wait" not in caplog.text:
             assert time.monotonic() < give_up_at_s
             time.sleep(0.02)
@@ -132,7 +131,7 @@ def test_sums_wait_for_an_exporter_that_is_away(
         counter(name).add(7)
         server.wait_until(lambda: server.counters[f"aw.{name}"] == 7)
     counter(name).add(4)
-    give_up_at_s = time.monotonic() + 60
+    give_up_at_s = time.monotonic() + 120
     while "cannot be reached, metrics wait" not in caplog.text:
         assert time.monotonic() < give_up_at_s
         time.sleep(0.02)
@@ -171,10 +170,13 @@ def test_what_statsd_cannot_take_keeps_nothing_else_back(name: str) -> None:
         sender = StatsdSender("127.0.0.1", server.port, "aw")
         sender.start()
         sender.stop(60)
+
+        def long() -> list[float]:
+            return [value for key, value in [*server.counters.items()] if key.startswith(f"aw.{name}.long")]
+
         server.wait_until(lambda: server.gauges.get(f"aw.{name}.fine") == 3 and server.counters[f"aw.{name}._"] == 2)
         # Limits whose names become one are counted together.
-        assert server.gauges[f"aw.{name}.a_b"] == 2
-        assert [value for key, value in server.counters.items() if key.startswith(f"aw.{name}.long")] == [3]
+        server.wait_until(lambda: server.gauges.get(f"aw.{name}.a_b") == 2 and long() == [3])
         assert not {f"aw.{name}.{key}" for key in ("nan", "inf", "none")} & server.gauges.keys()
 
 

@@ -428,8 +428,8 @@ async def test_the_time_of_what_a_resource_needs_is_not_its_own() -> None:
         yield f"quick after {slow}"
 
     quick.__annotations__["slow"] = Annotated[str, slow]
-    waiting = asyncio.create_task(use(resource(connect_timeout_s=0.01, retries=0)(quick)))
-    done, _ = await asyncio.wait([waiting], timeout=0.2)
+    waiting = asyncio.create_task(use(resource(connect_timeout_s=0.5, retries=0)(quick)))
+    done, _ = await asyncio.wait([waiting], timeout=1)
     assert not done
     may_open.set()
     assert await waiting == "quick after slow"

@@ -47,7 +47,7 @@ def late_job() -> Iterator[Callable[..., Job]]:
 
 
 def on_loop(coroutine: Coroutine[Any, Any, None]) -> None:
-    get_loop_thread().run(coroutine, timeout_s=30)
+    get_loop_thread().run(coroutine, timeout_s=120)
 
 
 async def another(settings: Settings) -> Leases:

@@ -24,7 +24,7 @@ class Backend:
 
     def store_result(self, task_id: str, meta: Any, state: str, traceback: Any, request: Any) -> None:
         self.entered.set()
-        assert self.gate.wait(30)
+        assert self.gate.wait(120)
         self.stored.append(state)
 
 
@@ -47,12 +47,12 @@ def test_an_outcome_waits_for_progress_that_is_on_its_way(backend: Backend, stat
 
     late = threading.Thread(target=state.store, args=({"done": 1},))
     late.start()
-    assert backend.entered.wait(30)
+    assert backend.entered.wait(120)
     outcome = threading.Thread(target=finish)
     outcome.start()
     backend.gate.set()
     for thread in (late, outcome):
-        thread.join(30)
+        thread.join(120)
     assert backend.stored == ["PROGRESS", "FAILURE"]
 
 
