@@ -180,7 +180,8 @@ class Supervisor:
         if number == signal.SIGCHLD:
             return
         if number == _PASSED_ON:
-            self._send(signal.SIGUSR1)
+            # One that has not installed its handler yet would be ended by it.
+            self._send(_PASSED_ON, only_ready=True)
         elif number == _RELOAD and not _on_terminal():
             self._reload()
         elif number == _COLD or (number == signal.SIGINT and self._stopping):
@@ -206,9 +207,10 @@ class Supervisor:
                 process.kill_at_s = time.monotonic() + self._drain_timeout_s + self._kill_after_s
         self._send(number)
 
-    def _send(self, number: signal.Signals) -> None:
+    def _send(self, number: signal.Signals, *, only_ready: bool = False) -> None:
         for process in self._processes():
-            process.child.signal(number)
+            if process.ready_at_s is not None or not only_ready:
+                process.child.signal(number)
 
 
 def _on_terminal() -> bool:

@@ -171,6 +171,20 @@ def test_a_second_ctrl_c_is_a_cold_shutdown(start: Start, client: Celery, broker
     assert broker.llen("celery") + broker.hlen("unacked") == 4
 
 
+def test_a_signal_for_stacks_ends_no_worker_that_is_still_starting(worker: Start, client: Celery) -> None:
+    node = worker(MODULE, "--processes", "1", *QUICK, ready=False)
+    wait_until(lambda: bool(children(node)) or node.returncode is not None)
+
+    def ready() -> bool:
+        node.signal(signal.SIGUSR1)
+        assert node.returncode is None, node.log()
+        return " ready." in node.log()
+
+    wait_until(ready, 100)
+    assert client.tasks["t.add"].delay(1, 1).get(timeout=30) == 2
+    assert "ended with" not in node.log()
+
+
 def test_one_that_hangs_makes_all_unhealthy(start: Start, worker_env: dict[str, str], tmp_path: Path) -> None:
     variables = {"ASYNCWORKER_HEALTH_FILE": str(tmp_path / "health")}
     (tmp_path / "health.3").write_text('{"pid":1,"at_s":0,"in_flight":0}')
