@@ -127,7 +127,7 @@ def test_a_worker_that_ends_while_a_run_waits_for_postgres_leaves_it_to_the_next
     try:
         result = items.iterate(number=range(50)).delay()
         node.wait_for_log(f"{result.id} failed, next try in")
-        assert node.stop() == 0
+        assert node.stop(GET_S) == 0
     finally:
         server.start()
     worker(MODULE, "--without-mingle", env=GO_ON, name="next@test")
