@@ -92,7 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fast_broker: bool = True
     """Fetch messages from Redis and RabbitMQ in batches, through asyncworker's transports; off: through kombu's."""
     fast_results: bool = True
-    """Store successful results in Redis in batches, on one connection; off: one by one, as Celery does."""
+    """Store outcomes in Redis in batches, on one connection; off: one by one, as Celery does."""
     statsd: str = ""
     """statsd server for metrics, sent once a second, as ``HOST`` or ``HOST:PORT``; empty: none."""
     statsd_prefix: str = "asyncworker"

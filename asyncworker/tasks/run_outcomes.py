@@ -19,6 +19,7 @@ from asyncworker.loop import live_jobs, running_loop_thread
 from asyncworker.settings import Settings, load_settings
 from asyncworker.store import RunState, shared_store, wait_writable
 from asyncworker.tasks.names import MESSAGE_HEADER
+from asyncworker.worker.hooks import never_blocks
 from asyncworker.worker.job import Job
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _ending: set[asyncio.Task[None]] = set()
 def report_outcomes_of(task_type: type[Any]) -> None:
     """Watch the outcomes of tasks of a class, each of which runs the run of its id."""
 
+    @never_blocks
     def failed(sender: Any = None, task_id: str = "", exception: BaseException | None = None, **_rest: Any) -> None:
         if isinstance(sender, task_type):
             _end_soon(sender, task_id, "failed", f"{type(exception).__name__}: {exception}")

@@ -12,7 +12,7 @@ import contextvars
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from celery import Celery, states
@@ -24,7 +24,7 @@ from asyncworker.loop import await_, current_job, in_bridge, off_loop, off_loop_
 from asyncworker.redis_refusals import refuses_for_now
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
-from asyncworker.worker.persist import settle, until_done
+from asyncworker.worker.persist import settle, until_done, waits_for_server
 from asyncworker.worker.progress import outcome_of
 from asyncworker.worker.provisional import ProvisionalState, on_redis, stored
 from asyncworker.worker.results import ResultWriter
@@ -90,7 +90,7 @@ class OffLoopBackend:
 
     Args:
         app: Whose backend it is.
-        results: Stores successes without leaving the loop, where the backend is Celery's own on Redis.
+        results: Stores outcomes without leaving the loop, where the backend is Celery's own on Redis.
     """
 
     def __init__(self, app: Celery, results: ResultWriter | None = None) -> None:
@@ -147,14 +147,65 @@ class OffLoopBackend:
         job.outcome = "done"
         return None
 
-    def before_retry(self, job: Job) -> None:
-        """Note what is stored for a task whose next attempt is about to be sent; Redis alone can compare it later."""
-        if not on_redis(self._stock) or getattr(job.request, "ignore_result", False):
-            return
-        if _may_wait():
+    def mark_as_failure(
+        self,
+        task_id: str,
+        exc: BaseException,
+        traceback: str | None = None,
+        request: Any = None,
+        store_result: bool = True,
+        call_errbacks: bool = True,
+        state: str = states.FAILURE,
+    ) -> Any:
+        """Store a failure, in the way of successes where nothing else is to be told of it."""
+        arguments = (task_id, exc, traceback, request, store_result, call_errbacks, state)
+        job, results = current_job.get(), self._results
+        if results is None or results.refused or not (isinstance(job, Job) and self._is_first(job, task_id)):
+            return self.__getattr__("mark_as_failure")(*arguments)
+        if request is not None and (request.chord or request.chain or (call_errbacks and request.errbacks)):
+            return self.__getattr__("mark_as_failure")(*arguments)
+        if store_result and not _stored_with_others(job, results.store(task_id, exc, request, state, traceback)):
+            return self.__getattr__("mark_as_failure")(*arguments)
+        job.outcome = "failure"
+        return None
+
+    def mark_as_retry(
+        self,
+        task_id: str,
+        exc: BaseException,
+        traceback: str | None = None,
+        request: Any = None,
+        store_result: bool = True,
+        state: str = states.RETRY,
+    ) -> Any:
+        """Store that a task is retried, in the way of successes where it is known what that may replace."""
+        arguments = (task_id, exc, traceback, request, store_result, state)
+        job, results = current_job.get(), self._results
+        if results is None or results.refused or not (isinstance(job, Job) and self._is_first(job, task_id)):
+            return self.__getattr__("mark_as_retry")(*arguments)
+        provisional = ProvisionalState.of_call("mark_as_retry", arguments, {})
+        if provisional is None or provisional.seen is None:
+            return self.__getattr__("mark_as_retry")(*arguments)
+        if not _stored_with_others(job, results.replace(provisional)):
+            return self.__getattr__("mark_as_retry")(*arguments)
+        job.outcome = "retry"
+        return None
+
+    def before_retry(self, job: Job) -> Callable[[], None]:
+        """Return what notes the document that is stored for a task, just before its next attempt is sent. It blocks.
+
+        Redis alone can compare it later.
+        """
+        if not on_redis(self._stock) or getattr(job.request, "ignore_result", False) or not _may_wait():
+            return _drop
+
+        def note() -> None:
             # What it raises would keep the next attempt from being sent; the state is stored as Celery does then.
-            with contextlib.suppress(Exception):
-                job.stored_before_retry = off_loop(lambda: stored(self._stock, job.id))
+            if job.stored_before_retry is None:
+                with contextlib.suppress(Exception):
+                    job.stored_before_retry = stored(self._stock, job.id)
+
+        return note
 
     @staticmethod
     def _is_first(job: Job, task_id: str) -> bool:
@@ -261,6 +312,16 @@ def outcomes_ignored() -> Iterator[None]:
         yield
     finally:
         _ignoring.reset(token)
+
+
+def _stored_with_others(job: Job, storing: Coroutine[Any, Any, None]) -> bool:
+    """Wait until what a job has come to is stored; tell whether Redis has taken it so."""
+    with waits_for_server(job):
+        try:
+            await_(storing)
+        except ResponseError:
+            return False
+    return True
 
 
 def _drop(*_args: Any, **_kwargs: Any) -> None:

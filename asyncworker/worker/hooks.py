@@ -17,7 +17,7 @@ from celery.loaders.base import BaseLoader
 
 from asyncworker.loop import await_, get_loop_thread, in_bridge, off_loop_in_context, on_loop_thread
 
-__all__ = ["adopt_hooks", "adopt_loader", "adopt_signals"]
+__all__ = ["adopt_hooks", "adopt_loader", "adopt_signals", "never_blocks"]
 
 HOOKS = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
 LOADER_HOOKS = ("on_task_init", "on_process_cleanup")
@@ -29,6 +29,16 @@ SIGNALS: tuple[Any, ...] = (
     signals.task_retry,
     signals.task_internal_error,
 )
+
+
+#: Set on a receiver that is called on the loop.
+_MARK = "__asyncworker_never_blocks__"
+
+
+def never_blocks(receiver: Callable[..., None]) -> Callable[..., None]:
+    """Mark a receiver that may be called on the loop: each failing task of every app would wait for its thread."""
+    setattr(receiver, _MARK, True)
+    return receiver
 
 
 def adopt_hooks(task: Task[Any, Any]) -> None:
@@ -62,7 +72,10 @@ def _replace(owner: Any, name: str) -> None:
 def _receivers(live: Callable[[Any], list[Any]], sender: Any) -> list[Any]:
     bridged = in_bridge()
     return [
-        _Hook(receiver) if bridged or inspect.iscoroutinefunction(receiver) else receiver for receiver in live(sender)
+        _Hook(receiver)
+        if (bridged and not hasattr(receiver, _MARK)) or inspect.iscoroutinefunction(receiver)
+        else receiver
+        for receiver in live(sender)
     ]
 
 

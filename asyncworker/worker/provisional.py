@@ -22,17 +22,25 @@ from asyncworker.loop import current_job
 from asyncworker.redis_refusals import refuses_for_now
 from asyncworker.worker.job import Job
 
-__all__ = ["ProvisionalState", "attempt_started_at", "on_redis", "stored"]
+__all__ = ["REPLACE", "ProvisionalState", "attempt_started_at", "on_redis", "stored"]
 
-#: KEYS: the result's key. ARGV: the document, the one that it may replace (empty: none), then options of SET. Stores
-#: and announces as Celery's backend does; returns whether it did.
+#: KEYS: the results' keys. ARGV: seconds that they are kept, 0 for ever; then for each its document, and the one that
+#: it may replace (empty: none). Stores and announces as Celery's backend does; returns how many it did.
 REPLACE = """
-if (redis.call('GET', KEYS[1]) or '') == ARGV[2] then
-  redis.call('SET', KEYS[1], ARGV[1], unpack(ARGV, 3))
-  redis.call('PUBLISH', KEYS[1], ARGV[1])
-  return 1
+local kept, replaced = tonumber(ARGV[1]), 0
+for number, key in ipairs(KEYS) do
+  local document, seen = ARGV[2 * number], ARGV[2 * number + 1]
+  if (redis.call('GET', key) or '') == seen then
+    if kept > 0 then
+      redis.call('SET', key, document, 'EX', kept)
+    else
+      redis.call('SET', key, document)
+    end
+    redis.call('PUBLISH', key, document)
+    replaced = replaced + 1
+  end
 end
-return 0
+return replaced
 """
 
 #: How often somebody else may store something between our look and our script, before it is given up.
@@ -111,16 +119,22 @@ class ProvisionalState:
         backend.store_result(self.task_id, self.result, self.state, traceback=self.traceback, request=self.request)
         return True
 
+    def replacement(self, backend: Any) -> Any:
+        """Return the document to store in the place of the one that was seen; ``None`` where that is an outcome."""
+        if self.seen and not self._may_replace(backend.decode(self.seen)):
+            return None
+        return self._document(backend)
+
     def _compare_and_set(self, backend: Any) -> bool:
         document = self._document(backend)
-        expiry = ("EX", int(backend.expires)) if backend.expires else ()
+        key, kept_s = backend.get_key_for_task(self.task_id), int(backend.expires or 0)
         for _ in range(MAX_LOOKS):
             before = stored(backend, self.task_id)
             if self.seen is not None and before != self.seen:
                 return False
             if before and not self._may_replace(backend.decode(before)):
                 return False
-            if backend.client.eval(REPLACE, 1, backend.get_key_for_task(self.task_id), document, before, *expiry):
+            if backend.client.eval(REPLACE, 1, key, kept_s, document, before):
                 return True
         return False
 

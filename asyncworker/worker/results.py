@@ -1,4 +1,4 @@
-"""Successful results for Redis: collected on the loop, stored and announced together by one connection.
+"""Outcomes for Redis: collected on the loop, stored and announced together by one connection.
 
 What is stored is what Celery's own backend stores, under the same keys, with the same notice to whoever waits.
 """
@@ -26,6 +26,7 @@ from asyncworker.loop import current_job
 from asyncworker.redis_refusals import refuses_for_now
 from asyncworker.worker.job import Job
 from asyncworker.worker.persist import log_wait, waits
+from asyncworker.worker.provisional import REPLACE, ProvisionalState
 from asyncworker.worker.redis_client import async_client
 
 __all__ = ["ResultWriter"]
@@ -73,6 +74,8 @@ MOST_BYTES = 4 << 20
 class _Entry:
     key: str | bytes
     document: str | bytes
+    #: For one that may replace this document and no other; ``None``: an outcome, which replaces all but a success.
+    seen: bytes | None = None
     #: What its job waits for; cancelled with the job, which waits on by another one.
     waiter: asyncio.Future[None] | None = None
     stored: bool = False
@@ -92,7 +95,8 @@ class ResultWriter:
         self._client = client
         self._entries: deque[_Entry] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self._digest = ""
+        #: Of each script that Redis was given.
+        self._digests: dict[str, str] = {}
         conf = backend.app.conf
         self._extended = bool(conf.find_value_for_key("extended", "result"))
         self._as_json = backend.serializer == "json"
@@ -108,16 +112,32 @@ class ResultWriter:
         client = async_client(backend, connections=2)
         return cls(backend, client) if client is not None else None
 
-    async def store(self, task_id: str, result: Any, request: Any) -> None:
-        """Store a success; returns when it is there. Waits for a server that is away.
+    async def store(
+        self, task_id: str, result: Any, request: Any, state: str = states.SUCCESS, traceback: str | None = None
+    ) -> None:
+        """Store a success, or a failure; returns when it is there. Waits for a server that is away.
 
         Raises:
             kombu.exceptions.EncodeError: The result cannot be encoded.
             redis.exceptions.ResponseError: Redis refuses it.
             asyncio.CancelledError: The job was abandoned meanwhile; or, inside its coroutine, cancelled.
         """
-        document = self._encoded(task_id, result, request)
-        entry = _Entry(self._backend.get_key_for_task(task_id), document)
+        document = self._encoded(task_id, result, request, state, traceback)
+        await self._put(_Entry(self._backend.get_key_for_task(task_id), document))
+
+    async def replace(self, provisional: ProvisionalState) -> None:
+        """Store a provisional state in the place of the document that it has seen; returns once that was tried.
+
+        Raises:
+            redis.exceptions.ResponseError: Redis refuses it.
+            asyncio.CancelledError: As in `store`.
+        """
+        document = provisional.replacement(self._backend)
+        if document is not None:
+            key = self._backend.get_key_for_task(provisional.task_id)
+            await self._put(_Entry(key, document, seen=provisional.seen))
+
+    async def _put(self, entry: _Entry) -> None:
         self._entries.append(entry)
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write(), name="asyncworker-results")
@@ -129,18 +149,18 @@ class ResultWriter:
 
     # -- the document --------------------------------------------------------------------------------------------
 
-    def _encoded(self, task_id: str, result: Any, request: Any) -> str | bytes:
+    def _encoded(self, task_id: str, result: Any, request: Any, state: str, traceback: str | None) -> str | bytes:
         backend = self._backend
         lean = not self._extended and request is not None
-        plain = _PLAIN.get(type(result)) if lean and self._as_json else None
+        plain = _PLAIN.get(type(result)) if lean and self._as_json and state == states.SUCCESS else None
         if plain is not None and not (request._children or request.group or request.parent_id):
             date_done = datetime.now(self._timezone).isoformat()
             return _PLAIN_DOCUMENT % (plain(result), date_done, encode_string(task_id))
-        result = backend.encode_result(result, states.SUCCESS)
+        result = backend.encode_result(result, state)
         if lean:
-            meta = self._lean_meta(result, request)
+            meta = self._lean_meta(result, request, state, traceback)
         else:
-            meta = backend._get_result_meta(result=result, state=states.SUCCESS, traceback=None, request=request)
+            meta = backend._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         meta["task_id"] = task_id
         if self._as_json:
             # What the encoder knows by itself comes out the same without kombu's additions.
@@ -151,12 +171,12 @@ class ResultWriter:
         encoded: str | bytes = backend.encode(meta)
         return encoded
 
-    def _lean_meta(self, result: Any, request: Any) -> dict[str, Any]:
+    def _lean_meta(self, result: Any, request: Any, state: str, traceback: str | None) -> dict[str, Any]:
         """Return what Celery's backend does where ``result_extended`` is off, without looking that up each time."""
         meta = {
-            "status": states.SUCCESS,
+            "status": state,
             "result": result,
-            "traceback": None,
+            "traceback": traceback,
             "children": [child.as_tuple() for child in request.children] if request._children else [],
             "date_done": datetime.now(self._timezone).isoformat(),
         }
@@ -236,19 +256,16 @@ class ResultWriter:
             logger.warning("Redis refuses results in batches (%s): storing one by one, as Celery does", reason)
 
     async def _store_batch(self, batch: list[_Entry]) -> None:
-        client = self._client
-        if not self._digest:
-            self._digest = await client.script_load(STORE)
-        keys = [entry.key for entry in batch]
-        arguments = [*keys, int(self._backend.expires or 0), *(entry.document for entry in batch)]
-        try:
-            found = await client.evalsha(self._digest, len(keys), *arguments)
-        except NoScriptError:
-            found = await client.eval(STORE, len(keys), *arguments)
+        replacing = [entry for entry in batch if entry.seen is not None]
+        if replacing:
+            pairs = [value for entry in replacing for value in (entry.document, entry.seen)]
+            await self._run(REPLACE, replacing, pairs)
+            batch = [entry for entry in batch if entry.seen is None]
+        found = await self._run(STORE, batch, [entry.document for entry in batch]) if batch else None
         if not found:
             return
         # A state that was stored before; only a success stays.
-        async with client.pipeline(transaction=True) as pipeline:
+        async with self._client.pipeline(transaction=True) as pipeline:
             for number, document in zip(found[::2], found[1::2], strict=True):
                 if self._succeeded(document):
                     continue
@@ -256,6 +273,15 @@ class ResultWriter:
                 pipeline.set(entry.key, entry.document, ex=self._backend.expires or None)
                 pipeline.publish(entry.key, entry.document)
             await pipeline.execute()
+
+    async def _run(self, script: str, entries: list[_Entry], values: list[Any]) -> Any:
+        if script not in self._digests:
+            self._digests[script] = await self._client.script_load(script)
+        arguments = [*(entry.key for entry in entries), int(self._backend.expires or 0), *values]
+        try:
+            return await self._client.evalsha(self._digests[script], len(entries), *arguments)
+        except NoScriptError:
+            return await self._client.eval(script, len(entries), *arguments)
 
     def _succeeded(self, document: bytes | None) -> bool:
         if document is None:  # expired in that moment

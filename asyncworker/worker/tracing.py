@@ -113,16 +113,17 @@ _told: set[str] = set()
 def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Send a task: off the loop where there is a bridge to wait in, else here, which on the loop is worth a warning."""
     job = current_job.get()
+    before_sending: Callable[[], None] | None = None
     if isinstance(job, Job) and kwargs.get("task_id") == job.id and earned.get():
         # A retry, from within the code that raises it: what that code remembers must be there when it begins.
         _before_outcome(job)
         _check_lease(job)
         if job.abandoned:
             raise asyncio.CancelledError
-        cast(OffLoopBackend, task.backend).before_retry(job)
+        before_sending = cast(OffLoopBackend, task.backend).before_retry(job)
     name = task.name
     if in_bridge():
-        call = functools.partial(apply_async, *args, **kwargs)
+        call = functools.partial(_send_after, before_sending, apply_async, *args, **kwargs)
         return post(call) if earned.get() else of_loop(off_loop(call))
     if name not in _told and not earned.get() and on_loop_thread():
         _told.add(name)
@@ -132,6 +133,14 @@ def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, 
             name,
             current_job.get() or "the event loop",
         )
+    return _send_after(before_sending, apply_async, *args, **kwargs)
+
+
+def _send_after(
+    before_sending: Callable[[], None] | None, apply_async: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
+    if before_sending is not None:
+        before_sending()
     return apply_async(*args, **kwargs)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import resource
+import threading
 from typing import Any
 
 from celery import shared_task
 from celery.exceptions import Ignore, Reject
+
+from asyncworker.loop.thread import hook_executor, io_executor, waiting_executor
 
 
 @shared_task(name="f.ends", bind=True, max_retries=1, default_retry_delay=0)
@@ -59,3 +63,21 @@ async def tracked() -> int:
 async def peak() -> float:
     """Return the most memory that this process has had, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+#: Calls that were left to threads since the first question.
+_calls: list[str] = []
+
+
+@shared_task(name="f.thread_calls")
+async def thread_calls() -> int:
+    """Return how many calls were given to I/O threads since they were first asked for; the first answer is 0."""
+    for executor in (io_executor(), waiting_executor(), hook_executor()):
+        if "submit" not in vars(executor):
+            executor.submit = functools.partial(_count, executor.submit)  # type: ignore[method-assign]
+    return len(_calls)
+
+
+def _count(submit: Any, /, *args: Any, **kwargs: Any) -> Any:
+    _calls.append(threading.current_thread().name)
+    return submit(*args, **kwargs)

@@ -36,3 +36,23 @@ def test_a_task_that_fails_leaves_nothing_to_the_garbage_collector(
         left_by(how)
         # Fewer than one object for two tasks: caches and buffers grow now and then, and a report may be under way yet.
         assert any(left_by(how) < left_by("success") + TASKS / 2 for _ in range(8)), how
+
+
+@pytest.mark.parametrize(
+    ("how", "calls"), [("success", 0), ("failure", 0), ("caused", 0), ("retry", 1), ("ignore", 0), ("reject", 0)]
+)
+def test_a_failing_task_waits_for_no_thread_and_a_retried_one_for_its_sending_alone(
+    worker: Callable[..., Worker], client: Celery[Any], how: str, calls: int
+) -> None:
+    """One that waits for a thread keeps its frames meanwhile, while as many others fail as there are slots."""
+    node = worker(failing_tasks.__name__, "-c", "20", env={"ASYNCWORKER_FAST_RESULTS": "1"})
+    ends, thread_calls = client.tasks["f.ends"], client.tasks["f.thread_calls"]
+    assert thread_calls.delay().get(timeout=GET_S) == 0
+    results = [ends.delay(how) for _ in range(TASKS)]
+    if how in ("ignore", "reject"):
+        results = [ends.delay("success") for _ in range(TASKS)]
+    ended = {"retry": "FAILURE", "failure": "FAILURE", "caused": "FAILURE"}.get(how, "SUCCESS")
+    for result in results:
+        result.get(timeout=GET_S, propagate=False)
+        assert result.state == ended
+    assert thread_calls.delay().get(timeout=GET_S) == calls * TASKS, node.log()

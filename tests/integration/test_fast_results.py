@@ -15,6 +15,7 @@ from celery import Celery, chord, group
 from celery.backends.redis import RedisBackend
 
 from asyncworker.cli.embedded import EmbeddedServer
+from asyncworker.worker.provisional import ProvisionalState
 from asyncworker.worker.results import ResultWriter
 from tests.integration import slow_retry_tasks, tasks
 from tests.servers.worker import Worker
@@ -30,6 +31,8 @@ class Request:
     group = None
     parent_id = None
     chord = None
+    chain = None
+    errbacks = None
     ignore_result = False
 
 
@@ -52,12 +55,32 @@ def writer_of(app: Celery[Any]) -> ResultWriter:
     return writer
 
 
-def keep(writer: ResultWriter, task_id: str, result: Any, request: Any) -> None:
+def keep(writer: ResultWriter, task_id: str, result: Any, request: Any, *failure: str) -> None:
     async def main() -> None:
-        await writer.store(task_id, result, request)
+        await writer.store(task_id, result, request, *failure)
         await writer.close()
 
     asyncio.run(main())
+
+
+def keep_provisional(writer: ResultWriter, *states: ProvisionalState) -> None:
+    async def main() -> None:
+        await asyncio.gather(*map(writer.replace, states))
+        await writer.close()
+
+    asyncio.run(main())
+
+
+def retried(task_id: str, seen: bytes) -> ProvisionalState:
+    return ProvisionalState(
+        task_id=task_id,
+        state="RETRY",
+        result=KeyError("again"),
+        traceback="some text",
+        request=Request(),
+        started_at=datetime.now(UTC),
+        seen=seen,
+    )
 
 
 PLAIN = (1, -7, 2**70, True, False, None, "text", 'a "quoted" line\n\té \U0001f600')
@@ -102,6 +125,77 @@ def test_a_success_stays_and_any_other_state_does_not(app: Celery[Any], store: r
     ]
     assert [message["channel"] for message in messages] == [b"celery-task-meta-started"]
     heard.close()
+
+
+class OwnError(Exception):
+    """Of a module that a client may not have."""
+
+
+FAILURES = (ValueError("no", 2), OwnError("\té \U0001f600"), KeyError(object), TimeoutError(), OSError(2, "not there"))
+
+
+@pytest.mark.parametrize("extended", [True, False])
+@pytest.mark.parametrize("of_a_group", [True, False])
+def test_the_document_of_a_failure_is_the_stock_one(
+    app: Celery[Any], store: redis.Redis, of_a_group: bool, extended: bool
+) -> None:
+    app.conf.result_extended = extended
+    writer = writer_of(app)
+    request = Request()
+    if of_a_group:
+        request.group, request.parent_id = "the-group", "the-parent"  # type: ignore[assignment]
+    for number, failure in enumerate(FAILURES):
+        names = (f"ours{number}", f"stock{number}")
+        keep(writer, names[0], failure, request, "FAILURE", 'File "x.py"\n  a line')
+        app.backend.mark_as_failure(names[1], failure, 'File "x.py"\n  a line', request)
+        ours, stock = (json.loads(store.get(f"celery-task-meta-{name}") or b"") for name in names)
+        assert list(ours) == list(stock)
+        assert [document.pop("task_id") for document in (ours, stock)] == list(names)
+        assert {type(document.pop("date_done")) for document in (ours, stock)} == {str}
+        assert ours == stock
+        assert abs(store.ttl(f"celery-task-meta-{names[0]}") - store.ttl(f"celery-task-meta-{names[1]}")) <= 60
+
+
+def test_a_failure_replaces_all_but_a_success(app: Celery[Any], store: redis.Redis) -> None:
+    writer = writer_of(app)
+    app.backend.store_result("retried", KeyError("again"), "RETRY")
+    app.backend.store_result("failed", KeyError("before"), "FAILURE")
+    keep(writer, "done", "first", Request())
+    for task_id in ("retried", "failed", "done"):
+        keep(writer, task_id, ValueError("last"), Request(), "FAILURE", "text")
+    read = [json.loads(store.get(f"celery-task-meta-{name}") or b"") for name in ("retried", "failed", "done")]
+    assert [document["status"] for document in read] == ["FAILURE", "FAILURE", "SUCCESS"]
+    assert [document["result"] for document in read[:2]] == [
+        {"exc_type": "ValueError", "exc_message": ["last"], "exc_module": "builtins"}
+    ] * 2
+
+
+def test_the_state_of_a_retry_replaces_what_was_there_before_and_nothing_else(
+    app: Celery[Any], store: redis.Redis
+) -> None:
+    writer = writer_of(app)
+    app.backend.store_result("started", {"pid": 1}, "STARTED")
+    seen = store.get("celery-task-meta-started")
+    keep(writer, "done", "next attempt", Request())
+    app.backend.store_result("overtaken", {"pid": 2}, "STARTED")
+    keep_provisional(
+        writer, retried("new", b""), retried("started", seen or b""), retried("done", b""), retried("overtaken", b"")
+    )
+    app.backend.mark_as_retry("stock", KeyError("again"), "some text", Request())
+    read = {
+        name: json.loads(store.get(f"celery-task-meta-{name}") or b"")
+        for name in ("stock", "new", "started", "done", "overtaken")
+    }
+    assert {name: document["status"] for name, document in read.items()} == {
+        "stock": "RETRY",
+        "new": "RETRY",
+        "started": "RETRY",
+        "done": "SUCCESS",
+        "overtaken": "STARTED",
+    }
+    assert read["new"] == read["stock"] | {"task_id": "new"}
+    assert read["started"] == read["stock"] | {"task_id": "started"}
+    assert abs(store.ttl("celery-task-meta-new") - store.ttl("celery-task-meta-stock")) <= 60
 
 
 def test_another_serializer(app: Celery[Any], store: redis.Redis) -> None:
