@@ -99,6 +99,11 @@ MEANT = [
         "others fail with `WorkerLostError`, unless a task blocks the loop: it stores nothing then",
     ),
     Meant(
+        what="SIGQUIT, a cold shutdown",
+        prefork="late-ack tasks return to the queue; the others stay in state `RETRY` though nobody retries them",
+        ours="late-ack tasks return to the queue; the others fail with `WorkerLostError`",
+    ),
+    Meant(
         what="Memory, globals, crashes",
         prefork="a process a task at a time",
         ours="shared by all tasks of the process; `worker_max_tasks_per_child`, `worker_max_memory_per_child`"
