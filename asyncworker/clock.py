@@ -11,7 +11,7 @@ __all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock", "first_of"]
 
 
 class Clock(Protocol):
-    """What an engine needs to know of time."""
+    """Time source of an engine."""
 
     def monotonic(self) -> float:
         """Seconds that never go back."""

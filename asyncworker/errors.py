@@ -310,7 +310,7 @@ class RunTimeout(RunError):
 
 
 class StateError(AsyncWorkerError):
-    """What a task wants to remember cannot be: its key, its value, or no task runs here."""
+    """A task's state cannot be stored: bad key, bad value, or no task runs here."""
 
 
 class StateTooLarge(StateError):

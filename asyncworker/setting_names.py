@@ -128,7 +128,7 @@ def _report_other_prefix(key: str, name: str, prefix: str, known: Iterable[str])
 
 
 def _is_code(value: Any) -> bool:
-    """What a configuration module has imported or defined."""
+    """Return whether a name of a configuration module is an import or a definition, not a setting."""
     return inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value)
 
 

@@ -39,7 +39,7 @@ def default_state_dir() -> str:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator may set. Times are seconds."""
+    """Settings of a worker and of clients. Times are seconds."""
 
     broker_url: str = ""
     """Broker; empty: ``CELERY_BROKER_URL``, else the app's own."""

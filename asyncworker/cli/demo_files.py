@@ -80,7 +80,7 @@ def write_files(folder: Path, count: int) -> Iterator[int]:
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """What comparing a folder with what should be there has found."""
+    """Result of comparing a folder with the files that should be in it."""
 
     same: int
     same_bytes: int

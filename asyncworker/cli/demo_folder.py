@@ -21,7 +21,7 @@ PAUSE_VARIABLE = "ASYNCWORKER_DEMO_PAUSE_S"
 
 
 class DemoRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the next demo has to know to continue this one."""
+    """State that the next demo needs to continue this one."""
 
     files: int
     run_id: str

@@ -1,4 +1,4 @@
-"""What the demo shows: a live bar on a terminal, plain lines in a pipe, a table at the end."""
+"""Output of the demo: a live bar on a terminal, plain lines in a pipe, a table at the end."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def _shown(name: str) -> str:
 
 
 def check_process() -> Iterator[Finding]:
-    """What patches a process, and does not go with a loop thread."""
+    """Report libraries that patch the process and do not work beside a loop thread."""
     try:
         check_environment()
     except SettingsError as exc:
@@ -90,7 +90,7 @@ def check_process() -> Iterator[Finding]:
 
 
 def check_pool(app: Any) -> Iterator[Finding]:
-    """Whether the app's workers are async ones, and where the settings come from."""
+    """Report whether the app's workers use the async pool, and the source of each setting."""
     given = sorted(name for name in os.environ if name.startswith(ENV_PREFIX))
     yield fine("settings", f"set in the environment: {', '.join(given) or 'none'}")
     if app.conf.worker_pool != POOL:
@@ -160,7 +160,7 @@ def _own_tasks(app: Any) -> list[Any]:
 
 
 def check_time(app: Any) -> Iterator[Finding]:
-    """Whether a broker that delivers again after some time may do so while a task still runs."""
+    """Report a visibility timeout after which the broker redelivers tasks that still run."""
     try:
         kind = app.connection_for_read().transport.driver_type
     except Exception:  # the broker's own check tells it

@@ -73,7 +73,7 @@ def _redis_name(info: Mapping[str, Any]) -> str:
 
 
 def _check_redis(info: Mapping[str, Any]) -> Iterator[Finding]:
-    """What loses tasks, from what INFO says; CONFIG is closed where others run the server."""
+    """Report settings that lose tasks, by INFO alone: managed servers often refuse CONFIG."""
     try:
         old = Version(str(info["redis_version"])) < _GOOD_REDIS
     except (KeyError, InvalidVersion):

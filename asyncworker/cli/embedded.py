@@ -117,7 +117,7 @@ class EmbeddedServer:
         return self._child.pid if self._child is not None else None
 
     def ping(self) -> bool:
-        """Whether the server answers."""
+        """Return whether the server answers."""
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(1)

@@ -1,4 +1,4 @@
-"""What a check of ``asyncworker doctor`` has found."""
+"""Findings of the checks of ``asyncworker doctor``."""
 
 from __future__ import annotations
 

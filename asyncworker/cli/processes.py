@@ -1,4 +1,4 @@
-"""What ends this process ends what it started: signals, and the children that the command line runs."""
+"""Signals as exits, so that the command line stops the children that it started."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _PIECE_BYTES = 4096
 
 
 class Connections(httpx.AsyncBaseTransport):
-    """What httpx sends requests by. Used on one loop.
+    """httpx transport over our connections. Used on one loop.
 
     Args:
         most: Connections at most, those that are idle included.

@@ -1,4 +1,4 @@
-"""What went wrong with a request, as errors of ours."""
+"""Translation of failed requests into asyncworker's errors."""
 
 from __future__ import annotations
 

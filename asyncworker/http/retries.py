@@ -1,4 +1,4 @@
-"""What is tried again, and after how long."""
+"""Rules for retries: which requests are retried, and after how long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine tells of a run, the counters of that, and the keeper of runs that have no store."""
+"""Recorder protocol of the engine, its counters, and the recorder of runs without a store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Stop = Callable[[AsyncWorkerError], None]
 
 
 class Recorder(Protocol):
-    """What the engine tells of a run, and asks. All of it is called on the run's event loop."""
+    """Interface through which the engine reports and queries a run. Called on the run's event loop."""
 
     run_id: str
     has_past: bool
@@ -37,7 +37,7 @@ class Recorder(Protocol):
     """Items below this index may begin at once; for others, `reserve` is waited for."""
 
     def finished(self, index: int, digest: bytes | None) -> bool:
-        """Whether an earlier attempt of the run has finished this item; counts it as resumed."""
+        """Return whether an earlier attempt of the run finished this item, and count it as resumed."""
 
     def compare(self, index: int, row: Mapping[str, Any]) -> None:
         """Meet the next row of a source that can change, whose items have no key.
@@ -47,7 +47,7 @@ class Recorder(Protocol):
         """
 
     def wanted(self, digest: bytes) -> bool:
-        """Whether an item with a key is run at all; False for new ones where only failed ones are run again."""
+        """Return whether to run an item with this key; False for new ones if only failed ones are run again."""
 
     def source_ended(self, count: int) -> int:
         """Learn that the source has no more than these rows.

@@ -77,7 +77,7 @@ class Column:
         return iter(self.values.items() if isinstance(self.values, Mapping) else self.values)
 
     def identity(self) -> Any:
-        """What makes two columns the same: the wire form, where that can be had without reading a one-shot iterator."""
+        """Return the identity of the column: its wire form, if no one-shot iterator has to be read for it."""
         if isinstance(self.values, OffloadedValues):
             return [self.name, self.values.identity()]
         if self.one_shot:

@@ -23,7 +23,7 @@ Refuse = Callable[[Item, Row, Exception], None]
 
 
 def is_being_closed() -> bool:
-    """Whether a GeneratorExit comes from the collector, and not from others' code: then no task is running."""
+    """Return whether a GeneratorExit comes from the garbage collector: then no task is running."""
     try:
         return asyncio.current_task() is None
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What the log says of items: which one a record was made in, and which have failed, without flooding it."""
+"""Logging of items: the item of each record, and failed items, without flooding the log."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Keys:
                 self._before[digest] = outcome, index
 
     def known(self, digest: bytes) -> bool:
-        """Whether an item was settled by an earlier attempt, failed ones included."""
+        """Return whether an earlier attempt settled the item, by success or failure."""
         return digest in self._before or digest in self._met
 
     def seen(self, digest: bytes, index: int) -> bool:
@@ -93,7 +93,7 @@ class Keys:
         self._new.append((digest, index, outcome))
 
     def take(self) -> list[KeyChunk]:
-        """What is to be stored since the last call."""
+        """Return the chunks to store since the last call."""
         new, self._new = self._new, []
         return [
             KeyChunk(

@@ -53,7 +53,7 @@ class OffloadedValues:
         return part
 
     def identity(self) -> list[Any]:
-        """What makes two of them the same."""
+        """Return the identity of the source, for comparison."""
         return [self.wire["kind"], self._range.start, self._range.stop, self._payload.payload.sha256]
 
     def load(self) -> None:

@@ -1,4 +1,4 @@
-"""What a caller may choose about a run, checked where it is given."""
+"""Options of a run, checked where the caller gives them."""
 
 from __future__ import annotations
 

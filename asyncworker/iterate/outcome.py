@@ -1,4 +1,4 @@
-"""What a run comes to, and what is told of an item that failed."""
+"""Outcome of a run, and reports of failed items."""
 
 from __future__ import annotations
 
@@ -134,14 +134,14 @@ _INTERPRETED = ("celery", "billiard", "kombu")
 
 
 def _only_fails(cls: type[BaseException]) -> bool:
-    """Whether an exception of this class says no more than that something has failed, to whoever runs the fan-out."""
+    """Return whether this exception class means only "failed" to the caller of the fan-out."""
     if issubclass(cls, MemoryError | StopIteration | StopAsyncIteration | GeneratorExit):
         return False
     return not any(str(base.__module__).partition(".")[0] in _INTERPRETED for base in cls.__mro__)
 
 
 def _has_text(exc: BaseException) -> bool:
-    """Whether it can be reported: some raise in their own ``__str__``, ``__repr__`` or ``__reduce__``."""
+    """Return whether the exception can be reported: some raise in ``__str__``, ``__repr__`` or ``__reduce__``."""
     try:
         str(exc), repr(exc)
         with contextlib.suppress(Exception):  # many cannot be pickled, for which Celery is prepared

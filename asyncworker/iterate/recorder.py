@@ -114,7 +114,7 @@ class StoreRecorder(Tally):
     # -- told by the engine --------------------------------------------------------------------------------------------
 
     def finished(self, index: int, digest: bytes | None) -> bool:
-        """Whether an earlier attempt of the run has finished this item; counts it as resumed.
+        """Return whether an earlier attempt of the run finished this item, and count it as resumed.
 
         Raises:
             SourceError: The item's key is that of an earlier item.
@@ -142,7 +142,7 @@ class StoreRecorder(Tally):
             self._changed = True
 
     def wanted(self, digest: bytes) -> bool:
-        """Whether an item with a key is run at all."""
+        """Return whether to run an item with this key."""
         return not self._failed_only or self._keys is None or self._keys.known(digest)
 
     def source_ended(self, count: int) -> int:

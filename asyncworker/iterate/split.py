@@ -26,7 +26,7 @@ __all__ = ["SplitRun", "execute_partition"]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRun:
-    """What all who work on a run have in common."""
+    """Description of a run, shared by the deliveries of all its partitions."""
 
     call: Call
     source: Source
@@ -41,7 +41,7 @@ class SplitRun:
     clock: Clock = SYSTEM_CLOCK
 
     def ranges(self) -> list[tuple[int, int]]:
-        """What each partition covers.
+        """Return the range of items of each partition.
 
         Raises:
             SourceError: The source's length is not known beforehand.

@@ -31,7 +31,7 @@ def alone() -> asyncio.Lock:
 
 
 class Suspects:
-    """What one attempt at a run knows of items that may kill its process.
+    """Items that may kill their process, as known to one attempt at a run.
 
     Attributes:
         below: Items below this index that are not finished ran when a process died, or may have; they run one by one.

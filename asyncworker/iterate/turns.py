@@ -1,4 +1,4 @@
-"""Whose turn it is: pullers with nothing to do wait here, and busy ones give way to the loop."""
+"""Cooperative scheduling of pullers: idle ones wait here, busy ones yield to the event loop."""
 
 from __future__ import annotations
 

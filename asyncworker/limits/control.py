@@ -1,4 +1,4 @@
-"""What an operator sees and changes of the limits of a cluster: straight in Redis, no worker is asked. Blocks."""
+"""Inspection and control of cluster limits directly in Redis, without asking a worker. Blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWER_S = 5.0
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who has a permit, or waits for one."""
+    """Holder of a permit, or a waiter for one."""
 
     holder: str
     process: str

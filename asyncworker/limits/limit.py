@@ -1,4 +1,4 @@
-"""What is declared: a limit has a name, a number, and one place for each key."""
+"""Declared limits: a name, a number, and one set of permits per key."""
 
 from __future__ import annotations
 

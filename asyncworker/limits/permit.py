@@ -14,7 +14,7 @@ __all__ = ["Permit", "Place"]
 
 
 class Place(Protocol):
-    """What keeps the permits of one key of one limit."""
+    """Permits of one key of one limit."""
 
     @property
     def waiting(self) -> int:

@@ -1,4 +1,4 @@
-"""What Redis keeps of the limits of a cluster, and the scripts that alone change it: one a step, each atomic.
+"""Redis data of cluster limits, and the atomic scripts through which alone it changes, one per step.
 
 Keys, for the limit NAME and a key KEY of it:
 

@@ -1,4 +1,4 @@
-"""What is counted goes out: once a second to statsd, and whenever it is asked for to Prometheus.
+"""Export of counters: pushed to statsd once a second, served to Prometheus on request.
 
 Files: names (every metric, its unit and meaning), standing (gauges of this worker, its limits and pools), statsd,
 prometheus, running (what a worker starts and stops).

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Scrape:
-    """What Prometheus gets: names with underscores, labels as labels, counters with ``_total``."""
+    """Prometheus page: names with underscores, labels as labels, counters with ``_total``."""
 
     def collect(self) -> Iterator[Any]:
         """Yield a family for each metric that has a value."""

@@ -1,4 +1,4 @@
-"""What a worker starts to have its metrics go out, and stops at its end."""
+"""Exporters that a worker starts for its metrics, and stops when it shuts down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parameters of a function are annotated with, though not every name in it can be resolved."""
+"""Annotations of a function's parameters, even if some names in them cannot be resolved."""
 
 from __future__ import annotations
 
@@ -72,4 +72,4 @@ class _UnknownType(type):
 
 
 class _Unknown(metaclass=_UnknownType):
-    """What is not known."""
+    """Placeholder for a name that cannot be resolved."""

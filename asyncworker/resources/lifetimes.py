@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Closeable(Protocol):
-    """What can be kept: anything with an async ``close()``."""
+    """Object with an async ``close()``, whose lifetime can be managed."""
 
     async def close(self) -> None:
         """Give back what it holds."""

@@ -318,7 +318,7 @@ class Pool(Generic[C]):
         return not slot.fresh and most_s is not None and self._clock.monotonic() - slot.made_at_s >= most_s
 
     def _is_fresh(self, slot: Slot[C]) -> bool:
-        """Whether a connection may be lent without a look at it."""
+        """Return whether a connection may be lent without a check."""
         if self._is_too_old(slot):
             return False
         return (

@@ -123,7 +123,7 @@ class Resource(Generic[T]):
 
     @property
     def stand_in(self) -> Any:
-        """What is used in its place."""
+        """Replacement that is in use, if any."""
         return self._stand_ins[-1]
 
     def key(self) -> Any:

@@ -1,4 +1,4 @@
-"""What a pool knows of one connection, of one who waits, and of itself; and its options."""
+"""State of a pool: its connections, its waiters, its statistics and its options."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Waiter(Generic[C]):
         self.since_s = since_s
 
     def has_got(self) -> bool:
-        """Whether a connection was given."""
+        """Return whether the waiter has received a connection."""
         return self.future.done() and not self.future.cancelled() and self.future.exception() is None
 
 

@@ -59,7 +59,7 @@ class FileResult(Struct, frozen=True):
 
     @property
     def outcome(self) -> Outcome:
-        """What happened to it, in a word; ``would_move`` and ``would_delete`` in a dry run."""
+        """Outcome in a word; ``would_move`` and ``would_delete`` in a dry run."""
         if self.error is not None:
             return "failed"
         if self.planned:

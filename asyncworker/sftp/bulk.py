@@ -1,4 +1,4 @@
-"""What both directions have in common: small files in one crowd, large ones a few at a time beside them."""
+"""Bulk transfers in either direction: all small files together, a few large ones beside them."""
 
 from __future__ import annotations
 

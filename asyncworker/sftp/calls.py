@@ -61,7 +61,7 @@ class Awaited(Protocol[T]):
 
 
 class Calls:
-    """What the parts of a pool have in common.
+    """Shared base of a pool's operations.
 
     Attributes:
         options: Where the server is, and how to log in.

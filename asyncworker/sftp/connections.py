@@ -53,7 +53,7 @@ Ask = Callable[[Options, SFTPConnectError], Awaitable[Options | None]]
 
 
 class Job(Protocol):
-    """What needs a place on a session."""
+    """Operation that occupies a place on a session."""
 
     def start(self, session: Session) -> None:
         """Begin; the place is the job's until it calls :meth:`Connections.release`."""

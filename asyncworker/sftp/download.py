@@ -206,7 +206,7 @@ class _Run:
                 self._names = {}
 
     async def orders(self) -> Orders:
-        """What is to be done, as it is found."""
+        """Yield what to do with each entry, as it is found."""
         anything = False
         for source in self._sources:
             if not self._begin(source):
@@ -252,14 +252,14 @@ class _Run:
         return True
 
     def _found(self, source: RemoteSource) -> AsyncGenerator[Entry, None]:
-        """What is in a source."""
+        """Yield the entries of a source."""
         if source.entry is not None:
             return _only(source.entry)
         # Not through another generator: every file would pay for it.
         return self._walk(source, source.root) if self._how.paths is None else self._listed(source)
 
     async def _listed(self, source: RemoteSource) -> AsyncGenerator[Entry, None]:
-        """What the caller has named, and what is below the folders among it."""
+        """Yield the entries that the caller named, and those below the folders among them."""
         assert self._how.paths is not None
         named = NamedPaths(self._how.paths, self._selection)
         known: set[str] = set()
@@ -412,7 +412,7 @@ class _Run:
     def _is_unwanted(
         self, path: str, entry: Entry, attributes: Attributes | None, goal: str, source: RemoteSource
     ) -> bool:
-        """Whether a file is left out, as far as that can be said of it without attributes."""
+        """Return whether to leave a file out, as far as that can be decided without attributes."""
         if not source.meets(path):
             return True
         size, mtime = (attributes.size_bytes, attributes.mtime) if attributes is not None else (None, None)
@@ -422,7 +422,7 @@ class _Run:
         return reason is not None
 
     async def _attributes(self, entry: Entry) -> Attributes | None:
-        """Of a file that may be fetched, or a link that is kept; ``None`` for all else."""
+        """Return the attributes of a file to fetch or a link to keep; ``None`` for all else."""
         attributes = entry.attributes
         if attributes.is_link and self._how.links == "keep":
             return attributes

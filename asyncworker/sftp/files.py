@@ -1,4 +1,4 @@
-"""What a pool does to the bytes of files: get, put, open, and many at once."""
+"""File operations of a pool: get, put, open, and many at once."""
 
 from __future__ import annotations
 

@@ -111,12 +111,12 @@ class Filters:
         return self.only and len(self.unmet) == sum(one.only for one in self._rules)
 
     def enters(self, folder: str) -> bool:
-        """Whether a folder is wanted; those on the way to it are."""
+        """Return whether the filters select a folder, given that they select those above it."""
         found = self._folder(folder) if self._folder is not None else None
         return True if found is None else self._rules[found].include
 
     def wants(self, file: str) -> bool:
-        """Whether a file is wanted; the folders on the way to it are."""
+        """Return whether the filters select a file, given that they select the folders above it."""
         found = self._file(file) if self._file is not None else None
         if found is None:
             return not self.only
@@ -124,7 +124,7 @@ class Filters:
         return self._rules[found].include
 
     def reaches(self, path: str) -> bool:
-        """Whether the folders on the way to a path are wanted."""
+        """Return whether the filters select all folders above a path."""
         if self._folder is None:
             return True
         at = path.find("/")

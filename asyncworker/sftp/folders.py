@@ -49,7 +49,7 @@ class OpenFolder:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is in a local folder under one name."""
+    """Entry of a local folder."""
 
     size_bytes: int
     mtime: int
@@ -180,7 +180,7 @@ class Destination:
         return remove_parts(self._top.fd, relative, goal, parts, keep)
 
     def folds_case(self) -> bool:
-        """Whether two names that differ only in case are one file here. Tries it once; blocks: for a thread."""
+        """Return whether names that differ only in case are one file here. Tries it once; blocks: for a thread."""
         if self._folds is None:
             name = os.fsdecode(temporary_name(b"case"))
             path = Path(self.path(name))

@@ -70,11 +70,11 @@ class _Pattern:
         self._hidden = [part.startswith((".", "[.", "{.")) for part in parts]
 
     def meets(self, path: str) -> bool:
-        """Whether a path meets all of it."""
+        """Return whether a path matches the whole pattern."""
         return len(self._parts) in self._state(path)
 
     def goes_on(self, folder: str) -> bool:
-        """Whether something below a folder may meet it."""
+        """Return whether something below a folder may match."""
         return any(number < len(self._parts) for number in self._state(folder))
 
     def _state(self, path: str) -> set[int]:

@@ -23,7 +23,7 @@ _LOOKS = 5
 
 
 class InPlace:
-    """What is known of one such file, over all tries.
+    """State of one file that is written in place, over all tries.
 
     It is opened so that it must not exist, first; if the server refuses that, or takes no notice of it, it is opened
     and emptied. So a part of it is removed after a failure only if there was no file before, and only while it may be
@@ -54,7 +54,7 @@ class InPlace:
         self.sent = self.taken = 0
 
     def may_exist(self, error: SFTPError) -> bool:
-        """Whether the refusal of a file that must not exist may mean that it does."""
+        """Return whether a refused exclusive create may mean that the file exists."""
         return not isinstance(error, SFTPFileNotFound | SFTPConnectionLost | SFTPConnectError)
 
     async def failed(self, pool: Namespace, error: E) -> E:
@@ -89,7 +89,7 @@ class InPlace:
             return False
 
     async def _is_mine(self, pool: Namespace) -> bool:
-        """Whether what has the name may be what was sent: neither more nor less.
+        """Return whether the file of that name may be exactly what was sent.
 
         Where the server does not tell sizes, it is taken for that. Some tell them late.
         """

@@ -37,7 +37,7 @@ def owner_of(leftover: Leftover) -> Temporary | None:
 
 
 def has_ended(leftover: Leftover) -> bool:
-    """Whether the process that made it is known to have ended. Blocks: for a thread."""
+    """Return whether the process that made it is known to have ended. Blocks: for a thread."""
     owner = owner_of(leftover)
     return owner is not None and not is_of_this_process(owner) and owner_has_ended(owner)
 

@@ -27,7 +27,7 @@ class ChangedWhileRead(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What one reading gave.
+    """Result of one read.
 
     Attributes:
         data: The bytes; empty at the end.

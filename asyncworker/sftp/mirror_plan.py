@@ -1,4 +1,4 @@
-"""What a mirror deletes: all that the destination has, the source has not, and no filter protects."""
+"""Deletions of a mirror: all that only the destination has, unless a filter protects it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Inventory:
         return path in self._kinds
 
     def is_dir(self, path: str) -> bool | None:
-        """Whether a path of the source is a folder; ``None``: it is neither a folder nor a file, or not there."""
+        """Return whether a path of the source is a folder; ``None``: neither a folder nor a file, or missing."""
         return self._kinds.get(path)
 
 
@@ -56,7 +56,7 @@ class MirrorPlan:
         self._conflicts: list[str] = []
 
     def enters(self, folder: str) -> bool:
-        """Whether something in a folder of the destination may have to be deleted."""
+        """Return whether something in a folder of the destination may have to be deleted."""
         if not self._filters.reaches(f"{folder}/"):
             return self._delete_excluded
         if folder in self._inventory and self._inventory.is_dir(folder) is not True:

@@ -1,4 +1,4 @@
-"""What a pool does to names on the server: statvfs, list, walk, rename, remove, mkdir."""
+"""Namespace operations of a pool: statvfs, list, walk, rename, remove, mkdir."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ class Namespace(Metadata):
             return Attributes()
 
     async def _is_folder(self, path: str, told: Attributes | None = None) -> bool | None:
-        """Whether a path leads to a folder, or can be listed as one; ``None`` where the server refuses to say.
+        """Return whether a path leads to a folder, or can be listed as one; ``None`` if the server refuses to say.
 
         Args:
             path: The path.

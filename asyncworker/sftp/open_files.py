@@ -130,7 +130,7 @@ def soft_limit() -> int:
 
 
 def out_of_descriptors(error: BaseException) -> bool:
-    """Whether an error says that the process, or the system, has no descriptor left."""
+    """Return whether an error means that the process, or the system, has no descriptor left."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 

@@ -58,7 +58,7 @@ _SAYS: tuple[tuple[str, type[SFTPError]], ...] = (
 
 
 class _Process(asyncio.SubprocessProtocol):
-    """What ssh sends, and its end."""
+    """Output and exit of the ssh process."""
 
     def __init__(self, options: Options, receiver: Receiver, pinned: str | None) -> None:
         self._options = options
@@ -137,7 +137,7 @@ class OpensshTransport:
 
     @property
     def unsent_bytes(self) -> int:
-        """What waits for room in the pipe."""
+        """Bytes that wait for room in the pipe."""
         return self._input.get_write_buffer_size()
 
     def abort(self) -> None:
@@ -198,7 +198,7 @@ async def _start(
 
 
 def _configured(options: Options) -> HostConfig:
-    """What ssh will read for itself: so that nothing of it is overruled unasked."""
+    """Return the configuration that ssh reads itself, so that no default of ours overrules it."""
     with contextlib.suppress(SettingsError):  # ssh knows more, or says what is wrong
         return config_of(options)
     return HostConfig()

@@ -70,7 +70,7 @@ class Kind:
 
 
 class OpenFlag:
-    """What a file is opened for (section 6.3)."""
+    """Flags of an OPEN (section 6.3)."""
 
     READ = 0x1
     WRITE = 0x2
@@ -146,7 +146,7 @@ _FILE_TYPES: dict[int, FileType] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", s
 
 
 class Attributes(Struct, frozen=True, gc=False):
-    """What the server says of a file; ``None`` where it says nothing. Times are seconds since 1970, UTC."""
+    """Attributes of a file; ``None`` where the server says nothing. Times are seconds since 1970, UTC."""
 
     size_bytes: int | None = None
     mode: int | None = None
@@ -157,7 +157,7 @@ class Attributes(Struct, frozen=True, gc=False):
 
     @property
     def file_type(self) -> FileType | None:
-        """What it is; ``None`` where the server does not say: no permissions, or permissions without a type in them."""
+        """Type of the file; ``None`` where the server does not say: no permissions, or none with a type in them."""
         if self.mode is None or not (bits := stat.S_IFMT(self.mode)):
             return None
         return _FILE_TYPES.get(bits, "other")
@@ -186,7 +186,7 @@ class Name(Struct, frozen=True, gc=False):
 
 
 class Limits(Struct, frozen=True, gc=False):
-    """What the server allows (``limits@openssh.com``); 0 means that it named no limit."""
+    """Limits of the server (``limits@openssh.com``); 0 means that it named none."""
 
     packet_bytes: int = 0
     read_bytes: int = 0
@@ -257,7 +257,7 @@ def payload_bytes(packet: bytes) -> int:
 
 
 def open_tail(flags: int, mode: int | None = None) -> bytes:
-    """What follows the path in an OPEN: pflags, and the permissions of a file that it makes."""
+    """Return the end of an OPEN, after the path: pflags, and the permissions of a new file."""
     return _u32.pack(flags) + attributes_bytes(mode=mode)
 
 

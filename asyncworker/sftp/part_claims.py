@@ -89,7 +89,7 @@ class PartClaim:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     async def _length(self) -> int | None:
-        """Of what was taken over; a link is removed: it would lead elsewhere."""
+        """Return the length of the part that was taken over; remove a link: it would lead elsewhere."""
         found = await self._pool.stat(remote_text(self.path), follow_links=False)
         if found.is_file or found.mode is None:
             return found.size_bytes
@@ -136,7 +136,7 @@ class PartClaim:
         return alike
 
     async def _has_ended(self, name: bytes, part: Part) -> bool | None:
-        """Whether nobody writes it any more; ``None``: that cannot be told."""
+        """Return whether the part's writer has ended; ``None`` if that cannot be known."""
         if part.owner is None:
             return None
         if is_of_this_process(part.owner):

@@ -121,7 +121,7 @@ class _Reader:
         return ".*" if self._meets_dots else rf"{no_dot}(?:[^/]|/{_NO_DOT})*"
 
     def _no_dot(self, at: int) -> str:
-        """What keeps a wildcard at that place from meeting the dot that a name begins with."""
+        """Return the expression that keeps a wildcard at that place from matching a leading dot."""
         begins = self._text[at - 1] == "/" if at else self._begins
         return _NO_DOT if begins and not self._meets_dots else ""
 

@@ -217,7 +217,7 @@ def put_back(protocol: SFTPProtocol, aside: bytes, goal: bytes) -> Steps:
 
 
 def _is_there(protocol: SFTPProtocol, path: bytes) -> Generator[Send, Answer, bool]:
-    """Whether a file is there for certain: some servers answer LSTAT from what they remember of one."""
+    """Return whether a file exists for certain: some servers answer LSTAT from a cache."""
     opened = yield partial(protocol.open, path)
     if isinstance(opened, Status):
         return False
@@ -226,7 +226,7 @@ def _is_there(protocol: SFTPProtocol, path: bytes) -> Generator[Send, Answer, bo
 
 
 def _has_gone(protocol: SFTPProtocol, path: bytes) -> Generator[Send, Answer, bool]:
-    """Whether nothing has that name; a rename that ends with "no such file" may speak of anything."""
+    """Return whether nothing has that name; "no such file" from a rename may mean either name."""
     there = yield partial(protocol.lstat, path)
     return isinstance(there, Status) and there.code == packets.NO_SUCH_FILE
 
@@ -236,7 +236,7 @@ def _shown(paths: tuple[bytes, ...]) -> str:
 
 
 class Doubt:
-    """Whether an earlier try of one file may have put it in place: its connection was lost before the answer."""
+    """Record that an earlier try may have put its file in place: its connection was lost before the answer."""
 
     __slots__ = ("raised",)
 

@@ -53,7 +53,7 @@ _PARSERS: dict[int, Callable[[bytes, int, int], Answer]] = {
 
 
 class Owner(Protocol):
-    """Whose request it is."""
+    """Owner of a request."""
 
     def fail(self, error: Exception) -> None:
         """Take that no answer will come, or that the callback raised. Comes once for each request that is pending."""

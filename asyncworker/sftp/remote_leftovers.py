@@ -55,7 +55,7 @@ class _Folder:
         return listed or (stem if goal_digest(remote_bytes(stem)) == leftover.goal else None)
 
     def is_coming(self, leftover: Aside) -> bool:
-        """Whether a file of that name is being sent."""
+        """Return whether a file of that name is being sent."""
         return leftover.goal in self._coming
 
     def _has_ended(self, leftover: Leftover) -> bool:
@@ -64,7 +64,7 @@ class _Folder:
         return has_ended(leftover)
 
     def _may_be_old(self, name: str) -> bool:
-        """Whether it is worth asking for the server's time."""
+        """Return whether the name may be old enough to ask for the server's time."""
         leftover, mtime = self.found[name], self.alike[name].mtime
         now = time.time()
         if isinstance(leftover, Temporary) and (leftover.created is None or now - leftover.created <= age_s(leftover)):

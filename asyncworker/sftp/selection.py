@@ -74,11 +74,11 @@ class Selection:
         return self.filters.only or self._min > 0 or not self._any_time
 
     def enters(self, folder: str) -> bool:
-        """Whether to look into a folder."""
+        """Return whether to look into a folder."""
         return self.filters.enters(folder)
 
     def wants(self, file: str, size_bytes: int | None, mtime: int | None = None) -> bool:
-        """Whether a file is wanted; the folders on the way to it are."""
+        """Return whether to select a file, given that the folders above it are selected."""
         return self.reason_against(file, size_bytes, mtime) is None
 
     def reason_against(self, file: str, size_bytes: int | None, mtime: int | None) -> str | None:
@@ -102,7 +102,7 @@ class Selection:
 def is_there(
     skip: Skip, size_bytes: int | None, mtime: int | None, there_bytes: int | None, there_mtime: int | None
 ) -> bool:
-    """Whether what is there already is as good as what could be moved."""
+    """Return whether the existing file is as good as the one that could be moved."""
     if skip in ("never", "checksum"):  # contents are compared later
         return False
     if skip == "newer":

@@ -42,7 +42,7 @@ _LOOKS = 10
 
 
 class Writer(Protocol):
-    """What waits until a session has room for what it writes."""
+    """Writer that waits until a session has room for its data."""
 
     def go_on(self) -> None:
         """Write on."""
@@ -149,7 +149,7 @@ class Session:
     # -- what is written ---------------------------------------------------------------------------------------------
 
     def may_write(self, writer: Writer) -> bool:
-        """Whether there is room; if not, that writer is told when there is, or when the session is over."""
+        """Return whether there is room; if not, notify the writer when there is, or when the session is closed."""
         if self._unanswered < self._unanswered_max or not self.alive:
             return True
         self._writers.append(writer)

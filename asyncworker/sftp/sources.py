@@ -1,4 +1,4 @@
-"""What a caller means by the paths of a server: folders, files, patterns."""
+"""Sources on a server, from the paths that a caller gives: folders, files, patterns."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ class RemoteSource(Struct, frozen=True):
         return self.base + path[self.start :]
 
     def meets(self, path: str) -> bool:
-        """Whether a file or a folder meets the pattern, or is below one that does; ``path`` is relative to the root."""
+        """Return whether a path, relative to the root, matches the pattern or is below one that does."""
         return self.pattern is None or self.pattern.wants(path, None)
 
     def enters(self, path: str) -> bool:
-        """Whether something in a folder may meet the pattern."""
+        """Return whether something in a folder may match the pattern."""
         return not self.flat or self.meets(path)
 
     def path_of(self, relative: str) -> str:

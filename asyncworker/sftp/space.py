@@ -1,4 +1,4 @@
-"""Whether the server's disk can hold what is to be sent, as far as it says so."""
+"""Check that the server's disk can hold what is to be sent, as far as it says so."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Space:
 
 
 def bytes_to_come(files: Iterable[tuple[str, int]], there: Mapping[str, Attributes]) -> int:
-    """What a folder needs for files of those names and sizes, beyond those that they replace and parts of them."""
+    """Return the bytes that a folder needs for files of those names and sizes, less what they replace and parts."""
     needed = 0
     parts = {name: like.size_bytes or 0 for name, like in there.items() if is_ours(name)}
     for name, size in files:

@@ -29,7 +29,7 @@ _WORD = re.compile(r'"([^"]*)"|\'([^\']*)\'|([^\s"\']+)')
 
 @dataclass
 class HostConfig:
-    """What the files say of a host.
+    """Configuration of one host, from the files.
 
     Attributes:
         values: Keyword, in small letters, to its arguments; of those in several lines, all of them.
@@ -164,7 +164,7 @@ class _Reader:
 
 
 def matches(text: str, patterns: list[str]) -> bool:
-    """Whether a name meets a list of patterns with ``*`` and ``?``, none of those with a ``!`` in front among them."""
+    """Return whether a name matches one of the patterns (``*`` and ``?``) and none of those after a ``!``."""
     met = False
     for pattern in patterns:
         negated, plain = pattern.startswith("!"), pattern.lstrip("!")

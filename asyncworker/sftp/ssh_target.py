@@ -88,7 +88,7 @@ def timed(options: Options) -> Options:
 
 
 def new_keys_accepted(config: HostConfig) -> bool:
-    """Whether a configuration takes keys of hosts that are not known yet; ``no`` counts as ``accept-new``."""
+    """Return whether a configuration accepts keys of unknown hosts; ``no`` counts as ``accept-new``."""
     return (config.get("stricthostkeychecking") or "ask").lower() in ("accept-new", "no", "off")
 
 

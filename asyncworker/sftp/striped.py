@@ -130,7 +130,7 @@ class Striped:
             await asyncio.shield(self._loop.run_in_executor(self._executor, call))
 
     async def _is_same(self, stream: RangeStream, part: PartFile) -> bool:
-        """Whether a part is what the file is, where it is looked at: it may have been written anew in one second."""
+        """Return whether a part equals the file in samples: the file may have been rewritten within one second."""
 
         async def same(offset: int) -> bool:
             length = min(_SAMPLE_BYTES, part.whole - offset, stream.read_bytes)

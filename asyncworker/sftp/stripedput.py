@@ -197,7 +197,7 @@ class StripedUpload:
                 opening.result().begin_to_close()
 
     async def _is_same(self, source: LocalSource, part: bytes, end: int) -> bool:
-        """Whether the part is what the file is, up to that place: the server may have lost what it had taken."""
+        """Return whether the part equals the file up to that offset: the server may have lost data that it took."""
         file = await self._open(part, OpenFlag.READ)
         offsets = iter(range(0, end, _BLOCK_BYTES))
         asked: deque[tuple[int, int, asyncio.Task[bytes]]] = deque()
@@ -258,7 +258,7 @@ class StripedUpload:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     async def _settle(self, source: LocalSource, part: bytes) -> bool:
-        """What is asked for once all bytes are there; returns whether the time could be set."""
+        """Set mode and time once all bytes are there; return whether the time could be set."""
         file = await self._open(part, OpenFlag.WRITE)
         try:
             found = await file.stat()
@@ -307,7 +307,7 @@ def _resumable(source: LocalSource, resume: bool) -> bool:
 
 
 def is_part_of(name: str, part: str) -> bool:
-    """Whether a name on the server is that of a part of that file."""
+    """Return whether a name on the server is that of a part of that file."""
     found = parse(part)
     return isinstance(found, Part) and found.goal == goal_digest(remote_bytes(name))
 

@@ -33,7 +33,7 @@ Place = PathLike | tuple[str | SFTPPool, PathLike]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncOptions:
-    """What to do with what only the destination has.
+    """Options for entries that only the destination has.
 
     Attributes:
         delete: Delete it, once everything was listed and moved without an error.
@@ -124,7 +124,7 @@ async def run_sync(
 
 
 def is_remote(place: Place) -> bool:
-    """Whether a place is on a server."""
+    """Return whether a place is on a server."""
     return isinstance(place, tuple) or is_url(place)
 
 

@@ -156,7 +156,7 @@ def parse(name: str) -> Temporary | Part | Aside | None:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a name is that of a file which is not whole yet."""
+    """Return whether a name is that of a file which is not whole yet."""
     return name.endswith(_SUFFIX) and parse(name) is not None
 
 
@@ -172,12 +172,12 @@ def goal_digest(name: bytes) -> str:
 
 
 def is_of_this_process(name: Temporary) -> bool:
-    """Whether this process made a name."""
+    """Return whether this process made a name."""
     return _process.owner == b"%08x-%x-%x-" % (name.machine, name.pid, name.start)
 
 
 def owner_has_ended(name: Temporary) -> bool:
-    """Whether the process that made a name is known to have ended: never where it is another machine's. Blocks."""
+    """Return whether the process that made a name is known to have ended: never one of another machine. Blocks."""
     if name.machine != _process.machine:
         return False
     try:
@@ -213,7 +213,7 @@ def _owner(fields: list[str]) -> Temporary:
 
 
 class _Process:
-    """What this process writes into names."""
+    """Identity of this process in temporary names."""
 
     def __init__(self) -> None:
         self.find_out()

@@ -23,7 +23,7 @@ LINKS = ("skip", "follow", "keep")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferOptions:
-    """What to move and how, in either direction. Paths are relative to the folder that is moved, with slashes.
+    """Options of a transfer in either direction. Paths are relative to the folder that is moved, with slashes.
 
     Attributes:
         include: Patterns, one of which a file must meet: ``*.xml``; ``sub/`` is a folder and all that is in it.
@@ -129,7 +129,7 @@ class TransferOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadOptions(TransferOptions):
-    """What to download and how.
+    """Options of a download.
 
     Attributes:
         case_collisions: ``refuse`` a name that differs from an earlier one only in case; ``auto`` does where the local
@@ -160,7 +160,7 @@ class DownloadOptions(TransferOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadOptions(TransferOptions):
-    """What to upload and how.
+    """Options of an upload.
 
     Attributes:
         check_space: End with an error as soon as it is known that the server's disk cannot hold it all, where the

@@ -1,4 +1,4 @@
-"""What carries the bytes of a session, and the first kind of it: the SSH of asyncssh, through its public interface.
+"""Transports of a session's bytes, and the first of them: asyncssh, through its public interface.
 
 A transport is two calls, :meth:`Transport.write` and :meth:`Transport.close`, and tells its :class:`Receiver` what
 comes in and that it is over. Another one (see ``openssh.py``) needs a function of the type :data:`Connect`, no more.
@@ -41,7 +41,7 @@ class ConnectionDropped(SFTPConnectError):
 
 
 class Receiver(Protocol):
-    """Who takes what a transport brings. Called on the loop."""
+    """Receiver of what a transport delivers. Called on the loop."""
 
     def feed(self, data: bytes) -> None:
         """Take bytes."""
@@ -111,7 +111,7 @@ class AsyncsshTransport:
 
     @property
     def unsent_bytes(self) -> int:
-        """What waits for the server's window."""
+        """Bytes that wait for the server's window."""
         return self._channel.get_write_buffer_size()
 
     def abort(self) -> None:
@@ -237,7 +237,7 @@ def _reaped_elsewhere(record: logging.LogRecord) -> bool:
 
 
 def _arguments(target: Target) -> dict[str, Any]:
-    """What asyncssh is told; an argument that is left out takes its own default."""
+    """Return the arguments for asyncssh; one that is left out takes its own default."""
     options = target.options
     arguments: dict[str, Any] = {
         "config": None,  # what it says is among the options of the target

@@ -83,7 +83,7 @@ class Trees(Namespace):
         return removal.count
 
     async def _is_link_after_all(self, path: str) -> bool:
-        """Whether it is a link that a folder is known under: ProFTPD follows links where LSTAT asks not to.
+        """Return whether a folder's name is a link after all: ProFTPD follows links even in LSTAT.
 
         Raises:
             SFTPError: The server does not tell.

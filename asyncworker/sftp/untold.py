@@ -1,4 +1,4 @@
-"""What a listing does not tell of its names, asked for by many LSTATs at the same time."""
+"""Attributes that a listing leaves out, asked for by many LSTATs at the same time."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Untold:
 
 
 def _together(listed: Attributes, told: Attributes) -> Attributes:
-    """What both say; LSTAT is the later one."""
+    """Return the attributes of both; LSTAT, the later one, has precedence."""
     mode = listed.mode if told.mode is None or (told.file_type is None and listed.file_type is not None) else told.mode
     return Attributes(
         listed.size_bytes if told.size_bytes is None else told.size_bytes,

@@ -288,7 +288,7 @@ class _Run:
         warn_of_folder_times(self._tracker, await self._times.set())
 
     def _failed(self) -> Iterator[FileResult]:
-        """What is not sent because something is wrong with it, and what was named and is not there."""
+        """Yield a result for each entry that cannot be sent, and for each named one that is missing."""
         while self._bad:
             yield self._bad.pop()
         for message in unmet_filters(self._selection, self._how, self._tracker):
@@ -303,7 +303,7 @@ class _Run:
         return walk.entries(root)
 
     async def _listed(self, source: LocalFolder) -> AsyncGenerator[Entry, None]:
-        """What the caller has named, and what is below the folders among it."""
+        """Yield the entries that the caller named, and those below the folders among them."""
         assert self._how.paths is not None
         named = NamedPaths(self._how.paths, self._selection)
         made: set[str] = set()
@@ -335,7 +335,7 @@ class _Run:
         return f"{self._remote.rstrip('/')}/{relative}" if relative else self._remote
 
     async def _entries(self, source: LocalFolder, folder: str) -> AsyncGenerator[Entry, None]:
-        """What is wanted of a local folder, once the same folder is there on the server; without what is there."""
+        """Yield the selected entries of a local folder that the server lacks, once it has the folder."""
         relative = source.relative(folder)
         remote = self._remote_of(relative)
         try:
@@ -383,7 +383,7 @@ class _Run:
         self._same_links |= {one.path for one, is_same in zip(links, same, strict=True) if is_same}
 
     def _finished(self, found: list[Entry], remote: str) -> list[Entry]:
-        """What is left of local entries without files that a download has not finished."""
+        """Return the local entries without files that a download has not finished."""
         whole = []
         for entry in found:
             if entry.is_unfinished and not entry.is_dir:
@@ -402,7 +402,7 @@ class _Run:
             await self._space.need(remote, bytes_to_come(sizes, there), self._tracker.bytes_done)
 
     def _is_first(self, remote: str, entry: Entry) -> bool:
-        """Whether no file of another source has gone to the same place."""
+        """Return whether no file of another source has gone to the same path."""
         assert self._claimed is not None
         try:
             first = self._claimed.claim(remote, entry.path, self._pool.options.address)
@@ -414,7 +414,7 @@ class _Run:
         return first
 
     def _is_chosen(self, relative: str, entry: Entry, remote: str | None, there: Attributes | None) -> bool:
-        """Whether a file is wanted, and is not there yet."""
+        """Return whether to send a file: it is selected, and the server does not have it yet."""
         reason = self._selection.reason_against(relative, entry.size_bytes, entry.mtime)
         if reason is not None:
             self._tracker.filter(remote or self._remote_of(relative), entry.path, reason, entry.size_bytes)
@@ -451,7 +451,7 @@ class _Run:
         return age_unknown if self._how.skip == "newer" and there.mtime is None else None
 
     async def _there(self, remote: str) -> dict[str, Attributes] | None:
-        """What a folder of the server holds; ``None``: it is missing, cannot be listed, or nobody needs to know."""
+        """Return the entries of a server's folder; ``None``: missing, cannot be listed, or not needed."""
         if self._how.skip == "never" and self._space is None:
             return None
         try:

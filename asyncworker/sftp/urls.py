@@ -16,7 +16,7 @@ _FORM = "sftp://user@host:port/path"
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """What a URL says.
+    """Server and path of a URL.
 
     Attributes:
         host: Name or address.
@@ -44,7 +44,7 @@ class Location:
 
 
 def is_url(text: object) -> bool:
-    """Whether it is a URL and no name of a host."""
+    """Return whether a text is a URL, not the name of a host."""
     return isinstance(text, str) and "://" in text
 
 

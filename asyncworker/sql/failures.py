@@ -1,4 +1,4 @@
-"""What went wrong in the database, as errors of ours."""
+"""Translation of database failures into asyncworker's errors."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ OnChange = Literal["error", "restart", "resume"]
 
 
 class StoredRun(Protocol):
-    """What the rules look at of a stored run."""
+    """Stored run, as far as the rules need it."""
 
     task: str
     state: RunState

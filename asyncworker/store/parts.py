@@ -23,7 +23,7 @@ def whole_or_part(column: ColumnElement[str], run_id: str) -> ColumnElement[bool
 
 
 def progress_of(row: Row[*tuple[Any, ...]]) -> Progress:
-    """What a row says of where its run stands."""
+    """Return the progress of a run from its row."""
     return Progress(**{name: getattr(row, name) for name in Progress.__struct_fields__})
 
 

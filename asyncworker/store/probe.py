@@ -12,7 +12,7 @@ __all__ = ["StoreReport", "probe_store"]
 
 
 class StoreReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store is; the URL is without its password."""
+    """Description of a store; the URL is without its password."""
 
     url: str
     database: str

@@ -1,4 +1,4 @@
-"""What crosses between the store and its users: requests, holds, batches, progress, failures and dead letters."""
+"""Values exchanged with the store: requests, holds, batches, progress, failures and dead letters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _now() -> datetime:
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of the store when a run begins."""
+    """Request to the store to start or resume a run."""
 
     run_id: str
     task: str
@@ -195,7 +195,7 @@ class KeyChunk(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """What one transaction adds to a run."""
+    """Changes to a run that one transaction stores."""
 
     counters: Counters
     finished_map: bytes = b""

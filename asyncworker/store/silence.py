@@ -11,7 +11,7 @@ __all__ = ["Silence"]
 
 
 class Silence:
-    """Of one who leaves signs in the store. They are only compared: the clocks of two machines need not agree.
+    """Measures how long a heartbeat has not changed. Heartbeats are only compared: clocks need not agree.
 
     Time counts only while it was looked for signs: a process that is frozen for a minute finds the same sign
     afterwards, but so it would if the other one was frozen with it, as the same process is.
@@ -31,7 +31,7 @@ class Silence:
 
     @classmethod
     def of_lease(cls, lease_s: float, clock: Clock = SYSTEM_CLOCK) -> Silence:
-        """Of the holder of a lease: it is looked often enough."""
+        """Measure the silence of a lease's holder, and look often enough for that."""
         return cls(min(1.0, lease_s / 5), clock)
 
     @property

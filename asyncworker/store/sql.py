@@ -359,7 +359,7 @@ class Store:
         return str(holder or "")
 
     async def request_of(self, run_id: str) -> bytes:
-        """What would start the run again, as it was given.
+        """Return the request that would start the run again, as it was given.
 
         Raises:
             RunNotFound: No such run.
@@ -428,7 +428,7 @@ class Store:
                 yield index, value
 
     async def is_keyed(self, run_id: str) -> bool:
-        """Whether a run's items are known by a key.
+        """Return whether a run's items are known by a key.
 
         Raises:
             RunNotFound: No such run.

@@ -1,4 +1,4 @@
-"""What tasks remember: a few values a task, one row each, written in batches under a fencing number."""
+"""State of tasks: a few values per task, one row each, written in batches under a fencing number."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TaskState:
 
     @property
     def size_bytes(self) -> int:
-        """What counts for a limit: keys and values."""
+        """Size that counts for a limit: keys and values."""
         return sum(len(key.encode(errors="surrogatepass")) + len(value) for key, value in self.values.items())
 
     def check_held(self) -> None:

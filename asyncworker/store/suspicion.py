@@ -1,4 +1,4 @@
-"""What the row of a run whose holder died says of the items that may have killed it."""
+"""Suspect items of a run whose holder died, from the run's row."""
 
 from __future__ import annotations
 

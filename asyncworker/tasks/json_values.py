@@ -82,7 +82,7 @@ def _converted(value: Any) -> Any:
 
 
 def _shape_of(cls: type) -> Any:
-    """What converts the instances of a class that is known by its shape: nothing of theirs is imported for it."""
+    """Return the converter of a class recognised by its shape, so that its library need not be imported."""
     if hasattr(cls, "__json__"):
         return lambda value: value.__json__()
     if hasattr(cls, "model_dump"):  # pydantic

@@ -74,7 +74,7 @@ class ProgressMeta:
 
 
 def meta_of(progress: Progress) -> dict[str, Any]:
-    """What `AsyncResult.info` shows of a run that goes on."""
+    """Return the meta that `AsyncResult.info` shows of a run in progress."""
     remaining_s = progress.remaining_s
     return {
         "done": progress.done,

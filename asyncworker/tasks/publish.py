@@ -142,7 +142,7 @@ class _ProducerPool(ProducerPool):
 
 
 class _Outgoing:
-    """What one loop sends by one app."""
+    """Outgoing messages of one app on one loop."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What a client holds of a fan-out: Celery's AsyncResult, and what the store knows of the run."""
+"""Client's handle of a fan-out: Celery's AsyncResult, plus the run's rows in the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task remembers from one execution to the next: ``from asyncworker import state``.
+"""Values that a task keeps from one execution to the next: ``from asyncworker import state``.
 
 Inside of any task, an item of a fan-out included::
 
@@ -189,7 +189,7 @@ def _scope(of_run: bool = False) -> _Scope:
 
 
 def _id_of(name: str, request: Any) -> str:
-    """Whose state it is: a partition's messages may be several, of ids that nobody knows, wherever it is run."""
+    """Return the id that owns the state: a partition may have several messages, each with an id of its own."""
     if name == RUN_PARTITION:
         return f"{request.kwargs['run']}/{request.kwargs['number']}"
     item = item_here()

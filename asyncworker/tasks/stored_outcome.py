@@ -53,7 +53,7 @@ class Looks:
         return max(wait_s, 0.001)
 
     def suffices(self, ended: Progress) -> bool:
-        """Whether a run that has ended is answered from the store."""
+        """Return whether a finished run is answered from the store."""
         now_s = time.monotonic()
         self._ended_at_s = self._ended_at_s or now_s
         long_ago = ended.finished_at is not None and datetime.now(UTC) - ended.finished_at > LONG_AGO

@@ -48,7 +48,7 @@ __all__ = ["AsyncTask"]
 
 
 class _Call:
-    """What a call of a task calls: its body where it is the tracer that calls, else Celery's own ``__call__``.
+    """Target of a task call: the body if the tracer calls, else Celery's own ``__call__``.
 
     In a worker Celery's tells the two apart within the call, whose frames, of Python and of C, wait with the body then:
     two thirds of a kilobyte for each of ten thousand tasks.

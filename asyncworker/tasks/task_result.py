@@ -163,5 +163,5 @@ def _looking_again(get: Callable[..., Any], leaves: list[Any], timeout: float | 
 
 
 def has_failed(result: Any) -> bool:
-    """Whether a result has its outcome here, and that is a failure."""
+    """Return whether a result already holds its outcome, and that is a failure."""
     return bool(result._cache) and result._cache["status"] in states.PROPAGATE_STATES

@@ -1,4 +1,4 @@
-"""Whether Celery knows already how a run ended: another delivery of its message, which ran it, has told."""
+"""Detection of runs whose outcome another delivery of the message has already reported to Celery."""
 
 from __future__ import annotations
 

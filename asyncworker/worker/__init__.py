@@ -1,1 +1,1 @@
-"""What makes a stock Celery worker run ``async def`` tasks on one event loop."""
+"""Worker side: a stock Celery worker that runs ``async def`` tasks on one event loop."""

@@ -1,4 +1,4 @@
-"""What becomes of each of Celery's own worker settings and options under our pool: none is ignored without a word."""
+"""Effect of Celery's own worker settings and options under our pool: none is ignored silently."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FLAGS", "SETTINGS", "Effect", "check_flags", "ignored_settings"]
 
 
 class Effect(enum.Enum):
-    """What a setting does here."""
+    """Effect of one setting."""
 
     #: The same as under prefork.
     SAME = "same"

@@ -89,7 +89,7 @@ class Channel(RedisChannel):
 
     @functools.cached_property
     def acks(self) -> AckBuffer:
-        """What was acknowledged and not sent, of every channel to this broker."""
+        """Acknowledgements not sent yet, of every channel to this broker."""
         return _acks[self._broker]
 
     @property

@@ -348,7 +348,7 @@ def _shortened(value: Any) -> Any:
 
 
 class _Settlement:
-    """What settles a message when a request calls it: a promise of ``call_soon``, in a tenth of the memory."""
+    """Callback that settles a message: a promise of ``call_soon``, in a tenth of the memory."""
 
     __slots__ = ("_consumer", "_message", "_name")
 

@@ -64,7 +64,7 @@ class NotedSettlement:
 
 
 class Fate:
-    """What becomes of a delivery of which a copy has come, or may come; outlives the delivery."""
+    """Fate of a delivery of which a copy has come, or may come; outlives the delivery."""
 
     __slots__ = ("_at_s", "_delivery", "decided")
 

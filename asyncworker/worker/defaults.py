@@ -148,7 +148,7 @@ def hide_secrets(conf: Any) -> None:
 
 
 def is_redis(broker_url: Any) -> bool:
-    """Whether kombu would use its Redis transport for that URL."""
+    """Return whether kombu would use its Redis transport for that URL."""
     try:
         return isinstance(broker_url, str) and urlsplit(broker_url).scheme in ("redis", "rediss", "redis+socket")
     except ValueError:  # not a URL, which is refused where it is used

@@ -36,7 +36,7 @@ BEAT_S = 1.0
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What the file says."""
+    """Content of a worker's health file."""
 
     pid: int
     at_s: float
@@ -55,7 +55,7 @@ class PlaceHealth(msgspec.Struct, frozen=True):
 
 
 class Supervision(msgspec.Struct, frozen=True):
-    """What the file of a supervisor says, beside those of its workers."""
+    """Content of a supervisor's health file, beside those of its workers."""
 
     pid: int
     at_s: float

@@ -37,7 +37,7 @@ class SoftTimeLimitReached(asyncio.CancelledError, SoftTimeLimitExceeded):
 
 
 class Reports(NamedTuple):
-    """What a pool calls to tell what becomes of a task; a Celery request has methods of these names."""
+    """Callbacks by which a pool reports on a task; a Celery request has methods of these names."""
 
     on_accepted: Callable[[int, float], None]
     on_success: Callable[..., Any]
@@ -56,7 +56,7 @@ class JobLeases(Protocol):
 
 
 class Job(LiveJob):
-    """What the pool keeps of a task in flight; also the apply result that Celery's ``Request`` holds weakly.
+    """Task in flight in the pool; also the apply result that Celery's ``Request`` references weakly.
 
     Attributes:
         request: Is told what becomes of it.

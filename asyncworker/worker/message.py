@@ -113,7 +113,7 @@ def decode_json(raw: bytes) -> Any:
 
 
 class NotAMessage:
-    """What stood in a queue and could not be read; takes the place of a payload, so that it is delivered as the others.
+    """Unreadable message; takes the place of a payload, so that it is delivered like the others.
 
     Args:
         raw: The bytes.

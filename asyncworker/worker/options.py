@@ -1,4 +1,4 @@
-"""What ``celery worker`` takes beyond Celery's own options, and how the command becomes the supervisor."""
+"""Options of ``celery worker`` beyond Celery's own, and the switch of the command to the supervisor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server that is away must not lose: tried again until it passes, and no thread is held while it waits."""
+"""Operations that an outage must not lose: retried until they succeed, without a thread held meanwhile."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ class _Message:
 
     @property
     def result(self) -> Any:
-        """What Celery gives to whoever has sent it."""
+        """Result object that Celery gives to the sender."""
         return self._app.AsyncResult(self._id)
 
     def send(self) -> Any:

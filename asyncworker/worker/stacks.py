@@ -1,4 +1,4 @@
-"""Whose task and whose request the running code sees: those of its context, child tasks and threads included.
+"""Current task and request of the running code, by context, child tasks and threads included.
 
 Celery's own stacks belong to a greenlet or a thread, and would lose them there.
 """

@@ -77,7 +77,7 @@ class WorkerProcess:
 
     @property
     def descriptors(self) -> list[int]:
-        """What is readable when it has said or written something."""
+        """Descriptors that become readable when the process sends or writes something."""
         return [fd for fd in (self._link.fileno(), self._output) if fd >= 0]
 
     @property

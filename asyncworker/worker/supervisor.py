@@ -214,7 +214,7 @@ class Supervisor:
 
 
 def _on_terminal() -> bool:
-    """Whether a hang-up may be that of our terminal, which is nobody's wish for new code."""
+    """Return whether SIGHUP may come from our terminal, and so not ask for a reload."""
     return any(os.isatty(fd) for fd in (0, 1, 2))
 
 

@@ -1,4 +1,4 @@
-"""What a supervisor shows of its workers: a file for `asyncworker health`."""
+"""Status of a supervisor's workers: a file for `asyncworker health`."""
 
 from __future__ import annotations
 

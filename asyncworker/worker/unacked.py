@@ -20,7 +20,7 @@ MOST_KEPT = 1000
 
 
 class AckBuffer:
-    """What was acknowledged and is not with the broker yet.
+    """Acknowledgements that have not reached the broker yet.
 
     It belongs to the broker and not to a channel: what a lost connection could not take, the next one does.
     """

@@ -1,4 +1,4 @@
-"""What a task's message must be made of, before anything is built from it."""
+"""Checks of a task's message, before anything is built from it."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def list_(urls: tuple[str, ...], as_json: bool, null: bool, **given: Any) -> Non
 
 @dataclass(frozen=True, kw_only=True)
 class _How:
-    """What is wanted."""
+    """Options of one ``ls``."""
 
     long: bool
     human: bool
@@ -73,7 +73,7 @@ class _How:
 
 
 class _Listing:
-    """What is listed from one server."""
+    """Listing of one server."""
 
     def __init__(self, pool: SFTPPool, how: _How, output: Output) -> None:
         self._pool = pool

@@ -56,7 +56,7 @@ def mv(
 
 
 class _Move:
-    """What ``mv`` does with one entry."""
+    """Move of one entry by ``mv``."""
 
     def __init__(self, output: Output, goal: str, no_clobber: bool, dry_run: bool, verbose: bool) -> None:
         self._output = output
@@ -67,7 +67,7 @@ class _Move:
         self._taken: set[str] = set()
 
     async def is_folder(self, pool: SFTPPool, must: bool) -> bool:
-        """Whether the destination is a folder that things are moved into.
+        """Return whether the destination is a folder to move entries into.
 
         Raises:
             SFTPError: It has to be one, and is not.

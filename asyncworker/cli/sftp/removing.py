@@ -71,7 +71,7 @@ def rmdir(urls: tuple[str, ...], as_json: bool, **given: Any) -> None:
 
 
 class _Removal:
-    """What ``rm`` does with one entry."""
+    """Removal of one entry by ``rm``."""
 
     def __init__(self, output: Output, recursive: bool, force: bool, dry_run: bool, verbose: bool) -> None:
         self._output = output
