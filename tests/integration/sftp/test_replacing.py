@@ -296,15 +296,19 @@ async def test_a_rename_that_replaces_and_is_refused_touches_nothing(
     assert not {"REMOVE", "RENAME"} & {request.kind for request in hostile.history if request.path == GOAL}
 
 
-async def test_a_small_file_costs_five_requests(tmp_path: Path, hostile: Hostile) -> None:
+@pytest.mark.parametrize(("send", "asked"), [(put, ["LSTAT"]), (put_many, [])])
+async def test_a_small_file_costs_five_requests_and_put_asks_what_is_there_beside_the_first(
+    tmp_path: Path, hostile: Hostile, send: Callable[[Scene], Awaitable[None]], asked: list[str]
+) -> None:
     hostile.without = ()
     with running_hostile_server(tmp_path / "server", hostile) as server:
         async with pool_of(server) as pool:
             scene = Scene(hostile, pool, tmp_path)
             await pool.stat("/")
             hostile.history.clear()
-            await put(scene)
-    assert [request.kind for request in hostile.history] == ["OPEN", "WRITE", "FSETSTAT", "CLOSE", "posix-rename"]
+            await send(scene)
+    requests = [request.kind for request in hostile.history]
+    assert requests == [*asked, "OPEN", "WRITE", "FSETSTAT", "CLOSE", "posix-rename"]
 
 
 async def test_a_temporary_file_that_cannot_be_removed_is_named_in_the_log(
