@@ -150,6 +150,12 @@ class ClusterSemaphore:
             self._cluster.declare(self._name, {"kind": "semaphore", "permits": self.permits, "lease_s": self.lease_s})
             self._cluster.steps.submit(self)
 
+    def _step_on(self) -> None:
+        if self._to_release or self._to_renew or self._to_wait:
+            self._step_soon()
+        elif self.idle and self._cluster.active.get((self._name, self._key)) is self:
+            del self._cluster.active[self._name, self._key]
+
     def write(self) -> tuple[list[str], list[Any]]:
         """Return the keys and the arguments of the next step."""
         # What is asked for again while the step is on its way is asked for again.
@@ -170,24 +176,19 @@ class ClusterSemaphore:
         self._sent = {}, {}
         self._take(sent_at_s + USED_PART * self.lease_s, granted, lost, renewed, asked)
         self._stepping = False
-        if self._to_release or self._to_renew or self._to_wait:
-            self._step_soon()
-        elif self.idle and self._cluster.active.get((self._name, self._key)) is self:
-            del self._cluster.active[self._name, self._key]
+        self._step_on()
 
     def refused(self, error: LimitError) -> None:
-        """Let all who wait know that they do so in vain."""
+        """Fail all who wait, but those that a later step asks for: this one says nothing of them."""
         logger.error("limit %s: %s", self._name, error)
         self._stepping = False
-        for asked in (self._to_release, self._to_renew, self._to_wait, *self._sent):
-            asked.clear()
-        waiting, self._waiting = self._waiting, {}
-        for permit, future in waiting.values():
+        self._sent = {}, {}
+        for id in [id for id in self._waiting if id not in self._to_wait]:
+            permit, future = self._waiting.pop(id)
             self._cluster.keeper.leave(permit, self.lease_s)
             if not future.done():
                 future.set_exception(LimitError(f"limit {self._name}: {error}"))
-        if self.idle:
-            self._cluster.active.pop((self._name, self._key), None)
+        self._step_on()
 
     def _take(
         self, valid_until_s: float, granted: list[str], lost: list[str], renewed: _Permits, asked: _Permits

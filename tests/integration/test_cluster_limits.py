@@ -373,6 +373,20 @@ async def test_what_redis_refuses_for_good_is_an_error_for_all_who_wait(  # type
     assert (await used.acquire()).held
 
 
+async def test_a_refused_step_fails_nobody_whom_a_later_one_asks_for(open_cluster, valkey: EmbeddedServer) -> None:  # type: ignore[no-untyped-def]
+    held = await acquired(await open_cluster(), permits=1)
+    place = (await open_cluster()).semaphore("s", "", 1, 30)
+    first, second = (asyncio.create_task(place.acquire(Permit(place, "s", "", "-"))) for _ in range(2))
+    await until(lambda: place.waiting == 2 and not place._to_wait)  # both have been asked for
+    late = asyncio.create_task(place.acquire(Permit(place, "s", "", "-")))
+    await asyncio.sleep(0)
+    place.refused(LimitError("no"))
+    async with asyncio.timeout(WAIT_S):
+        assert [type(each) for each in await asyncio.gather(first, second, return_exceptions=True)] == [LimitError] * 2
+        held.release()
+        await late
+
+
 async def test_a_swallowed_cancellation_does_not_hide_a_loss(open_cluster, valkey: EmbeddedServer) -> None:  # type: ignore[no-untyped-def]
     Semaphore("s", 1, cluster=True, lease_s=2)
     with pytest.raises(LimitLost, match="limit s"):
