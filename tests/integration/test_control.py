@@ -15,6 +15,7 @@ from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from celery import Celery
 
 from tests.integration import tasks
+from tests.servers.client import wait_until_listening
 from tests.servers.worker import ROOT, Worker
 
 
@@ -53,7 +54,8 @@ def test_inspect_coroutines_shows_where_each_task_waits(
 
 
 def test_a_time_limit_that_remote_control_sets_has_an_effect(worker: Callable[..., Worker], client: Celery) -> None:
-    worker(tasks.__name__, "--without-mingle")
+    node = worker(tasks.__name__, "--without-mingle")
+    wait_until_listening(client, node.name)
     sleep = client.tasks["t.sleep"]
     client.control.time_limit("t.sleep", hard=0.5, reply=True)
     with pytest.raises(TimeLimitExceeded):
@@ -73,6 +75,7 @@ def test_a_number_of_places_that_is_none_is_refused_and_changes_nothing(
     worker: Callable[..., Worker], client: Celery, command: str
 ) -> None:
     node = worker(tasks.__name__, "--without-mingle", "-c", "3")
+    wait_until_listening(client, node.name)
     for number in (1.5, "1", None, True, {}, -1, 10**400):
         [answer] = client.control.broadcast(command, arguments={"n": number}, reply=True, timeout=60, limit=1)
         assert "error" in answer[node.name], (number, answer)

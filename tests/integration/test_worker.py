@@ -218,7 +218,7 @@ def test_inspect_stats(app: Celery) -> None:
 
 
 def _inspect(app: Celery, what: str) -> Any:
-    inspect = app.control.inspect(timeout=10, limit=1)
+    inspect = app.control.inspect(timeout=60, limit=1)
     return next(iter((getattr(inspect, what)() or {"": {}}).values()))
 
 
