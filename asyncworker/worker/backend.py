@@ -140,9 +140,10 @@ class OffLoopBackend:
         state: str = states.SUCCESS,
     ) -> Any:
         """Store a success: what nearly every task comes to, so it takes the straight way where there is one."""
-        job, results = current_job.get(), self._results
-        if results is None or results.refused or not (isinstance(job, Job) and self._is_first(job, task_id)):
+        own = self._own(task_id)
+        if own is None:
             return self.__getattr__("mark_as_done")(task_id, result, request, store_result, state)
+        job, results = own
         self._mark_as_done(results, task_id, result, request, store_result, state)
         job.outcome = "done"
         return None
@@ -159,15 +160,14 @@ class OffLoopBackend:
     ) -> Any:
         """Store a failure, in the way of successes where nothing else is to be told of it."""
         arguments = (task_id, exc, traceback, request, store_result, call_errbacks, state)
-        job, results = current_job.get(), self._results
-        if results is None or results.refused or not (isinstance(job, Job) and self._is_first(job, task_id)):
-            return self.__getattr__("mark_as_failure")(*arguments)
-        if request is not None and (request.chord or request.chain or (call_errbacks and request.errbacks)):
-            return self.__getattr__("mark_as_failure")(*arguments)
-        if store_result and not _stored_with_others(job, results.store(task_id, exc, request, state, traceback)):
-            return self.__getattr__("mark_as_failure")(*arguments)
-        job.outcome = "failure"
-        return None
+        own = self._own(task_id)
+        others = request is not None and (request.chord or request.chain or (call_errbacks and request.errbacks))
+        if own is not None and not others:
+            job, results = own
+            if not store_result or _stored_with_others(job, results.store(task_id, exc, request, state, traceback)):
+                job.outcome = "failure"
+                return None
+        return self.__getattr__("mark_as_failure")(*arguments)
 
     def mark_as_retry(
         self,
@@ -180,16 +180,14 @@ class OffLoopBackend:
     ) -> Any:
         """Store that a task is retried, in the way of successes where it is known what that may replace."""
         arguments = (task_id, exc, traceback, request, store_result, state)
-        job, results = current_job.get(), self._results
-        if results is None or results.refused or not (isinstance(job, Job) and self._is_first(job, task_id)):
-            return self.__getattr__("mark_as_retry")(*arguments)
-        provisional = ProvisionalState.of_call("mark_as_retry", arguments, {})
-        if provisional is None or provisional.seen is None:
-            return self.__getattr__("mark_as_retry")(*arguments)
-        if not _stored_with_others(job, results.replace(provisional)):
-            return self.__getattr__("mark_as_retry")(*arguments)
-        job.outcome = "retry"
-        return None
+        own = self._own(task_id)
+        provisional = ProvisionalState.of_call("mark_as_retry", arguments, {}) if own is not None else None
+        if own is not None and provisional is not None and provisional.seen is not None:
+            job, results = own
+            if _stored_with_others(job, results.replace(provisional)):
+                job.outcome = "retry"
+                return None
+        return self.__getattr__("mark_as_retry")(*arguments)
 
     def before_retry(self, job: Job) -> Callable[[], None]:
         """Return what notes the document that is stored for a task, just before its next attempt is sent. It blocks.
@@ -206,6 +204,13 @@ class OffLoopBackend:
                     job.stored_before_retry = stored(self._stock, job.id)
 
         return note
+
+    def _own(self, task_id: str) -> tuple[Job, ResultWriter] | None:
+        """Return the job whose outcome this is and the writer that stores it; ``None`` if it takes the stock way."""
+        job, results = current_job.get(), self._results
+        if results is None or results.refused or not (isinstance(job, Job) and self._is_first(job, task_id)):
+            return None
+        return job, results
 
     @staticmethod
     def _is_first(job: Job, task_id: str) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -45,6 +46,18 @@ def fan_out(client: Celery[AsyncTask], log: Path) -> object:
     return items.iterate(number=range(COUNT))
 
 
+def stop_with(server: Postgres, result: Any) -> None:
+    """Have a run that is under way stop because the store is away; then the store is back."""
+    while not result.progress().done:
+        time.sleep(0.02)
+    server.stop()
+    try:
+        with pytest.raises(StoreError, match="store postgresql"):
+            result.get(timeout=GET_S)
+    finally:
+        server.start()
+
+
 @pytest.mark.usefixtures("on_postgres")
 @pytest.mark.promise("store-away-is-waited-for")
 def test_a_patient_run_waits_for_postgres_and_goes_on(
@@ -79,14 +92,7 @@ def test_an_impatient_run_stops_and_is_resumed(
     log = tmp_path / "log"
     node = worker(MODULE, "--without-mingle", env=STOP)
     result = fan_out(client, log).delay()  # type: ignore[attr-defined]
-    while not result.progress().done:
-        time.sleep(0.02)
-    server.stop()
-    try:
-        with pytest.raises(StoreError, match="store postgresql"):
-            result.get(timeout=GET_S)
-    finally:
-        server.start()
+    stop_with(server, result)
     held = result.progress()
     assert (held.state, held.complete) == ("running", False)  # nobody could write that it ended
     assert result.resume().get(timeout=GET_S)["resumed"] == held.done > 0
@@ -140,14 +146,7 @@ def test_a_run_that_has_stopped_while_postgres_was_away_does_not_stay_running(
 ) -> None:
     worker(MODULE, "--without-mingle", env=STOP | {"ASYNCWORKER_LEASE_S": "3"})
     result = fan_out(client, tmp_path / "log").delay()  # type: ignore[attr-defined]
-    while not result.progress().done:
-        time.sleep(0.02)
-    server.stop()
-    try:
-        with pytest.raises(StoreError, match="store postgresql"):
-            result.get(timeout=GET_S)
-    finally:
-        server.start()
+    stop_with(server, result)
     until = time.monotonic() + GET_S
     while result.progress().state == "running":
         assert time.monotonic() < until
