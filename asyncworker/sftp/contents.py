@@ -1,4 +1,4 @@
-"""Files compared by their contents: the server's are read, and nothing is kept of them."""
+"""Files compared by their contents: by digests of the server, else its files are read, and nothing is kept of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from asyncworker.sftp.bulk import Large
 from asyncworker.sftp.open_files import opened
 from asyncworker.sftp.pool import SFTPPool
 from asyncworker.sftp.progress import Tracker
+from asyncworker.sftp.server_digests import same_digests
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["COMPARED_AT_ONCE", "compared", "same_contents"]
@@ -35,7 +36,7 @@ def compared(pool: SFTPPool, order: Order | Large | FileResult, size_bytes: int,
     async def run() -> Transfer | FileResult:
         nonlocal differs
         if not differs:  # else this is another try
-            if await same_contents(pool, order.remote, order.local):
+            if await same_contents(pool, order.remote, order.local, size_bytes):
                 return FileResult(order.remote, order.local, reason="same contents", known_bytes=size_bytes)
             differs = True
             tracker.find(size_bytes)
@@ -48,8 +49,14 @@ def compared(pool: SFTPPool, order: Order | Large | FileResult, size_bytes: int,
     return Large(order.remote, order.local, run, isinstance(order, Large) and order.counts_itself)
 
 
-async def same_contents(pool: SFTPPool, remote: str, local: str) -> bool:
-    """Compare a file of the server with a local one, block by block, up to the first difference.
+async def same_contents(pool: SFTPPool, remote: str, local: str, size_bytes: int) -> bool:
+    """Compare a file of the server with a local one, up to the first difference.
+
+    Args:
+        pool: The connections.
+        remote: The path on the server.
+        local: The local path.
+        size_bytes: The size of both, as it was listed.
 
     Raises:
         SFTPError: The one on the server cannot be read.
@@ -58,6 +65,9 @@ async def same_contents(pool: SFTPPool, remote: str, local: str) -> bool:
     opening = partial(asyncio.to_thread, os.open, local, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     async with opened(opening) as fd:
         try:
+            same = await same_digests(pool, remote, fd, size_bytes)
+            if same is not None:
+                return same
             offset = 0
             async with pool.open(remote, window_bytes=_WINDOW_BYTES) as file:
                 async for block in file:

@@ -119,6 +119,7 @@ _file_system = struct.Struct(">11Q")
 _READ_ONLY = 0x1
 _text_head = struct.Struct(">IBII")  # length, type, request id, length of the string that follows
 _range = struct.Struct(">QI")  # offset, length
+_checked = struct.Struct(">QQI")  # offset, length, size of blocks that have a digest each
 _all_attributes = struct.Struct(">QIIIII")  # size, owner, group, permissions, times of access and of change
 
 unpack_u32 = _u32.unpack_from
@@ -271,6 +272,11 @@ def write_packet(request_id: int, handle: bytes, offset: int, data: bytes | memo
 def string_bytes(*texts: bytes) -> bytes:
     """Strings with their lengths before them (section 3)."""
     return b"".join(_u32.pack(len(text)) + text for text in texts)
+
+
+def range_to_check(offset: int, length: int) -> bytes:
+    """Return the end of a ``check-file-name``: the range is one block, and its digest is the answer."""
+    return _checked.pack(offset, length, 0)
 
 
 def attributes_bytes(

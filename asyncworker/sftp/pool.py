@@ -49,6 +49,9 @@ class SFTPPool(Files):
         SettingsError: An option does not exist, or its value is not allowed.
     """
 
+    #: Whether the server may be asked for digests of its files: it has not refused to make any.
+    _makes_digests = True
+
     def __init__(
         self, host: str, *, connect: Connect | None = None, ask: Ask | None = None, **options: Unpack[PoolOptions]
     ) -> None:

@@ -38,7 +38,8 @@ class TransferOptions:
         newer_than: Leave files out that were changed before that moment, a datetime or so long ago.
         older_than: Leave files out that were changed then or later.
         skip: Leave out a file that is there already: ``same`` size and time of change, same ``size``, as new or
-            ``newer``, of the same contents (``checksum``: both are read), or ``never``.
+            ``newer``, of the same contents (``checksum``: by digests where the server makes some, else both are read),
+            or ``never``.
         links: ``skip`` leaves links out; ``follow`` moves the file that a link leads to; ``keep`` makes a link on the
             other side, if it stays within the folder that is moved: one that is absolute or leads out is an error in
             the report. Links to folders are never gone into.

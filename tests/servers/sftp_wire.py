@@ -60,3 +60,7 @@ def limits(request_id: int, packet_bytes: int, read_bytes: int, write_bytes: int
 
 def statvfs(request_id: int, *fields: int) -> bytes:
     return packet(201, struct.pack(f">I{len(fields)}Q", request_id, *fields))
+
+
+def digest(request_id: int, name: bytes, value: bytes) -> bytes:
+    return packet(201, struct.pack(">I", request_id) + string(b"check-file") + string(name) + value)

@@ -308,6 +308,18 @@ async def upload_in_place(g: Ground) -> None:
 
 
 @row
+async def compared_by_contents(g: Ground) -> None:
+    large = content(9 * MEGABYTE)
+    for name, here, there in (("same", large, large), ("last", large, large[:-1] + b"?"), ("small", b"a", b"a")):
+        (g.local / name).write_bytes(here)
+        g.far.write(f"up/{name}", there, mtime=MTIME)
+    report = await upload(g.pool, g.local, g.remote("up"), skip="checksum")
+    report.raise_for_errors()
+    same((report.files_done, report.files_skipped), (1, 2))
+    same(g.far.files(), {f"up/{name}": data for name, data in tree_of(g.local).items()})
+
+
+@row
 async def sync_with_deletions(g: Ground) -> None:
     (g.local / "a").write_bytes(content(10))
     g.far.write("up/a", b"old")

@@ -14,7 +14,9 @@ __all__ = ["sftp"]
 def sftp() -> None:
     """Fetch, send, mirror, list, move and remove files over SFTP.
 
-    URLs are sftp://user@host:port/path, with /~/path below the home folder.
+    A URL is sftp://user@host:port/path, with /~/path below the home folder; or user@host:path as scp writes it, where
+    a path without a slash at its beginning is one below the home folder. A local path with a colon in its first name is
+    written ./a:b.
     """
 
 

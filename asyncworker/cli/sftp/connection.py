@@ -10,9 +10,8 @@ import click
 
 from asyncworker.cli.sftp.amounts import DURATION, RATE, SIZE
 from asyncworker.cli.sftp.asking import Asker
-from asyncworker.errors import SettingsError
+from asyncworker.cli.sftp.locations import remote_of
 from asyncworker.sftp.options import DEFAULT_SSH_CONFIG
-from asyncworker.sftp.urls import parse_url
 
 __all__ = ["connection_options", "parsed", "pool_options"]
 
@@ -66,13 +65,10 @@ def connection_options(command: C) -> C:
     return command
 
 
-def parsed(url: str) -> tuple[str, str, dict[str, Any]]:
-    """Host, path and login of a URL."""
-    try:
-        location = parse_url(url)
-    except SettingsError as error:
-        raise click.UsageError(str(error)) from None
-    return location.host, location.path or "/", location.login({})
+def parsed(argument: str) -> tuple[str, str, dict[str, Any]]:
+    """Host, path and login of a URL or a ``host:path``."""
+    remote = remote_of(argument)
+    return remote.host, remote.path, remote.login
 
 
 def pool_options(login: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 from asyncworker.cli.sftp.amounts import AGE, SIZE
 from asyncworker.cli.sftp.connection import connection_options, parsed, pool_options
 from asyncworker.cli.sftp.filtering import FilterCommand, filter_options, read_text
+from asyncworker.cli.sftp.locations import is_remote
 from asyncworker.cli.sftp.remote import by_server
 from asyncworker.cli.sftp.running import run_transfer
 from asyncworker.cli.sftp.streaming import get_to_stdout, put_from_stdin, refuse_others
@@ -20,7 +21,6 @@ from asyncworker.sftp.file_end import READ_TO
 from asyncworker.sftp.progress import Tracker
 from asyncworker.sftp.transfer_options import DownloadOptions, TransferOptions, UploadOptions
 from asyncworker.sftp.upload import run_upload
-from asyncworker.sftp.urls import is_url
 
 __all__ = ["get", "put", "transfer_options", "wishes_of"]
 
@@ -45,7 +45,13 @@ def transfer_options(command: C) -> C:
             type=click.Choice(["same", "size", "newer", "never"]),
             help="Leave out a file that is there: of the same size and time (default), the same size, as new, or none.",
         ),
-        click.option("-c", "--checksum", is_flag=True, help="Leave out a file of the same contents; both are read."),
+        click.option(
+            "-c",
+            "--checksum",
+            is_flag=True,
+            help="Leave out a file of the same contents: by digests where the server makes some (check-file), else both"
+            " are read.",
+        ),
         click.option(
             "--links",
             type=click.Choice(["skip", "follow", "keep"]),
@@ -92,7 +98,7 @@ def get(arguments: tuple[str, ...], **given: Any) -> None:
     23 if a file failed. With - as the destination, files go to standard output.
     """
     urls, destination = arguments, "."
-    if not is_url(arguments[-1]) and len(arguments) > 1:
+    if not is_remote(arguments[-1]) and len(arguments) > 1:
         urls, destination = arguments[:-1], arguments[-1]
     if destination == "-":
         refuse_others("files on standard output", "quiet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import stat as modes
 import struct
@@ -194,6 +195,16 @@ class Operations:
     def _on_fsync(self, request: Request) -> bytes:
         self._file(request)
         return wire.status(request.id, OK)
+
+    def _on_check__file__name(self, request: Request) -> bytes:
+        """Not announced, as ProFTPD does not announce it either."""
+        file = self._tree.find(request.path)
+        if not isinstance(file, File) or request.flags or request.offset >= len(file.content):
+            raise Refused(FAILURE)
+        name = request.data.split(b",")[0]
+        stop = request.offset + request.length if request.length else len(file.content)
+        digest = hashlib.new(name.decode(), file.content[request.offset : stop]).digest()
+        return wire.digest(request.id, name, digest)
 
     def _on_copy__data(self, request: Request) -> bytes:
         source, goal = self._file(request), self.handles.get(request.second)

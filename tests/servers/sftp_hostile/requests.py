@@ -51,9 +51,9 @@ class Request:
         path: Its path, or the path that its handle was opened with.
         handle: Its handle.
         second: Second path, or handle, of those that have two.
-        offset: Of READ, WRITE and copy-data.
-        length: Of READ and WRITE.
-        data: Of WRITE.
+        offset: Of READ, WRITE, copy-data and check-file-name.
+        length: Of READ, WRITE and check-file-name.
+        data: Of WRITE; the digests that check-file-name takes.
         flags: Of OPEN.
         stat: The attributes that it sets.
         place: Its number among those of its session, from 1.
@@ -128,6 +128,10 @@ def parse(packet: bytes, session: int) -> Request:
         request.stat = reader.stat()
     elif request.kind in _WITH_ATTRIBUTES:
         request.stat = reader.stat()
+    elif request.kind == "check-file-name":
+        request.data = reader.string()
+        request.offset, request.length = reader.number(">Q"), reader.number(">Q")
+        request.flags = reader.number()  # the size of blocks
     elif request.kind == "copy-data":
         request.offset, request.length = reader.number(">Q"), reader.number(">Q")
         request.second = reader.string()
