@@ -123,9 +123,19 @@ async def replace(self: Any, way: str) -> Any:
     raise self.replace(ways[way]())
 
 
+#: How many wait for the others, and whether all are here.
+_waiting = 0
+_all_here = asyncio.Event()
+
+
 @shared_task(name="c.sends_all_and_replaces", bind=True)
-async def sends_all_and_replaces(self: Any) -> Any:
-    """Send a group, a chord and a chain of groups, and end as a group in one's own place."""
+async def sends_all_and_replaces(self: Any, among: int) -> Any:
+    """Send a group, a chord and a chain of groups once so many run, and end as a group in one's own place."""
+    global _waiting
+    _waiting += 1
+    if _waiting >= among:
+        _all_here.set()
+    await _all_here.wait()
     sent = [await sends(way) for way in ("group", "chord", "chain of groups")]
     raise self.replace(group(current_app.signature("c.same", (each,)) for each in sent))
 

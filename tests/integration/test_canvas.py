@@ -57,6 +57,18 @@ def answers(client: Celery[Any]) -> None:
     assert client.control.inspect(timeout=60, limit=1).ping()
 
 
+def check_that_many_send_everything_at_once(client: Celery[Any], many: int) -> None:
+    """Let so many send all of the canvas once all of them run; the worker answers until the last has ended."""
+    sent = [client.send_task("c.sends_all_and_replaces", (many,)) for _ in range(many)]
+    answers(client)
+    for result in sent:
+        while not result.ready():
+            answers(client)
+    ids = [result.get(timeout=TIMEOUT_S) for result in sent]
+    came_to = [[client.AsyncResult(task_id).get(timeout=TIMEOUT_S) for task_id in of_one] for of_one in ids]
+    assert came_to == [[WAYS[way] for way in ("group", "chord", "chain of groups")]] * many
+
+
 @pytest.mark.parametrize(
     ("limit", "io_threads"), [("1", "1"), ("1", "8"), ("2", "8"), ("10", "1"), ("10", "8"), ("0", "8")]
 )
@@ -103,13 +115,7 @@ def test_two_hundred_tasks_send_everything_at_once_and_the_worker_answers_throug
     node: Callable[..., Worker], client: Celery[Any], limit: str
 ) -> None:
     started = node(limit)
-    sent = [client.send_task("c.sends_all_and_replaces") for _ in range(200)]
-    for result in sent:
-        while not result.ready():
-            answers(client)
-    ids = [result.get(timeout=TIMEOUT_S) for result in sent]
-    came_to = [[client.AsyncResult(task_id).get(timeout=TIMEOUT_S) for task_id in of_one] for of_one in ids]
-    assert came_to == [[WAYS[way] for way in ("group", "chord", "chain of groups")]] * 200
+    check_that_many_send_everything_at_once(client, 200)
     assert started.stop() == 0
 
 
