@@ -9,7 +9,14 @@ import pytest
 from celery import Celery, chain, group
 
 from tests.integration import canvas_tasks
-from tests.integration.test_canvas import AT_ONCE, TIMEOUT_S, WAYS, answers, check_that_many_send_everything_at_once, outcomes
+from tests.integration.test_canvas import (
+    AT_ONCE,
+    TIMEOUT_S,
+    WAYS,
+    answers,
+    check_that_many_send_everything_at_once,
+    outcomes,
+)
 from tests.servers.client import wait_until_listening
 from tests.servers.worker import Worker
 
