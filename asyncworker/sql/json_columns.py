@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import msgspec
-from sqlalchemy import Engine, TableClause, text
+from sqlalchemy import Pool, TableClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asyncworker.errors import SQLRowsRefused
@@ -15,37 +15,45 @@ from asyncworker.sql.rows import Row
 
 __all__ = ["JSONColumns"]
 
+#: Each column of the table, and whether it is of JSON (also by a domain), or of a list of it.
 _POSTGRESQL = text(
-    "SELECT attname FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid "
-    "WHERE attrelid = to_regclass(:quoted) AND attnum > 0 AND NOT attisdropped AND typname IN ('json', 'jsonb')"
+    "SELECT attname, coalesce(base.typname, own.typname) IN ('json', 'jsonb'), "
+    "coalesce(base.typname, own.typname) IN ('_json', '_jsonb') "
+    "FROM pg_attribute JOIN pg_type own ON own.oid = atttypid LEFT JOIN pg_type base ON base.oid = own.typbasetype "
+    "WHERE attrelid = to_regclass(:quoted) AND attnum > 0 AND NOT attisdropped"
 )
-_SQLITE = text("SELECT name FROM pragma_table_info(:name, :schema) WHERE upper(type) LIKE '%JSON%'")
+_SQLITE = text("SELECT name, upper(type) LIKE '%JSON%', 0 FROM pragma_table_info(:name, :schema)")
 
-#: By engine and table: columns hardly ever change, and items write to one table by the thousand.
-_known: WeakKeyDictionary[Engine, dict[str, frozenset[str]]] = WeakKeyDictionary()
+_Names = tuple[frozenset[str], frozenset[str]]
+#: By pool of connections and table: columns hardly ever change, and items write to one table by the thousand.
+_known: WeakKeyDictionary[Pool, dict[str, _Names]] = WeakKeyDictionary()
 
 
 class JSONColumns:
     """The columns of a table that hold JSON, and how their values are sent.
 
     Args:
-        names: The columns.
+        names: The columns of JSON, and those of lists of it.
         target: The table's name, for errors.
         anywhere: Objects and lists are sent as JSON to other columns as well: SQLite knows no type that takes them.
     """
 
-    def __init__(self, names: Collection[str], target: str, *, anywhere: bool) -> None:
-        self._names = names
+    def __init__(self, names: _Names, target: str, *, anywhere: bool) -> None:
+        self._names, self._lists = names
         self._target = target
         self._anywhere = anywhere
 
     @classmethod
     async def of(cls, connection: AsyncConnection, table: TableClause, target: str) -> JSONColumns:
-        """Ask the database, once an engine and table."""
-        dialect, known = connection.dialect, _known.setdefault(connection.engine.sync_engine, {})
-        if target not in known:
-            known[target] = frozenset(await _ask(connection, table))
-        return cls(known[target], target, anywhere=dialect.name == "sqlite")
+        """Ask the database, once a pool and table."""
+        known = _known.setdefault(connection.sync_engine.pool, {})
+        names = known.get(target)
+        if names is None:
+            columns = await _ask(connection, table)
+            names = frozenset(one[0] for one in columns if one[1]), frozenset(one[0] for one in columns if one[2])
+            if columns:  # else it may be made later
+                known[target] = names
+        return cls(names, target, anywhere=connection.dialect.name == "sqlite")
 
     def encode(self, rows: Sequence[Row], first: int) -> Sequence[Row]:
         """Return the rows as they are sent.
@@ -59,17 +67,18 @@ class JSONColumns:
         Raises:
             SQLRowsRefused: JSON has no form for a value.
         """
-        names = self._names
-        if self._anywhere:
-            names = {name for name, value in rows[0].items() if name in names or isinstance(value, dict | list)}
-        names = [name for name in rows[0] if name in names]
+        names = [name for name in rows[0] if self._anywhere or name in self._names or name in self._lists]
         if not names:
             return rows
         encoded = []
         for number, row in enumerate(rows, first):
             changed = dict(row)
             for name in names:
-                changed[name] = self._encoded(row[name], name, number)
+                value = row[name]
+                if name in self._lists and isinstance(value, list | tuple):
+                    changed[name] = [self._encoded(one, name, number) for one in value]
+                elif name in self._names or (self._anywhere and isinstance(value, dict | list)):
+                    changed[name] = self._encoded(value, name, number)
             encoded.append(changed)
         return encoded
 
@@ -83,11 +92,14 @@ class JSONColumns:
             raise SQLRowsRefused(said, table=self._target) from None
 
 
-async def _ask(connection: AsyncConnection, table: TableClause) -> list[str]:
+async def _ask(connection: AsyncConnection, table: TableClause) -> list[tuple[str, bool, bool]]:
+    """Return each column's name, whether it is of JSON, and whether it is of lists of it; none of a missing table."""
     if connection.dialect.name == "postgresql":
         quoted = connection.dialect.identifier_preparer.format_table(table)
-        return [*(await connection.execute(_POSTGRESQL, {"quoted": quoted})).scalars()]
-    if connection.dialect.name == "sqlite":
+        found = await connection.execute(_POSTGRESQL, {"quoted": quoted})
+    elif connection.dialect.name == "sqlite":
         where = {"name": table.name, "schema": getattr(table, "schema", None) or "main"}
-        return [*(await connection.execute(_SQLITE, where)).scalars()]
-    return []
+        found = await connection.execute(_SQLITE, where)
+    else:
+        return []
+    return [(row[0], bool(row[1]), bool(row[2])) for row in found]

@@ -144,7 +144,7 @@ async def copy_rows(on: AsyncEngine | AsyncConnection, table: TableLike, rows: R
                         columns=list(first),
                         schema_name=getattr(target, "schema", None),
                     )
-                except (TypeError, ValueError, OverflowError) as exc:  # asyncpg cannot encode a value
+                except (TypeError, ValueError, OverflowError, AttributeError) as exc:  # asyncpg cannot encode a value
                     raise SQLRowsRefused(f"COPY to {name}, row {sent:,}: {exc}", table=name) from exc
     return sent
 
@@ -179,7 +179,10 @@ async def _write(
                 under_way = len(part)
                 encoded = part if json_columns is None else json_columns.encode(part, sent + 1)
                 # As many executions of one statement: a key may come twice, and no limit of parameters is met.
-                await connection.execute(statement, encoded)
+                try:
+                    await connection.execute(statement, encoded)
+                except (ValueError, OverflowError) as exc:  # the driver cannot encode a value
+                    raise SQLRowsRefused(f"{what()}: {exc}", table=name) from exc
                 sent, under_way = sent + under_way, 0
     return sent
 

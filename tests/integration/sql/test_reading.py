@@ -15,6 +15,7 @@ from asyncworker import sql
 from asyncworker.errors import SettingsError, SQLConnectError, SQLError
 from asyncworker.resources import lifetimes
 from tests.integration import sql_tasks
+from tests.integration.sql.conftest import all_rows
 from tests.servers.postgres import Postgres
 from tests.servers.worker import Worker
 
@@ -32,6 +33,30 @@ async def test_a_statement_of_sqlalchemys(engine: AsyncEngine) -> None:
     await sql.insert_rows(engine, "orders", [{"id": n, "shop": "Oslo", "amount": n} for n in range(10)])
     statement = select(table.c.id).where(table.c.amount > 7).order_by(table.c.id)
     assert [row async for row in sql.stream_rows(engine, statement)] == [{"id": 8}, {"id": 9}]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE orders SET amount = 5", "CREATE TABLE more (i INTEGER)", "-- nothing"])
+async def test_a_statement_without_rows_is_refused_and_undone(engine: AsyncEngine, statement: str) -> None:
+    await sql.insert_rows(engine, "orders", [{"id": 1, "shop": "Oslo", "amount": 1}])
+    with pytest.raises(SQLError, match=r"gives no rows.*undone"):
+        [row async for row in sql.stream_rows(engine, statement)]
+    with pytest.raises(SQLError, match="more"):
+        [row async for row in sql.stream_rows(engine, "SELECT * FROM more")]
+    assert await all_rows(engine) == [(1, "Oslo", 1)]
+
+
+async def test_no_column_is_lost_to_another_of_its_name(engine: AsyncEngine) -> None:
+    await sql.insert_rows(engine, "orders", [{"id": 1, "shop": "Oslo", "amount": 1}])
+    joined = "SELECT a.id, b.id, b.shop FROM orders a JOIN orders b ON a.id = b.id"
+    with pytest.raises(SQLError, match="several columns are named id:"):
+        [row async for row in sql.stream_rows(engine, joined)]
+    renamed = joined.replace("b.id,", "b.id AS other,")
+    assert [row async for row in sql.stream_rows(engine, renamed)] == [{"id": 1, "other": 1, "shop": "Oslo"}]
+
+
+async def test_no_rows_a_fetch_is_refused(engine: AsyncEngine) -> None:
+    with pytest.raises(SQLError, match="chunk is 0"):
+        [row async for row in sql.stream_rows(engine, NUMBERS, {"count": 3}, chunk=0)]
 
 
 async def test_memory_holds_a_chunk_not_the_result(engine: AsyncEngine) -> None:
