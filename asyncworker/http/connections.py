@@ -22,7 +22,10 @@ __all__ = ["MAX_BYTES", "Answer", "Connections", "too_large"]
 #: The extension of a request that says how many bytes of its answer are read.
 MAX_BYTES = "asyncworker.max_bytes"
 
+#: What is decompressed at once: deflate makes a thousand bytes of one at most, others millions.
 _PIECE_BYTES = 4096
+_DENSE_PIECE_BYTES = 16
+_DEFLATE = frozenset({"gzip", "x-gzip", "deflate", "identity"})
 
 
 class Connections(httpx.AsyncBaseTransport):
@@ -60,8 +63,7 @@ class Connections(httpx.AsyncBaseTransport):
             raise
         body = response.stream
         assert isinstance(body, httpx.AsyncByteStream)
-        compressed = response.headers.get("Content-Encoding", "identity") != "identity"
-        ended = _Body(body, lambda well: self._give_back(connection, host, well=well), in_pieces=compressed)
+        ended = _Body(body, lambda well: self._give_back(connection, host, well=well), _piece_bytes(response.headers))
         return Answer(response.status_code, headers=response.headers, stream=ended, extensions=response.extensions)
 
     async def aclose(self) -> None:
@@ -132,28 +134,37 @@ def too_large(answer: httpx.Response, max_bytes: int) -> HTTPTooLarge:
     )
 
 
+def _piece_bytes(headers: httpx.Headers) -> int | None:
+    encodings = [each.strip().lower() for each in headers.get("Content-Encoding", "identity").split(",")]
+    if encodings == ["identity"]:
+        return None
+    # Two of them multiply.
+    return _PIECE_BYTES if len(encodings) == 1 and encodings[0] in _DEFLATE else _DENSE_PIECE_BYTES
+
+
 class _Body(httpx.AsyncByteStream):
     """An answer's body; tells once whether it was read to its end.
 
     Args:
         body: What is read.
         ended: Is told.
-        in_pieces: Give it out in small pieces: each may be a thousand times as large once it is decompressed.
+        piece_bytes: Give it out in pieces of that size, since they grow when they are decompressed; ``None``: as it
+            comes.
     """
 
-    def __init__(self, body: httpx.AsyncByteStream, ended: Callable[[bool], None], *, in_pieces: bool) -> None:
+    def __init__(self, body: httpx.AsyncByteStream, ended: Callable[[bool], None], piece_bytes: int | None) -> None:
         self._body = body
-        self._in_pieces = in_pieces
+        self._piece_bytes = piece_bytes
         self._ended: Callable[[bool], None] | None = ended
         self._whole = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for piece in self._body:
-            if not self._in_pieces:
+            if self._piece_bytes is None:
                 yield piece
                 continue
-            for start in range(0, len(piece), _PIECE_BYTES):
-                yield piece[start : start + _PIECE_BYTES]
+            for start in range(0, len(piece), self._piece_bytes):
+                yield piece[start : start + self._piece_bytes]
         self._whole = True
 
     async def aclose(self) -> None:

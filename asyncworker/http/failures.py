@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 
@@ -15,6 +15,7 @@ from asyncworker.errors import (
     HTTPError,
     HTTPStatusError,
     HTTPTimeout,
+    HTTPTooLarge,
 )
 from asyncworker.http.retries import retry_after_s
 from asyncworker.http.shown import shown
@@ -83,10 +84,12 @@ def _said(error: Exception) -> str:
 async def refusal(response: httpx.Response) -> HTTPStatusError:
     """Make the error of an answer that is one; quotes the beginning of what the server says."""
     body = b""
-    async for piece in response.aiter_bytes(_READ_BYTES):
-        body += piece
-        if len(body) >= _READ_BYTES:
-            break
+    # Whatever is wrong with what it says, the status is known, and decides.
+    with suppress(httpx.DecodingError, HTTPTooLarge):
+        async for piece in response.aiter_bytes(_READ_BYTES):
+            body += piece
+            if len(body) >= _READ_BYTES:
+                break
     quoted = " ".join(body.decode(response.encoding or "utf-8", "replace").split())[:_QUOTED]
     request = response.request
     status = f"{response.status_code} {response.reason_phrase}".strip()

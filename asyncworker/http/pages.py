@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +17,10 @@ from asyncworker.http.shown import shown
 from asyncworker.redaction import redacted
 
 __all__ = ["MAX_PAGES", "Cursor", "Links", "Numbers", "Page", "Paging", "Trail", "begin", "follow"]
+
+#: A link and its parameters, and one of these; commas and semicolons are separators outside of <> and quotes only.
+_LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[^\s;,="]+\s*(?:=\s*(?:"(?:\\.|[^"\\])*"|[^\s;,"]*))?)*)')
+_PARAMETER = re.compile(r';\s*([^\s;,="]+)\s*(?:=\s*(?:"((?:\\.|[^"\\])*)"|([^\s;,"]*)))?')
 
 #: Of one list, unless the caller says otherwise.
 MAX_PAGES = 100_000
@@ -52,7 +58,7 @@ class Page:
         """
         number = trail.enter(response)
         try:
-            content = msgspec.json.decode(response.content)
+            content = msgspec.json.decode(response.content.removeprefix(BOM_UTF8))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:  # the last: nested too deep
             raise _wrong(response, f"page {number} is not JSON: {exc}") from None
         found = content if items is None else _field(content, items)
@@ -107,7 +113,7 @@ class Paging(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """By the ``Link`` header's ``rel="next"`` (RFC 8288); ends where there is none."""
+    """By the ``Link`` header's ``rel="next"`` (RFC 8288), in any spelling; ends where there is none."""
 
     def first(self, url: httpx.URL) -> httpx.URL:
         """Return the URL as it is."""
@@ -115,7 +121,13 @@ class Links:
 
     def next(self, page: Page) -> str | None:
         """Return the link."""
-        return page.response.links.get("next", {}).get("url")
+        for header in page.response.headers.get_list("Link"):
+            for link in _LINK.finditer(header):
+                # The first "rel" of a link counts; it may name several relations.
+                said = next((each for each in _PARAMETER.finditer(link[2]) if each[1].lower() == "rel"), None)
+                if said is not None and "next" in (said[2] or said[3] or "").lower().split():
+                    return link[1].strip()
+        return None
 
 
 @dataclass(frozen=True, slots=True)

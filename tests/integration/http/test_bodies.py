@@ -7,7 +7,7 @@ import tracemalloc
 import httpx
 import pytest
 
-from asyncworker.errors import HTTPConnectionLost, HTTPTooLarge, SettingsError
+from asyncworker.errors import HTTPConnectionLost, HTTPStatusError, HTTPTooLarge, SettingsError
 from tests.integration.http.conftest import Connect
 from tests.servers.http import Exchange, HTTPServer
 
@@ -34,6 +34,52 @@ def without_a_size(exchange: Exchange) -> None:
     exchange.handler.close_connection = True
     for _ in range(20):
         exchange.write(b"x" * (MEGABYTE // 10))
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip"])
+async def test_no_more_is_read_of_what_is_packed_denser_than_gzip(
+    server: HTTPServer, connect: Connect, encoding: str
+) -> None:
+    """A few bytes of it become many megabytes."""
+    content = b"x" * 400 * MEGABYTE
+    if encoding == "br":
+        packed = pytest.importorskip("brotli").compress(content, quality=5, lgwin=24)
+    elif encoding == "zstd":
+        packed = pytest.importorskip("zstandard").ZstdCompressor().compress(content)
+    else:
+        packed = gzip.compress(gzip.compress(content))
+    del content
+
+    def answer(exchange: Exchange) -> None:
+        exchange.begin(len(packed), Content_Encoding=encoding)
+        exchange.write(packed)
+
+    server.on("/orders", answer)
+    client = await connect(max_bytes=MEGABYTE)
+    tracemalloc.start()
+    try:
+        with pytest.raises(HTTPTooLarge):
+            await client.get("/orders")
+        assert tracemalloc.get_traced_memory()[1] < 100 * MEGABYTE
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("status", [404, 503])
+@pytest.mark.parametrize("answer", [b"this is not gzip", PACKED], ids=["broken", "too-large"])
+async def test_the_status_of_an_error_counts_whatever_its_body_is(
+    server: HTTPServer, connect: Connect, status: int, answer: bytes
+) -> None:
+    def refuse(exchange: Exchange) -> None:
+        exchange.begin(len(answer), status, Content_Encoding="gzip")
+        exchange.write(answer)
+
+    server.on("/orders", refuse)
+    client = await connect(max_bytes=1000, attempts=3)
+    with pytest.raises(HTTPStatusError, match=str(status)) as caught:
+        await client.get("/orders")
+    assert caught.value.status == status
+    assert len(server.requests("/orders")) == (1 if status == 404 else 3)
 
 
 @pytest.mark.parametrize("answer", [plain, packed, without_a_size])

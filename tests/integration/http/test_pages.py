@@ -40,6 +40,38 @@ def by_offset(exchange: Exchange) -> None:
     exchange.send(list(range(100))[int(exchange.query["offset"]) :][:40])
 
 
+NEXT = [
+    '</orders?page={}>; rel="next"',
+    "</orders?page={}>; rel=next",
+    '</orders?page={}>;REL="Last Next"',
+    '</orders;v=1?page={}&fields=a,b>; rel="next"',
+    '</orders?page=1>; rel="first", </orders?page={}>; title="a, b; rel=last"; rel="next"; rel="prev"',
+    '</orders?page=1>; rel="first"; title="\\"</x>; rel=next", </orders?page={}> ; rel = next',
+]
+
+
+@pytest.mark.parametrize("link", NEXT)
+async def test_links_as_the_standard_allows_them(server: HTTPServer, connect: Connect, link: str) -> None:
+    def answer(exchange: Exchange) -> None:
+        page = int(exchange.query.get("page", "1"))
+        exchange.send([page], **({"Link": link.format(page + 1)} if page < 3 else {"Link": '</orders>; rel="first"'}))
+
+    for path in ("/orders", "/orders;v=1"):
+        server.on(path, answer)
+    client = await connect()
+    assert [item async for item in client.items("/orders")] == [1, 2, 3]
+
+
+async def test_a_page_that_begins_with_a_byte_order_mark(server: HTTPServer, connect: Connect) -> None:
+    def answer(exchange: Exchange) -> None:
+        exchange.begin(6)
+        exchange.write(b"\xef\xbb\xbf[1]")
+
+    server.on("/orders", answer)
+    client = await connect()
+    assert [item async for item in client.items("/orders")] == [1]
+
+
 @pytest.mark.parametrize(
     ("answer", "how", "items", "expected"),
     [
