@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import click
 import msgspec
+
+from asyncworker.cli.own_lines import echo_line
 
 __all__ = ["echo_json"]
 
@@ -18,4 +19,4 @@ def echo_json(thing: Any) -> None:
     except UnicodeEncodeError:
         # Half a surrogate pair has a form in JSON, but none in UTF-8.
         line = json.dumps(msgspec.to_builtins(thing), separators=(",", ":"))
-    click.echo(line)
+    echo_line(line)

@@ -39,7 +39,7 @@ from asyncworker.sftp.contents import COMPARED_AT_ONCE, compared
 from asyncworker.sftp.file_end import truthful
 from asyncworker.sftp.folders import Destination, Found, folded, folders_above
 from asyncworker.sftp.links import check_target, make_local_link
-from asyncworker.sftp.listing import Entry, age_unknown, type_unknown
+from asyncworker.sftp.listing import Entry, age_unknown, not_regular, type_unknown
 from asyncworker.sftp.localfile import LocalFile
 from asyncworker.sftp.lost_times import warn_of_times
 from asyncworker.sftp.mirror_plan import Inventory
@@ -361,6 +361,8 @@ class _Run:
                     return None
                 attributes = await self._attributes(entry)
             if attributes is None:
+                if entry is source.entry:
+                    raise not_regular(entry.path, self._pool.options.address)
                 self._tracker.skip(entry.path, goal, "a link" if entry.is_link else "no file", entry.size_bytes)
                 return None
             size = attributes.size_bytes

@@ -20,7 +20,7 @@ from asyncworker.sftp.session import Session, refusal
 from asyncworker.sftp.temporary_names import is_ours
 from asyncworker.sftp.untold import Batch, Untold
 
-__all__ = ["BadNames", "Entry", "Listing", "age_unknown", "not_replaceable", "type_unknown"]
+__all__ = ["BadNames", "Entry", "Listing", "age_unknown", "not_regular", "not_replaceable", "type_unknown"]
 
 logger = logging.getLogger(__name__)
 
@@ -298,6 +298,11 @@ def not_replaceable(path: str, address: str) -> SFTPError:
     """The error of what a file must not take the place of."""
     message = f"{address}: {path}: there is a device, a pipe or a socket of that name"
     return SFTPError(message, host=address, path=path)
+
+
+def not_regular(path: str, address: str) -> SFTPError:
+    """The error of a device, a pipe or a socket that was named to be fetched."""
+    return SFTPError(f"{address}: {path} is not a regular file", host=address, path=path)
 
 
 def age_unknown(path: str, address: str) -> SFTPError:

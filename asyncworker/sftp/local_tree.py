@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -33,16 +34,18 @@ class LocalFolder(Struct, frozen=True):
 
 
 def look_up(paths: list[str], bad: list[FileResult]) -> list[LocalFolder | Entry]:
-    """Find out what is meant; of several, those that are not there are added to ``bad``.
+    """Find out what is meant; of several, those that cannot be sent are added to ``bad``.
 
     Raises:
-        OSError: The only one is not there.
+        OSError: The only one is missing, or is neither a folder nor a file.
     """
     several = len(paths) > 1
     found: list[LocalFolder | Entry] = []
     for path in paths:
         try:
             like = Path(path).stat()
+            if not (stat.S_ISDIR(like.st_mode) or stat.S_ISREG(like.st_mode)):
+                raise OSError(errno.EINVAL, "is not a regular file", path)
         except OSError as error:
             if not several:
                 raise

@@ -1,4 +1,4 @@
-"""Servers that do not keep, or do not tell, times of change: another run would move everything again."""
+"""Servers that do not keep, or do not tell, times of change, so that another run would move everything again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def warn_of_times(wishes: TransferOptions, tracker: Tracker) -> None:
 
 
 async def warn_of_lost_times(pool: SFTPPool, wishes: TransferOptions, tracker: Tracker) -> None:
-    """Warn of a server that says it has set the time of a file, and has not: one file is looked at."""
+    """Warn of a server that says it has done what it has not: the size and time of one file are looked at."""
     last = tracker.last
     if last is None or last.mtime is None or wishes.skip not in ("same", "newer"):
         return
@@ -27,6 +27,11 @@ async def warn_of_lost_times(pool: SFTPPool, wishes: TransferOptions, tracker: T
         found = await pool.stat(last.remote)
     except SFTPError:  # taken by its reader, perhaps
         return
-    if found.mtime is not None and found.size_bytes == last.size_bytes and found.mtime != last.mtime:
-        where = pool.options.address
+    where = pool.options.address
+    if found.size_bytes not in (None, last.size_bytes):
+        tracker.warn(
+            f"{where}: {last.remote} has {found.size_bytes:,} bytes, and {last.size_bytes:,} were sent: somebody has"
+            " written it since, or the server said that it had done what it has not"
+        )
+    elif found.mtime is not None and found.size_bytes == last.size_bytes and found.mtime != last.mtime:
         tracker.warn(f"{where} does not keep the times of change that it is given for files: {_ADVICE}")

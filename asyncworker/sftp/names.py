@@ -37,7 +37,7 @@ def check_name(name: bytes | str, *, host: str = "", folder: str = "", local: bo
     fault = _fault(raw, local)
     if fault:
         shown = ascii(raw[:80])[1:]
-        where = f"{host or 'the server'}: {folder}: " if host or folder else ""
+        where = "".join(f"{part}: " for part in (host or ("the server" if folder else ""), folder) if part)
         raise SFTPNameError(f"{where}refused the name {shown}: {fault}", host=host, path=folder or None)
     return remote_text(raw)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Self
 
 from msgspec import Struct
 
 from asyncworker.errors import SettingsError, SFTPError, SFTPFileNotFound
 from asyncworker.sftp.batch import FileResult
+from asyncworker.sftp.bulk import patiently
 from asyncworker.sftp.filters import Rule
 from asyncworker.sftp.listing import Entry
 from asyncworker.sftp.names import check_name, remote_bytes
@@ -113,7 +115,7 @@ async def _source(pool: SFTPPool, remote: str, how: TransferOptions, several: bo
     pattern, flat, path = None, False, remote
     split = split_glob(path)
     try:
-        attributes = await pool._told(path)
+        attributes = await patiently(partial(pool._told, path))
         is_pattern = split is not None and attributes == Attributes() and not await pool._is_folder(path, attributes)
     except SFTPFileNotFound:
         if split is None:
@@ -125,7 +127,7 @@ async def _source(pool: SFTPPool, remote: str, how: TransferOptions, several: bo
         texts = (text, f"{text.rstrip('/')}/***")  # a folder that meets it is meant with all in it
         pattern = Selection(filters=[Rule(True, one, only=True, meets_dots=False) for one in texts])
         flat = "/" not in text[1:] and "**" not in text
-        attributes = await pool._told(path)
+        attributes = await patiently(partial(pool._told, path))
     if not await pool._is_folder(path, attributes):
         name = check_name(remote_bytes(path.rpartition("/")[2]), host=pool.options.address)
         return RemoteSource(remote, entry=Entry(name, path, attributes), start=len(path) - len(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPNoSpace
@@ -11,6 +12,8 @@ from asyncworker.sftp.stripedput import is_part_of
 from asyncworker.sftp.temporary_names import is_ours
 
 __all__ = ["Space", "bytes_to_come"]
+
+logger = logging.getLogger(__name__)
 
 
 class Space:
@@ -63,8 +66,11 @@ class Space:
     async def _free(self, folder: str) -> FileSystem | None:
         try:
             found = await self._pool.statvfs(folder)
-        except (SFTPConnectionLost, SFTPConnectError):
+        except SFTPConnectError:
             raise
+        except SFTPConnectionLost as error:  # perhaps it is this request that it dies of
+            logger.warning("%s; sending without knowing how much is free in %s", error, folder)
+            return None
         except SFTPError:  # it does not say
             return None
         return found if found.size_bytes else None

@@ -96,6 +96,10 @@ class _Reader:
             if required:
                 raise SettingsError(f"SSH configuration {path} does not exist") from None
             return
+        except IsADirectoryError:
+            if required:
+                raise SettingsError(f"SSH configuration {path} is a folder") from None
+            return  # as ssh has it: a pattern of Include may meet one
         except OSError as error:
             raise SettingsError(f"SSH configuration {path} cannot be read: {error.strerror}") from None
         outer = active

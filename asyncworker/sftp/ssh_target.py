@@ -7,6 +7,7 @@ safety of the connection, and named in the log where it does not. Blocks: for a 
 from __future__ import annotations
 
 import getpass
+import hashlib
 import logging
 import os
 import re
@@ -110,7 +111,7 @@ def target_of(options: Options, way: tuple[str, ...] = ()) -> Target:
         found["compress"] = True
     with_user = replace(options, **found)
     hostname = _expand(config.get("hostname") or options.host, {"h": options.host}, config, "hostname")
-    tokens = _tokens(with_user, hostname)
+    tokens = _tokens(with_user, hostname, config)
     if "client_keys" in unsaid and (keys := config.values.get("identityfile")):
         files = tuple(_path(key, tokens, config, "identityfile") for key in keys if key.lower() != "none")
         # ssh passes over those that do not exist; with none at all, it would try its usual ones.
@@ -253,18 +254,27 @@ def _is_usable(name: str, value: str) -> bool:
     return True
 
 
-def _tokens(options: Options, hostname: str) -> dict[str, str]:
-    local_user = getpass.getuser()
+def _tokens(options: Options, hostname: str, config: HostConfig) -> dict[str, str]:
+    """Tokens of ssh_config(5) that stand for the same in all keywords that are taken over."""
+    local_user, local_host = getpass.getuser(), socket.gethostname()
+    port, username = str(options.port), options.username or local_user
+    jump = options.jump if options.jump is not None else config.get("proxyjump") or ""
+    if jump.lower() == "none":
+        jump = ""
     return {
         "%": "%",
+        "C": hashlib.sha1(f"{local_host}{hostname}{port}{username}{jump}".encode(), usedforsecurity=False).hexdigest(),
         "d": expanded("~"),
         "h": hostname,
+        "i": str(os.getuid()),
+        "j": jump,
+        "k": config.get("hostkeyalias") or options.host,
         "n": options.host,
-        "p": str(options.port),
-        "r": options.username or local_user,
+        "p": port,
+        "r": username,
         "u": local_user,
-        "L": socket.gethostname().partition(".")[0],
-        "l": socket.gethostname(),
+        "L": local_host.partition(".")[0],
+        "l": local_host,
     }
 
 

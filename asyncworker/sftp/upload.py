@@ -96,7 +96,7 @@ async def upload(
         SFTPNoSpace: The server's disk cannot hold it.
         SFTPError: The server cannot be reached, or refuses the folder.
         SettingsError: An argument that is not allowed.
-        OSError: ``local``, if it is one, cannot be read.
+        OSError: ``local``, if it is one, cannot be read, or is a device, a pipe or a socket.
     """
     wishes, of_pool = UploadOptions.split(options)
     return await run_upload(where, local, remote, wishes, of_pool, tracker_of(wishes))
@@ -185,7 +185,7 @@ class _Run:
             return await self._prepare_one(files[0], remote)
         self._remote = remote.rstrip("/") or "/"
         if not self._how.dry_run:
-            alone = self._folders[0].path if len(found) == 1 else None
+            alone = self._folders[0].path if len(locals_) == 1 else None
             await self._make_folder(self._remote, alone)
         await self._look_at_space(self._remote)
         return self._orders(files)
@@ -254,7 +254,7 @@ class _Run:
             folder, slash, name = remote.rpartition("/")
             self._leftovers.look_into(folder or slash or ".", {name} if chosen else ())
         if chosen:
-            yield self._order(file.path, remote, file.attributes)
+            yield self._order(file.path, remote, file.attributes, named=True)
         for failed in self._failed():
             yield failed
 
@@ -265,7 +265,7 @@ class _Run:
             self._clean(self._remote, there, chosen)
             await self._need(self._remote, chosen, there)
             for file in chosen:
-                yield self._order(file.path, self._remote_of(file.name), file.attributes)
+                yield self._order(file.path, self._remote_of(file.name), file.attributes, named=True)
         for folder in self._folders:
             found = self._walk(folder, folder.path) if self._how.paths is None else self._listed(folder)
             async with aclosing(found) as entries:
@@ -356,7 +356,7 @@ class _Run:
             if relative and there is None and needed and not self._how.dry_run:
                 await self._make_folder(remote, folder)
         except (SFTPError, OSError) as error:
-            if folder == source.path and len(self._folders) == 1:
+            if folder == source.path and self._claimed is None:
                 raise
             self._bad.append(FileResult(remote, folder, error=error))
             return
@@ -470,22 +470,25 @@ class _Run:
     def _is_there(self, mine: Attributes, there: Attributes) -> bool:
         return is_there(self._how.skip, mine.size_bytes, mine.mtime, there.size_bytes, there.mtime)
 
-    def _order(self, local: str, remote: str, attributes: Attributes) -> Order | Large | FileResult:
+    def _order(
+        self, local: str, remote: str, attributes: Attributes, *, named: bool = False
+    ) -> Order | Large | FileResult:
+        """Return what to do with a file; a link that the caller named itself is the file that it leads to."""
         size = attributes.size_bytes or 0
+        opens = partial(LocalSource, local, named or self._follow)
         if remote in self._compare:
             self._compare.discard(remote)
-            return compared(self._pool, self._order_of(local, remote, size), size, self._tracker)
+            return compared(self._pool, self._order_of(local, remote, size, opens), size, self._tracker)
         self._tracker.find(size)
-        return self._order_of(local, remote, size)
+        return self._order_of(local, remote, size, opens)
 
-    def _order_of(self, local: str, remote: str, size: int) -> Order | Large | FileResult:
+    def _order_of(self, local: str, remote: str, size: int, opens: partial[LocalSource]) -> Order | Large | FileResult:
         if self._how.dry_run:
             return FileResult(remote, local, planned=True, reason=self._reasons.pop(remote, "new"), known_bytes=size)
         try:
             raw = remote_bytes(remote)
         except SFTPError as error:
             return FileResult(remote, local, error=error)
-        opens = partial(LocalSource, local, self._follow)
         if self._how.inplace:
             return self._in_place(local, remote, raw, opens)
         make = partial(

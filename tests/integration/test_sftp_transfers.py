@@ -235,6 +235,37 @@ def test_the_exit_code_says_what_went_wrong(
             assert any(one["error"] for one in each)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here that is always full")  # noqa: PTH110
+@pytest.mark.parametrize("command", [["ls"], ["ls", "--json"], ["get", "-v"], ["get", "--json"], ["get", "-n"]])
+def test_standard_output_that_cannot_be_written_is_named(
+    url: str, login: list[str], source: Path, tmp_path: Path, command: list[str]
+) -> None:
+    goal = [str(tmp_path / "goal")] if command[0] == "get" else []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [*COMMAND, *command, f"{url}{source}", *goal, *login],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            timeout=120,
+        )
+    assert "Error: standard output: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (11 if goal else 1)
+
+
+def test_a_source_that_cannot_be_sent_is_no_fault_of_the_destination(
+    url: str, login: list[str], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = asyncworker("put", str(tmp_path / "pipe"), f"{url}{tmp_path}/new", *login)
+    assert done.returncode == 23
+    assert done.stderr.splitlines()[-1] == f"Error: {tmp_path}/pipe: is not a regular file"
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.promise("sftp-exit-code-says-why")
 def test_files_that_vanish_have_an_exit_code_of_their_own(url: str, login: list[str], tmp_path: Path) -> None:
     from asyncworker.cli.sftp.exit_codes import code_of_report

@@ -20,7 +20,7 @@ from asyncworker.errors import (
 from asyncworker.printable import printable
 from asyncworker.sftp import BulkReport
 
-__all__ = ["CodedGroup", "code_of", "code_of_report", "failure"]
+__all__ = ["SOME_FAILED", "CodedGroup", "code_of", "code_of_report", "failure"]
 
 OK = 0
 FAILED = 1

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from asyncworker.cli.json_lines import echo_json
+from asyncworker.cli.own_lines import echo_line
 from asyncworker.printable import printable
 from asyncworker.sftp import BulkProgress, BulkReport, FileResult
 
@@ -53,7 +54,7 @@ class Lines:
         about = ", ".join(text for text in (size, result.reason) if text)
         what = _WORDS.get(result.outcome, result.outcome)
         path = here or there if result.deletes else here if result.outcome == "skipped" else f"{here} -> {there}"
-        click.echo(f"{what} {path}" + (f" ({about})" if about else ""))
+        echo_line(f"{what} {path}" + (f" ({about})" if about else ""))
 
     def error(self, error: BaseException) -> None:
         """Leave it to whoever ends the command with it."""
@@ -67,7 +68,10 @@ class Lines:
         if report.stopped is not None:
             click.echo(printable(report.stopped), err=True)
         if not self._quiet:
-            click.echo(_planned(report) if self._dry_run else _sentence(report), err=not self._dry_run)
+            if self._dry_run:
+                echo_line(_planned(report))
+            else:
+                click.echo(_sentence(report), err=True)
 
 
 class Objects:

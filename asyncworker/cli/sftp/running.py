@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
 
-from asyncworker.cli.sftp.exit_codes import code_of, code_of_report, failure
+from asyncworker.cli.own_lines import STANDARD_OUTPUT
+from asyncworker.cli.sftp.exit_codes import SOME_FAILED, code_of, code_of_report, failure
 from asyncworker.cli.sftp.interrupts import run_async
 from asyncworker.cli.sftp.output import Lines, Objects, Printer, bar, every_few_seconds
 from asyncworker.errors import AsyncWorkerError
@@ -60,13 +61,16 @@ def run_transfer(
         if code:
             raise click.exceptions.Exit(code)
         return
-    if not isinstance(error, BrokenPipeError):  # else there is nobody to read it
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+    if isinstance(error, BrokenPipeError):
+        raise error  # there is nobody to read more
+    code = _code(error, download)
+    interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+    with suppress(OSError):  # standard output may be what has failed
         if not interrupted:
             printer.error(error)
-        printer.finish(replace(report, stopped="interrupted" if interrupted else "ended by an error"), _code(error))
-    if isinstance(error, AsyncWorkerError | OSError) and not isinstance(error, BrokenPipeError):
-        raise failure(error, _code(error)) from error
+        printer.finish(replace(report, stopped="interrupted" if interrupted else "ended by an error"), code)
+    if isinstance(error, AsyncWorkerError | OSError):
+        raise failure(error, code) from error
     raise error
 
 
@@ -85,9 +89,11 @@ def _progress(given: dict[str, Any], wishes: TransferOptions) -> Iterator[OnProg
         yield every_few_seconds()
 
 
-def _code(error: BaseException) -> int:
+def _code(error: BaseException, download: bool) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         return error.code
+    if not download and isinstance(error, OSError) and error.filename != STANDARD_OUTPUT:
+        return SOME_FAILED  # what cannot be read is a source
     return code_of(error)

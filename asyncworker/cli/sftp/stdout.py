@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from asyncworker.cli.json_lines import echo_json
+from asyncworker.cli.own_lines import naming_stdout
 from asyncworker.printable import printable
 
 __all__ = ["Output", "complain"]
@@ -61,15 +62,17 @@ class Output:
         Raises:
             click.exceptions.Exit: Something failed.
         """
-        sys.stdout.buffer.flush()  # while a reader who has gone can still be taken for what it is
+        with naming_stdout():
+            sys.stdout.buffer.flush()  # while a reader who has gone can still be taken for what it is
         if self.failed:
             raise click.exceptions.Exit(1)
 
     def _write(self, data: bytes) -> None:
         stream = sys.stdout.buffer
-        stream.write(data)
-        if sys.stdout.isatty():
-            stream.flush()
+        with naming_stdout():
+            stream.write(data)
+            if sys.stdout.isatty():
+                stream.flush()
 
 
 def complain(text: str) -> None:

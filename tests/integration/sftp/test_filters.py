@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from asyncworker.errors import SettingsError, SFTPFileNotFound
+from asyncworker.errors import SettingsError, SFTPError, SFTPFileNotFound
 from asyncworker.sftp import BulkReport, FileResult, SFTPPool, download, upload
 from tests.integration.sftp.conftest import Folders, pool_of
 from tests.servers.sshd import Sshd
@@ -238,6 +238,51 @@ async def test_several_sources(sshd: Sshd, folders: Folders, direction: Directio
         assert "missing" in str(report.errors[0].error)
         again = await move(pool, direction, sources[:3], folders.local)
         assert (again.files_done, again.files_skipped, again.ok) == (0, 5, True)
+
+
+@pytest.mark.parametrize("there", ["a.xml", "sub"])
+async def test_one_of_two_sources_is_missing(sshd: Sshd, folders: Folders, direction: Direction, there: str) -> None:
+    make(folders.remote)
+    sources = [str(folders.remote / name) for name in ("missing", there)]
+    async with pool_of(sshd) as pool:
+        report = await move(pool, direction, sources, folders.local)
+    assert files(folders.local) == {name for name in ("a.xml", "sub/d.xml", "sub/deep/e.txt") if there in name}
+    assert [("missing" in str(one.error)) for one in report.errors] == [True]
+
+
+async def test_a_link_that_is_named_is_the_file_that_it_leads_to(
+    sshd: Sshd, folders: Folders, direction: Direction
+) -> None:
+    make(folders.remote)
+    large = os.urandom(9 * 1024 * 1024)
+    (folders.remote / "large").write_bytes(large)
+    links = [folders.remote / "latest", folders.remote / "largest"]
+    links[0].symlink_to("a.xml")
+    links[1].symlink_to("large")
+    async with pool_of(sshd) as pool:
+        (await move(pool, direction, links[0], folders.local / "alone")).raise_for_errors()
+        (await move(pool, direction, links, folders.local / "both")).raise_for_errors()
+    assert (folders.local / "alone").read_bytes() == (folders.remote / "a.xml").read_bytes()
+    assert not (folders.local / "alone").is_symlink()
+    assert (folders.local / "both" / "latest").read_bytes() == (folders.remote / "a.xml").read_bytes()
+    assert (folders.local / "both" / "largest").read_bytes() == large
+
+
+async def test_a_pipe_that_is_named_is_an_error(sshd: Sshd, folders: Folders, direction: Direction) -> None:
+    make(folders.remote)
+    pipe = folders.remote / "pipe"
+    os.mkfifo(pipe)
+    async with pool_of(sshd) as pool:
+        try:
+            report = await move(pool, direction, pipe, folders.local / "alone")
+            report.raise_for_errors()
+        except* (OSError, SFTPError) as errors:
+            assert "not a regular file" in str(errors.exceptions[0])
+        else:
+            pytest.fail("a pipe was moved, or left out without a word")
+        report = await move(pool, direction, [pipe, folders.remote / "a.xml"], folders.local)
+    assert files(folders.local) == {"a.xml"}
+    assert ["not a regular file" in str(one.error) for one in report.errors] == [True]
 
 
 async def test_named_paths_that_are_not_there_or_lead_out(sshd: Sshd, folders: Folders, direction: Direction) -> None:

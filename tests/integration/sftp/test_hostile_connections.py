@@ -47,6 +47,23 @@ async def test_a_connection_that_is_cut_once_costs_no_file(folders: Folders, aft
     assert hostile.hung_up == 1
 
 
+async def test_the_first_request_of_a_download_is_tried_again_like_others(folders: Folders) -> None:
+    hostile = serving(hang_up_if=lambda request: request.kind == "STAT", bad_sessions=2)
+    async with pool_on(hostile, folders.remote, connections=1) as pool:
+        await fetch(pool, folders)
+
+
+async def test_a_server_that_dies_when_asked_for_its_space_gets_its_files(folders: Folders) -> None:
+    hostile = Hostile(hang_up_if=lambda request: request.kind == "statvfs")
+    hostile.tree.mkdir("/out")
+    (folders.local / "a").write_bytes(b"content")
+    async with pool_on(hostile, folders.remote) as pool:
+        (await upload(pool, folders.local, "/out")).raise_for_errors()
+        assert await settled(pool)
+    assert hostile.tree.files("/out") == {"/out/a": b"content"}
+    assert hostile.count("statvfs") >= 1
+
+
 async def test_every_connection_is_cut_sooner_or_later(folders: Folders) -> None:
     """Each brings some of the files, and none is lost: a file is tried again on the next one."""
     hostile = serving(hang_up_after=400)

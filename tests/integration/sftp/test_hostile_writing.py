@@ -56,6 +56,19 @@ def ours(hostile: Hostile) -> dict[str, bytes]:
 # -- renames ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("lie", ["posix-rename", "WRITE"])
+async def test_ok_that_is_a_lie_about_a_file_is_a_warning(folders: Folders, lie: str) -> None:
+    """Every file is not looked at again; one is."""
+    hostile = Hostile(lie=(lie,))
+    hostile.tree.write("/out/a", OLD)
+    (folders.local / "a").write_bytes(NEW)
+    async with pool_on(hostile, folders.remote) as pool:
+        report = await upload(pool, folders.local, "/out")
+        assert len(report.warnings) == 1
+        assert "/out/a has" in report.warnings[0]
+        assert f"{len(NEW):,} were sent" in report.warnings[0]
+
+
 @ways
 @contents
 @codes

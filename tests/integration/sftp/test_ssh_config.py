@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import hashlib
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,6 +96,34 @@ async def test_files_that_are_included_patterns_and_quotes(sshd: Sshd, tmp_path:
     await is_reached("file1", config, transport)
     with pytest.raises(SFTPConnectError):
         await is_reached("file9", config, transport)
+
+
+@WAYS
+async def test_a_folder_that_meets_a_pattern_of_include_is_passed_over(
+    sshd: Sshd, tmp_path: Path, transport: str
+) -> None:
+    (tmp_path / "conf.d" / "old").mkdir(parents=True)
+    (tmp_path / "conf.d" / "new").write_text(f"Host files\n{login(sshd)}")
+    await is_reached("files", written(tmp_path, "Include {folder}/conf.d/*\n", folder=tmp_path), transport)
+
+
+@WAYS
+@pytest.mark.parametrize("alias", ["", "  HostKeyAlias another\n"], ids=["", "alias"])
+async def test_tokens_in_the_name_of_a_key(sshd: Sshd, tmp_path: Path, transport: str, alias: str) -> None:
+    """Both transports take the same file, so that the tokens stand for what ssh has for them."""
+    user, host = getpass.getuser(), socket.gethostname()
+    digest = hashlib.sha1(f"{host}{sshd.host}{sshd.port}{sshd.username}".encode()).hexdigest()
+    name = f"another {os.getuid()} " if alias else f"files {os.getuid()} "
+    key = tmp_path / f"{name}{digest}-files-{sshd.host}-{sshd.port}-{sshd.username}-{user}-{host}-%"
+    key.write_bytes(sshd.client_key.read_bytes())
+    key.chmod(0o600)
+    known = tmp_path / "known"
+    known.write_text(
+        f"{'another' if alias else f'[{sshd.host}]:{sshd.port}'} {sshd.known_hosts.read_text().split(None, 1)[1]}"
+    )
+    lines = login(sshd).replace(str(sshd.known_hosts), str(known))
+    lines = lines.replace(str(sshd.client_key), f'"{tmp_path}/%k %i %C-%n-%h-%p-%r-%u-%l-%%"')
+    await is_reached("files", written(tmp_path, "Host files\n{lines}{alias}", lines=lines, alias=alias), transport)
 
 
 @WAYS
