@@ -13,6 +13,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from traceback import format_exception
 from typing import Any
 
 from celery import Celery, states
@@ -189,21 +190,35 @@ class OffLoopBackend:
                 return None
         return self.__getattr__("mark_as_retry")(*arguments)
 
-    def before_retry(self, job: Job) -> Callable[[], None]:
-        """Return what notes the document that is stored for a task, just before its next attempt is sent. It blocks.
+    def before_retry(self, job: Job, exc: BaseException | None, request: Any) -> Callable[[], None]:
+        """Return what keeps the state of a retry from replacing what comes of the next attempt, which is sent after it.
 
-        Redis alone can compare it later.
+        Redis can compare: what is stored by now is noted. In other backends the state itself is stored. It blocks.
         """
-        if not on_redis(self._stock) or getattr(job.request, "ignore_result", False) or not _may_wait():
+        if _ignores_result(job) or not _may_wait():
             return _drop
+        if on_redis(self._stock):
+            note = functools.partial(self._document_of, job.id)
+        else:
+            frames = "".join(format_exception(exc)) if exc is not None else None
+            retried = ProvisionalState.of_call("mark_as_retry", (job.id, exc, frames, request), {})
+            note = functools.partial(self._store_before_sending, retried)
 
-        def note() -> None:
+        def before_sending() -> None:
             # What it raises would keep the next attempt from being sent; the state is stored as Celery does then.
             if job.stored_before_retry is None:
                 with contextlib.suppress(Exception):
-                    job.stored_before_retry = stored(self._stock, job.id)
+                    job.stored_before_retry = note()
 
-        return note
+        return before_sending
+
+    def _document_of(self, task_id: str) -> bytes:
+        return stored(self._stock, task_id)
+
+    def _store_before_sending(self, retried: ProvisionalState | None) -> bytes:
+        if retried is not None:
+            self._store_provisional(retried)
+        return b""
 
     def _own(self, task_id: str) -> tuple[Job, ResultWriter] | None:
         """Return the job whose outcome this is and the writer that stores it; ``None`` if it takes the stock way."""
@@ -327,6 +342,14 @@ def _stored_with_others(job: Job, storing: Coroutine[Any, Any, None]) -> bool:
         except ResponseError:
             return False
     return True
+
+
+def _ignores_result(job: Job) -> bool:
+    """Tell whether no state of a job is stored, or only its failure."""
+    request: Any = job.request
+    return bool(
+        getattr(request, "ignore_result", False) or getattr(getattr(request, "task", None), "ignore_result", False)
+    )
 
 
 def _drop(*_args: Any, **_kwargs: Any) -> None:

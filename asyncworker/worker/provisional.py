@@ -75,7 +75,8 @@ class ProvisionalState:
 
     Attributes:
         started_at: See `attempt_started_at`.
-        seen: The document that it may replace, and no other; ``None``: any that is not an outcome.
+        seen: The document that it may replace, and no other; ``None``: any that is not an outcome. Other backends than
+            Redis cannot compare: there it was stored when that was noted.
     """
 
     task_id: str
@@ -112,6 +113,8 @@ class ProvisionalState:
                 if refuses_for_now(exc):
                     raise
                 # No scripts.
+        elif self.seen is not None:
+            return False
         if not isinstance(backend, RPCBackend | DisabledBackend) and not self._may_replace(
             backend.get_task_meta(self.task_id, cache=False)
         ):

@@ -18,7 +18,7 @@ from typing import Any, cast
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, _state
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]
-from celery.exceptions import Reject
+from celery.exceptions import Reject, Retry
 
 from asyncworker.errors import TaskCancelled
 from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, off_loop, on_loop_thread
@@ -106,6 +106,11 @@ def adopt_app(app: Any) -> None:
     adopt_signals()
 
 
+#: Why the task that sends its next attempt is tried again, as Celery's ``Retry`` has it.
+_retried_for: contextvars.ContextVar[BaseException | None] = contextvars.ContextVar(
+    "asyncworker_retried_for", default=None
+)
+
 #: Tasks whose sending was seen to block the loop; each is told once.
 _told: set[str] = set()
 
@@ -120,7 +125,7 @@ def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, 
         _check_lease(job)
         if job.abandoned:
             raise asyncio.CancelledError
-        before_sending = cast(OffLoopBackend, task.backend).before_retry(job)
+        before_sending = cast(OffLoopBackend, task.backend).before_retry(job, _retried_for.get(), task.request)
     name = task.name
     if in_bridge():
         call = functools.partial(_send_after, before_sending, apply_async, *args, **kwargs)
@@ -149,6 +154,8 @@ def _retry(retry: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
     Celery rejects the task then, of which an early acknowledgement leaves nothing.
     """
+    exc = kwargs.get("exc", args[2] if len(args) > 2 else None)
+    token = _retried_for.set(Retry(exc=exc).exc)
     with sends_what_is_earned():
         try:
             return retry(*args, **kwargs)
@@ -157,6 +164,8 @@ def _retry(retry: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
             if isinstance(reason, Exception):
                 raise reason from None
             raise
+        finally:
+            _retried_for.reset(token)
 
 
 def _replace(replace: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -31,3 +31,14 @@ def slow_to_retry_on_a_thread(self: Any) -> int:
         _until_done(self)
         raise retry
     return int(self.request.retries)
+
+
+@shared_task(name="late.again", bind=True, max_retries=1)
+async def again(self: Any) -> None:
+    """Fail at the second attempt for good."""
+    raise self.retry(countdown=0, exc=ValueError("once more"))
+
+
+@shared_task(name="late.again_sync", autoretry_for=(ValueError,), default_retry_delay=0, max_retries=1)
+def again_sync() -> None:
+    raise ValueError("once more")

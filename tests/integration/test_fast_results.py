@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -240,6 +241,21 @@ def test_the_state_of_a_retry_does_not_hide_the_result_of_the_next_attempt(
     assert result.get(timeout=WAIT_S) == 1
     assert node.stop() == 0  # both attempts have ended
     assert json.loads(store.get(f"celery-task-meta-{result.id}") or b"")["status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("name", ["late.again", "late.again_sync"])
+def test_a_retry_is_stored_before_the_next_attempt_is_sent_where_the_backend_cannot_compare(
+    worker: Callable[..., Worker], client: Celery[Any], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "results").mkdir()
+    url = f"tests.integration.late_backend:LateBackend+file://{tmp_path}/results"
+    node = worker(slow_retry_tasks.__name__, "-c", "5", env={"ASYNCWORKER_RESULT_URL": url})
+    task_id = client.tasks[name].delay().id
+    with Celery("results", backend=url, set_as_current=False) as reader:
+        with pytest.raises(ValueError, match="once more"):
+            reader.AsyncResult(task_id).get(timeout=WAIT_S)
+        assert node.stop() == 0  # both attempts have ended
+        assert reader.AsyncResult(task_id).state == "FAILURE"
 
 
 def test_extended_results_are_the_stock_ones(
