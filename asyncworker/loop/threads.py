@@ -32,6 +32,15 @@ def _clean_thread() -> None:
             logger.exception("a thread could not be cleaned up")
 
 
+def _carried(exc: BaseException) -> BaseException:
+    """Return what a future of asyncio's takes: it refuses a ``StopIteration``, and who awaits it would never know."""
+    if not isinstance(exc, StopIteration):
+        return exc
+    carried = RuntimeError(f"what was called on a thread raised {exc!r:.200}")
+    carried.__cause__ = exc
+    return carried
+
+
 class DaemonExecutor(ThreadPoolExecutor):
     """A thread pool whose threads are daemons.
 
@@ -94,7 +103,7 @@ class DaemonExecutor(ThreadPoolExecutor):
                 try:
                     future.set_result(fn())
                 except BaseException as exc:
-                    future.set_exception(exc)
+                    future.set_exception(_carried(exc))
                 _clean_thread()
             del call, future, fn
             with self._guard:

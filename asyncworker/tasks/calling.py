@@ -22,7 +22,7 @@ from asyncworker.tasks.item_states import item_states, leave_item_state
 from asyncworker.tasks.json_values import is_storable
 from asyncworker.tasks.names import OUR_TASKS
 from asyncworker.worker.django_connections import closing_old_connections
-from asyncworker.worker.tracing import is_async, pydantic_arguments
+from asyncworker.worker.tracing import collected, is_async, pydantic_arguments
 
 __all__ = [
     "caller",
@@ -50,9 +50,12 @@ def caller(task: Any, fixed: dict[str, Any], source: Source) -> Callable[[dict[s
     own = _argument_maker(fixed, row_checker(task, fixed) if source.names is None else None)
     if is_async(task):
         dumped = _dumper(run)
+        generates = inspect.isasyncgenfunction(inspect.unwrap(run))
 
         async def call(row: dict[str, Any]) -> Any:
             body = run(**own(row))
+            if generates:
+                body = collected(body)
             try:
                 value = await (in_item_scope(body) if items_are_scopes() else body)
             except Retry as exc:
@@ -154,9 +157,12 @@ def check_result(task: Any, options: IterateOptions) -> None:
     if options.results == "none":
         return
     try:
-        annotation = typing.get_type_hints(inspect.unwrap(getattr(task, "_orig_run", task.run))).get("return")
+        function = inspect.unwrap(getattr(task, "_orig_run", task.run))
+        annotation = typing.get_type_hints(function).get("return")
     except Exception:  # names that exist for type checkers only
         return
+    if inspect.isasyncgenfunction(function):
+        return  # its value is the list of what it yields
     if not is_storable(annotation):
         raise SettingsError(
             f"{task.name} returns {annotation}, which cannot be stored: return what JSON can hold, a dataclass or a "

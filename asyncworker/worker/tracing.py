@@ -39,6 +39,7 @@ __all__ = [
     "adopt_app",
     "bridge_method",
     "bridge_run",
+    "collected",
     "is_async",
     "is_async_function",
     "is_bridged",
@@ -193,7 +194,7 @@ def bridge_run(run: Callable[..., Any], request_stack: Callable[[], Any]) -> Cal
         entered = _enter_trace(request_stack())
         if not entered and not in_backend.get():
             return result
-        body = _collected(result) if inspect.isasyncgen(result) else result
+        body = collected(result) if inspect.isasyncgen(result) else result
         uses = getattr(_state.get_current_task(), "limits", ())
         if uses:
             body = limited(body, uses, run, args, kwargs)
@@ -300,7 +301,8 @@ def _run_beside(coroutine: Coroutine[Any, Any, Any]) -> None:
         job.errbacks += (future,)
 
 
-async def _collected(generator: AsyncIterator[Any]) -> list[Any]:
+async def collected(generator: AsyncIterator[Any]) -> list[Any]:
+    """Return the value of a body that is an async generator."""
     return [value async for value in generator]
 
 
@@ -391,7 +393,7 @@ def _each_awaited(run: Callable[..., Any]) -> Callable[..., Any]:
 
 def _awaited(value: Any) -> Any:
     if inspect.isasyncgen(value):
-        value = _collected(value)
+        value = collected(value)
     return _wait(value) if inspect.isawaitable(value) else value
 
 

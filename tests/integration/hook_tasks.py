@@ -85,6 +85,23 @@ class Blocking(Task):  # type: ignore[type-arg, unused-ignore]
             wait_for(args[-1])
 
 
+class Exhausted(Task):  # type: ignore[type-arg, unused-ignore]
+    """A hook of it asks an iterator for more than it has; which one, the task's argument says."""
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        if args[0] == "before_start":
+            next(iter(()))
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        if args[0] == "after_return":
+            next(iter(()))
+
+
+@shared_task(name="h.exhausted", base=Exhausted)
+async def exhausted(where: str) -> str:
+    return where
+
+
 tokens: dict[tuple[str, int], Any] = {}
 
 

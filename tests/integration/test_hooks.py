@@ -102,6 +102,14 @@ def test_one_that_blocks_keeps_no_other_task_waiting(node: Worker, client: Celer
     assert node.stop() == 0
 
 
+def test_one_that_raises_stop_iteration_ends_its_task(node: Worker, client: Celery[Any]) -> None:
+    before, after = (client.send_task("h.exhausted", (where,)) for where in ("before_start", "after_return"))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        before.get(timeout=TIMEOUT_S)
+    assert after.get(timeout=TIMEOUT_S) == "after_return"
+    assert node.stop() == 0  # neither has kept its slot
+
+
 def test_a_task_that_is_revoked_while_its_hook_blocks_never_begins(
     node: Worker, client: Celery[Any], tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +101,17 @@ print("off the loop")
     with tempfile.TemporaryDirectory() as folder:
         ran = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=False)
     assert ran.stdout == "off the loop\n", ran.stderr
+
+
+async def test_an_item_that_is_an_async_generator_gives_the_list_of_what_it_yields(app: Celery[Any]) -> None:
+    @app.task(name="pair")
+    async def pair(n: int) -> AsyncIterator[int]:
+        yield n
+        if n < 0:
+            raise ValueError(n)
+        yield n + 1
+
+    assert await pair.iterate(n=[1, 2]).run() == [[1, 2], [2, 3]]
+    assert pair.partial().options(results="inline").iterate(n=[1, 2]).apply().get() == [[1, 2], [2, 3]]
+    outcome = await pair.iterate(n=[1, -1]).run(collect=True)
+    assert [failure.type for failure in outcome.failures] == ["ValueError"]

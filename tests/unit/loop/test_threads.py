@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -32,6 +33,17 @@ def test_as_many_run_at_once_as_there_are_threads() -> None:
     try:
         futures = [pool.submit(together.wait) for _ in range(3)]
         assert sorted(future.result(120) for future in futures) == [0, 1, 2]
+    finally:
+        pool.shutdown()
+
+
+async def test_a_call_that_raises_stop_iteration_ends_for_who_awaits_it() -> None:
+    pool = DaemonExecutor(1, "test")
+    try:
+        awaiting = asyncio.get_running_loop().run_in_executor(pool, next, iter(()))
+        with pytest.raises(RuntimeError, match="StopIteration") as raised:
+            await asyncio.wait_for(awaiting, 120)
+        assert isinstance(raised.value.__cause__, StopIteration)
     finally:
         pool.shutdown()
 
