@@ -36,15 +36,24 @@ async def run_on_thread(call: Callable[[], Any]) -> Any:
     except asyncio.CancelledError:
         # In this order: either the thread sees that it is given up, or it has begun and is waited for.
         given_up = True
-        if begun and not running.done() and not _stopped():
-            item = item_here()
-            logger.warning(
-                "item %s is past its time limit or was cancelled, on a thread, which cannot be stopped; its slot stays "
-                "taken until that returns",
-                "?" if item is None else item.index,
-            )
-            await asyncio.wait([running])
-        running.add_done_callback(_seen)
+        item = item_here()
+        index = "?" if item is None else item.index
+        try:
+            if begun and not running.done() and not _stopped():
+                logger.warning(
+                    "item %s is past its time limit or was cancelled, on a thread, which cannot be stopped; its slot "
+                    "stays taken until that returns",
+                    index,
+                )
+                await asyncio.wait([running])
+        finally:
+            if begun and not running.done():
+                logger.warning(
+                    "item %s still runs on a thread, which cannot be stopped; its run stopped without it, and what it "
+                    "returns is ignored",
+                    index,
+                )
+            running.add_done_callback(_seen)
         raise
 
 

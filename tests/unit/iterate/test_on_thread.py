@@ -70,12 +70,15 @@ async def test_a_call_that_has_not_begun_in_time_is_never_made() -> None:
     assert ran == [0]
 
 
-async def test_a_run_that_stops_does_not_wait_for_a_thread() -> None:
+async def test_a_run_that_stops_does_not_wait_for_a_thread_and_names_what_still_runs_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     go_on = threading.Event()
     try:
         with pytest.raises(RunTimeout):
             await run(lambda n: go_on.wait(120), 1, item_timeout_s=LIMIT_S, total_timeout_s=10 * LIMIT_S)
         assert not go_on.is_set()
+        assert "item 0 still runs on a thread, which cannot be stopped; its run stopped without it" in caplog.text
     finally:
         go_on.set()
 
