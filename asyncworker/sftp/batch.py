@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -133,6 +134,7 @@ class Batch:
         self._room.set()
         self._feeder: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # one for all callbacks, which never run inside one another
 
     @property
     def in_flight(self) -> int:
@@ -168,8 +170,7 @@ class Batch:
     async def _feed(self, orders: AsyncIterable[Order | FileResult] | Iterable[Order | FileResult]) -> None:
         async for order in each(orders):
             if isinstance(order, FileResult):
-                self._results.append(order)
-                self._news.set()
+                self._give_out(order)
             else:
                 self._begin(order, 1, False)
             while self.in_flight >= self._limit or len(self._results) >= 4 * self._limit:
@@ -183,7 +184,8 @@ class Batch:
             self._finish(FileResult(order.remote, order.local, error=error))
             return
         self._running[job] = None
-        job.future.add_done_callback(partial(self._ended, job, order, attempt, lost))
+        ended = partial(self._ended, job, order, attempt, lost)
+        job.future.add_done_callback(ended, context=self._context)
         self._connections.submit(job)
 
     def _ended(
@@ -224,10 +226,14 @@ class Batch:
 
     def _finish(self, result: FileResult) -> None:
         self._patience.see(result)
-        self._results.append(result)
-        self._news.set()
+        self._give_out(result)
         if not self._room.is_set():
             self._make_room()
+
+    def _give_out(self, result: FileResult) -> None:
+        self._results.append(result)
+        if len(self._results) == 1:
+            self._news.set()
 
     def _make_room(self) -> None:
         if self.in_flight < self._limit and len(self._results) < 4 * self._limit:

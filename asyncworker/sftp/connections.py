@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections import OrderedDict
@@ -102,7 +101,8 @@ class Connections:
         self._descriptors: dict[Job, int] = {}  # that running jobs have taken
         self._parked: dict[Job, tuple[Session, Ticket]] = {}  # running, and waiting for descriptors before they start
         self._cleaners: set[Job] = set()  # of those that wait or run, what is started and ends while the pool closes
-        self._released = asyncio.Event()  # set at each end of a job
+        self._released = asyncio.Event()  # set at each end of a job, while somebody waits for one
+        self._expecting = 0  # how many do
         self._used_at = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
         self._stopped = False  # only what cleans up is started
@@ -150,7 +150,8 @@ class Connections:
 
     @property
     def _places(self) -> int:
-        return max(_PLACES_MIN, self._traffic.requests)
+        requests = self._traffic.requests
+        return requests if requests > _PLACES_MIN else _PLACES_MIN
 
     def submit(self, job: Job, *, cleans_up: bool = False) -> None:
         """Start the job as soon as there is a place for it, in order of arrival.
@@ -186,13 +187,16 @@ class Connections:
         self._running.pop(job, None)
         if self._descriptors and (count := self._descriptors.pop(job, 0)):
             OPEN_FILES.give(count)
-        self._cleaners.discard(job)
-        self._released.set()
+        if self._cleaners:
+            self._cleaners.discard(job)
+        if self._expecting:
+            self._released.set()
         if self._waiting and session.alive and len(self._running) < self._places:  # the first in line gets this place
             following, _ = self._waiting.popitem(last=False)
             self._running[following] = None
             self._start(following, session)
-            self._grow()
+            if len(self._sessions) < self._options.connections:
+                self._grow()
             return
         session.in_flight -= 1
         if self._waiting:
@@ -214,11 +218,16 @@ class Connections:
     async def released(self, jobs: Iterable[Job], timeout_s: float) -> None:
         """Wait until these jobs have given their places back, but no longer than that."""
         missing = list(jobs)
-        with contextlib.suppress(TimeoutError):
+        self._expecting += 1
+        try:
             async with asyncio.timeout(timeout_s):
                 while missing := [job for job in missing if job in self._running]:
                     self._released.clear()
                     await self._released.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._expecting -= 1
 
     def stop(self) -> None:
         """Fail what waits and what runs, except for what cleans up; nothing else is started from now on."""

@@ -164,6 +164,8 @@ class _Run:
         self._pool = pool
         self._selection = selection
         self._how = how
+        # Bound once: every file keeps them, and what it keeps is what the collector of garbage walks through.
+        self._executor, self._on_released = pool._threads, pool._connections.release
         self._tracker = tracker
         self._inventory = inventory
         self._claimed = claimed  # there are several sources
@@ -173,6 +175,7 @@ class _Run:
         self._destination: Destination | None = None
         self._prefix = ""  # of what is below the local folder
         self._scans: OrderedDict[str, dict[str, Found]] = OrderedDict()
+        self._unread: set[str] = set()  # folders here whose names cannot be read
         self._cleaned: set[str] = set()  # folders without files that earlier runs have left
         self._parts: dict[str, dict[str, list[str]]] = {}  # names of parts, by folder and digest of what they become
         self._names: dict[str, set[str]] | None = None
@@ -349,6 +352,7 @@ class _Run:
             return None
         attributes: Attributes | None = entry.attributes
         found: Found | None = None
+        is_link = False
         try:
             if not entry.is_file:
                 if entry.is_dir:
@@ -360,6 +364,7 @@ class _Run:
                 if self._is_unwanted(path, entry, None, goal, source):
                     return None
                 attributes = await self._attributes(entry)
+                is_link = attributes is not None and attributes.is_link
             if attributes is None:
                 if entry is source.entry:
                     raise not_regular(entry.path, self._pool.options.address)
@@ -383,7 +388,7 @@ class _Run:
                 if (
                     self._how.skip != "never"
                     and found is not None
-                    and (found.is_link if attributes.is_link else found.is_file)
+                    and (found.is_link if is_link else found.is_file)
                     and is_there(self._how.skip, size, attributes.mtime, found.size_bytes, found.mtime)
                 ):
                     self._tracker.skip(entry.path, goal, THERE[self._how.skip], size)
@@ -391,17 +396,17 @@ class _Run:
         except (SFTPError, OSError) as error:
             return FileResult(entry.path, goal, error=error)
         if self._how.skip == "checksum" and _may_be_same(attributes, found):
-            order = self._order_of(entry, goal, folder, attributes, "other contents")
+            order = self._order_of(entry, goal, folder, attributes, found, "other contents")
             return compared(self._pool, order, size or 0, self._tracker)
         self._tracker.find(size or 0)
-        if attributes.is_link and not self._how.dry_run:
+        if is_link and not self._how.dry_run:
             self._touched.add(folder)
             return self._link(path[len(source.base) :], entry, relative, goal)
         reason = "new" if found is None else why_moved(size, attributes.mtime, found.size_bytes, found.mtime)
-        return self._order_of(entry, goal, folder, attributes, reason)
+        return self._order_of(entry, goal, folder, attributes, found, reason)
 
     def _order_of(
-        self, entry: Entry, goal: str, folder: str, attributes: Attributes, reason: str
+        self, entry: Entry, goal: str, folder: str, attributes: Attributes, found: Found | None, reason: str
     ) -> Order | Large | FileResult:
         size = attributes.size_bytes
         if self._how.dry_run:
@@ -409,7 +414,9 @@ class _Run:
         self._touched.add(folder)
         if size is None or size > LARGE_BYTES:
             return self._large(entry.path, goal, folder, attributes)
-        return Order(entry.path, goal, partial(self._download, entry.path, goal, folder, attributes))
+        known = folder not in self._unread and self._names is None  # what the folder holds, under whatever case
+        replaceable = known if found is None else found.is_file
+        return Order(entry.path, goal, partial(self._download, entry.path, goal, folder, attributes, replaceable))
 
     def _is_unwanted(
         self, path: str, entry: Entry, attributes: Attributes | None, goal: str, source: RemoteSource
@@ -478,6 +485,7 @@ class _Run:
                 raise
             logger.warning("%s; fetching all files of that folder, since what it holds is unknown", error)
             found = {}
+            self._unread.add(folder)
         self._scans[folder] = found
         self._cleaned.add(folder)
         self._tracker.remove_leftovers(removed)
@@ -549,7 +557,9 @@ class _Run:
         options = self._pool.options
         return b"%s\0%s\0%s" % (options.host.encode(), (options.username or "").encode(), remote_bytes(remote))
 
-    def _download(self, remote: str, goal: str, folder: str, attributes: Attributes) -> Download:
+    def _download(
+        self, remote: str, goal: str, folder: str, attributes: Attributes, replaceable: bool = False
+    ) -> Download:
         return Download(
             remote,
             remote_bytes(remote),
@@ -557,12 +567,12 @@ class _Run:
             size_bytes=attributes.size_bytes,
             mtime=attributes.mtime,
             mode=attributes.mode,
-            open_file=partial(self._open_local, goal, folder),
+            open_file=partial(self._open_local, goal, folder, replaceable),
             sync=self._how.fsync,
             read_to=self._how.read_to,
             read_once=self._how.read_once,
-            executor=self._pool._threads,
-            on_released=self._pool._connections.release,
+            executor=self._executor,
+            on_released=self._on_released,
         )
 
     def _link(self, in_tree: str, entry: Entry, relative: str, goal: str) -> Large:
@@ -578,9 +588,9 @@ class _Run:
 
         return Large(entry.path, goal, run)
 
-    def _open_local(self, goal: str, folder: str, mode: int | None) -> LocalFile:
+    def _open_local(self, goal: str, folder: str, replaceable: bool, mode: int | None) -> LocalFile:
         assert self._destination is not None
-        return LocalFile(goal, mode, self._destination.folder(folder))
+        return LocalFile(goal, mode, self._destination.folder(folder), replaceable=replaceable)
 
     def close(self) -> None:
         """Close the local folders."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from asyncworker.sftp.local_leftovers import remove_leftovers, remove_parts
 from asyncworker.sftp.open_files import soft_limit
 from asyncworker.sftp.packets import expressible_time
-from asyncworker.sftp.temporary_names import temporary_name
+from asyncworker.sftp.temporary_names import local_temporary_name
 
 __all__ = ["Destination", "Found", "OpenFolder", "folded", "folders_above"]
 
@@ -182,7 +182,7 @@ class Destination:
     def folds_case(self) -> bool:
         """Return whether names that differ only in case are one file here. Tries it once; blocks: for a thread."""
         if self._folds is None:
-            name = os.fsdecode(temporary_name(b"case"))
+            name = local_temporary_name("case")
             path = Path(self.path(name))
             try:
                 path.touch(mode=0o600, exist_ok=False)

@@ -22,7 +22,7 @@ from asyncworker.sftp.namespace import Namespace
 from asyncworker.sftp.packets import Status
 from asyncworker.sftp.placing import Outcome, ProcedureJob, Send, Steps, log_kept
 from asyncworker.sftp.protocol import SFTPProtocol
-from asyncworker.sftp.temporary_names import aside_name, temporary_name
+from asyncworker.sftp.temporary_names import aside_name, local_temporary_name, temporary_name
 from asyncworker.sftp.transfer import Transfer
 
 __all__ = ["check_target", "is_same_link", "make_local_link", "upload_link"]
@@ -71,7 +71,7 @@ def make_local_link(folder: OpenFolder, name: str, target: str, mtime: int | Non
     Raises:
         OSError: It cannot be made; names ``goal``.
     """
-    temporary = os.fsdecode(temporary_name(os.fsencode(name)))
+    temporary = local_temporary_name(name)
     try:
         check_replaceable(name, folder.fd)
         os.symlink(target, temporary, dir_fd=folder.fd)

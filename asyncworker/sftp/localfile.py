@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable
 
 from asyncworker.sftp.folders import OpenFolder
-from asyncworker.sftp.temporary_names import temporary_name
+from asyncworker.sftp.temporary_names import local_temporary_name
 
 __all__ = ["LocalFile", "check_replaceable"]
 
@@ -28,6 +28,7 @@ class LocalFile:
         goal: The path under which it is to appear.
         mode: Permissions. The process's umask applies; set-user-id and the like never do.
         folder: The open folder of the goal, where nothing of the path above it is to be looked up again.
+        replaceable: Whether it is known that nothing is there which a file must not take the place of.
 
     Raises:
         OSError: Here and in every method, with ``goal`` as its file name.
@@ -35,16 +36,19 @@ class LocalFile:
 
     __slots__ = ("_fd", "_folder", "_name", "goal", "path")
 
-    def __init__(self, goal: str, mode: int | None = None, folder: OpenFolder | None = None) -> None:
+    def __init__(
+        self, goal: str, mode: int | None = None, folder: OpenFolder | None = None, *, replaceable: bool = False
+    ) -> None:
         self.goal = goal
         name_at = goal.rfind("/") + 1
         name = goal[name_at:]
-        temporary = os.fsdecode(temporary_name(os.fsencode(name)))
+        temporary = local_temporary_name(name)
         self._folder = folder
         self._name = goal if folder is None else name
         self.path = goal[:name_at] + temporary if folder is None else temporary
         try:
-            check_replaceable(self._name, self._dir_fd)
+            if not replaceable:
+                check_replaceable(self._name, self._dir_fd)
             self._fd = os.open(self.path, _FLAGS, _MODE if mode is None else mode & 0o777, dir_fd=self._dir_fd)
         except OSError as error:
             raise _named(error, goal) from None

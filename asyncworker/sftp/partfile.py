@@ -25,7 +25,7 @@ from pathlib import Path
 
 from asyncworker.sftp.folders import OpenFolder
 from asyncworker.sftp.localfile import check_replaceable
-from asyncworker.sftp.temporary_names import part_name, temporary_name
+from asyncworker.sftp.temporary_names import local_temporary_name, part_name
 
 __all__ = ["PartFile"]
 
@@ -205,7 +205,7 @@ class PartFile:
         return False
 
     def _use_another_name(self) -> None:
-        self._part = os.fsdecode(temporary_name(os.fsencode(self._name)))
+        self._part = local_temporary_name(self._name)
         self._resume = False
 
     def _lock_it(self) -> bool:
@@ -230,7 +230,7 @@ class PartFile:
 
     def _masked(self, mode: int) -> int:
         """The permissions that a new file gets here: nothing but making one shows them to a process with threads."""
-        name = os.fsdecode(temporary_name(os.fsencode(self._name)))
+        name = local_temporary_name(self._name)
         fd = os.open(name, _FLAGS | os.O_CREAT | os.O_EXCL, mode, dir_fd=self._folder.fd)
         try:
             os.unlink(name, dir_fd=self._folder.fd)

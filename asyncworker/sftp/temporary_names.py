@@ -36,6 +36,7 @@ __all__ = [
     "goal_digest",
     "is_of_this_process",
     "is_ours",
+    "local_temporary_name",
     "owner_has_ended",
     "parse",
     "part_name",
@@ -106,6 +107,15 @@ def temporary_name(name: bytes) -> bytes:
     created = int(time.time())
     body = b"%s%x-%x" % (_process.prefix, created, next(_serial))
     return b".%s.%s.%08x%s" % (_stem(name), body, crc32(body), _SUFFIX.encode())
+
+
+def local_temporary_name(name: str) -> str:
+    """Return the same as :func:`temporary_name`, for a file that is written here."""
+    if len(name) > _STEM_BYTES or not name.isascii():
+        return os.fsdecode(temporary_name(os.fsencode(name)))
+    # Every small file comes this way: half of the time that the encodings take.
+    body = b"%s%x-%x" % (_process.prefix, int(time.time()), next(_serial))
+    return f".{name}.{body.decode()}.{crc32(body):08x}{_SUFFIX}"
 
 
 def part_name(name: bytes, origin: bytes, size: int, mtime: int) -> bytes:

@@ -79,11 +79,12 @@ class Walk:
         """
         self._folders.append((root, 0))
         self._start()
+        half = None if self._ahead is None else self._ahead // 2
         try:
             while True:
                 while self._found:
                     yield self._found.popleft()
-                    if self._ahead is None or len(self._found) <= self._ahead // 2:
+                    if len(self._found) == half:  # on its way down from where the listing rests
                         self._room.set()
                 if self._error is not None:
                     raise self._error
@@ -119,12 +120,13 @@ class Walk:
         try:
             async for entry in entries:
                 self._found.append(entry)
-                self._news.set()
-                deeper = self._max_depth is None or depth < self._max_depth
-                may_enter = deeper and (entry.is_dir or entry.file_type is None) and entry.name not in entered
-                if may_enter and self._enter(entry):
-                    entered.add(entry.name)
-                    self._go_into(entry, depth + 1)
+                if len(self._found) == 1:
+                    self._news.set()
+                if not entry.is_file and (self._max_depth is None or depth < self._max_depth):
+                    may_be_dir = entry.is_dir or entry.file_type is None
+                    if may_be_dir and entry.name not in entered and self._enter(entry):
+                        entered.add(entry.name)
+                        self._go_into(entry, depth + 1)
                 if self._ahead is not None and len(self._found) >= self._ahead:
                     self._room.clear()
                     await self._room.wait()
