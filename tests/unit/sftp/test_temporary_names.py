@@ -20,6 +20,7 @@ from asyncworker.sftp.temporary_names import (
     claimed_part_name,
     goal_digest,
     is_ours,
+    local_temporary_name,
     owner_has_ended,
     parse,
     part_name,
@@ -40,7 +41,9 @@ def test_every_name_leads_to_recognizable_ones(name: bytes) -> None:
     assert replace(mine, owner=None) == parse(os.fsdecode(part))
     assert not owner_has_ended(mine.owner)
     assert parse(os.fsdecode(aside)) == Aside(goal_digest(name), mine.owner)
-    for made in (temporary, part, claimed, aside):
+    here = os.fsencode(local_temporary_name(os.fsdecode(name)))
+    assert here.split(b".awt1")[0] == temporary.split(b".awt1")[0]
+    for made in (temporary, here, part, claimed, aside):
         assert is_ours(os.fsdecode(made))
         assert len(made) <= 143
         assert b"/" not in made
