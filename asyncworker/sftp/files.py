@@ -297,7 +297,9 @@ class Files(Trees):
         Raises:
             SFTPFileNotFound: No such file, or no such folder.
             SFTPError: Any other refusal, or no connection; on entering, on every use and on leaving.
+            SettingsError: Another mode.
         """
+        one_of("mode", mode, ("r", "w", "x"))
         return self._reading(path, window_bytes) if mode == "r" else self._writing(path, mode, window_bytes)
 
     @asynccontextmanager

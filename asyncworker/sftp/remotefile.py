@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncworker.errors import SFTPConnectionLost
 from asyncworker.sftp import packets
-from asyncworker.sftp.packets import Attributes, Status
+from asyncworker.sftp.packets import Attributes, OpenFlag, Status
 from asyncworker.sftp.session import Released, Session, refusal
 
 __all__ = ["RemoteFile"]
@@ -59,7 +59,8 @@ class RemoteFile:
     def _opened(self, answer: bytes | Status) -> None:
         if isinstance(answer, Status):
             assert self._session is not None
-            self.fail(refusal(answer, "open", self._session.address, self._path))
+            creates = bool(int.from_bytes(self._how[:4]) & OpenFlag.CREATE)
+            self.fail(refusal(answer, "open", self._session.address, self._path, creates=creates))
             return
         self._handle = answer
         if self.future.done():

@@ -207,7 +207,7 @@ class Upload(OpensFiles):
         self._opening = False
         if isinstance(answer, Status):
             self._there = False
-            self.fail(refusal(answer, "write", self._live().address, self.remote))
+            self.fail(refusal(answer, "write", self._live().address, self.remote, creates=True))
             return
         self._handle = answer
         if self.future.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import posixpath
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -279,7 +280,7 @@ class Session:
 Released = Callable[[Session, Any], None]
 
 
-def refusal(status: Status, action: str, address: str, path: str | None) -> SFTPError:
+def refusal(status: Status, action: str, address: str, path: str | None, *, creates: bool = False) -> SFTPError:
     """Make the error of a request that the server answered with a Status.
 
     Args:
@@ -287,13 +288,17 @@ def refusal(status: Status, action: str, address: str, path: str | None) -> SFTP
         action: What was asked, as in "cannot ...".
         address: The server.
         path: The remote path.
+        creates: Whether the file was to be made: what does not exist is its folder then.
     """
     kind: type[SFTPError] = SFTPError
+    hint = ""
     if status.code == packets.NO_SUCH_FILE:
         kind = SFTPFileNotFound
+        if creates and path is not None:
+            hint = f"; does the folder {posixpath.dirname(path) or '.'} exist?"
     elif status.code == packets.PERMISSION_DENIED:
         kind = SFTPPermissionDenied
-    return kind(f"{address}: cannot {action} {path}: {status}", host=address, path=path)
+    return kind(f"{address}: cannot {action} {path}: {status}{hint}", host=address, path=path)
 
 
 def _capacity(limits: packets.Limits) -> int:

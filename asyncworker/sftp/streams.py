@@ -68,7 +68,8 @@ class _Stream:
     def _opened(self, answer: bytes | Status) -> None:
         if isinstance(answer, Status):
             assert self._session is not None
-            self.fail(refusal(answer, "open", self._session.address, self.path))
+            creates = bool(self._flags & OpenFlag.CREATE)
+            self.fail(refusal(answer, "open", self._session.address, self.path, creates=creates))
             self._release()
             return
         self._handle = answer

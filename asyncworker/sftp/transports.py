@@ -149,17 +149,23 @@ async def connect_asyncssh(options: Options, receiver: Receiver) -> Transport:
     except asyncssh.HostKeyNotVerifiable as error:
         raise host_key_error(attempt.client, attempt.target, error) from None
     except asyncssh.KeyExchangeFailed as error:
-        raise SFTPConnectError(f"{where}: no way to encrypt that both sides know: {error}", host=where) from error
+        raise SFTPConnectError(
+            f"{attempt.where}: no way to encrypt that both sides know: {error}", host=where
+        ) from error
     except asyncssh.PermissionDenied as error:
         raise await asyncio.to_thread(_auth_error, attempt, error) from error
     except asyncssh.ChannelOpenError as error:
         if error.reason == "SSH connection closed":  # not refused: it went away before it could answer
             raise _dropped(attempt, error) from error
+        if attempt.hops and not attempt.logged_in:
+            said = f"the jump host {attempt.hops[-1]} cannot connect to {attempt.target.options.address}: {error}"
+            raise SFTPConnectError(f"{where}: {said}", host=where) from error
         raise SFTPConnectError(f"{where}: logged in, but no SFTP session opened: {error}", host=where) from error
     except (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError) as error:
         raise _dropped(attempt, error) from error
     except (asyncssh.Error, OSError) as error:
-        raise SFTPConnectError(f"{where}: cannot connect: {error or type(error).__name__}", host=where) from error
+        said = str(error) or type(error).__name__
+        raise SFTPConnectError(f"{attempt.where}: cannot connect: {said}", host=where) from error
     except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
         raise await asyncio.to_thread(_key_error, attempt, error) from error
     except SettingsError as error:
@@ -174,19 +180,33 @@ class _Attempt:
     Attributes:
         target: The host that it has come to.
         client: What is known of it.
+        hops: The hosts on the way that it has logged in to.
+        logged_in: Whether it has logged in to the last host.
     """
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self.target = Target(options, options.host, ())
         self.client = Client(self.target, None)
+        self.hops: list[str] = []
+        self._is_last = True
+        self.logged_in = False
+
+    @property
+    def where(self) -> str:
+        """The server, and the host on the way to it that was not passed."""
+        server, reached = self._options.address, self.target.options.address
+        return server if self._is_last else f"{server}: the jump host {reached}"
 
     async def connect(self, receiver: Receiver) -> AsyncsshTransport:
         last = await asyncio.to_thread(target_of, self._options)
         way: list[asyncssh.SSHClientConnection] = []
         try:
             for target in (*last.jumps, last):
+                self._is_last = target is last
                 way.append(await self._reach(target, way))
+                self.hops.append(target.options.address)
+            self.logged_in = True
             open_gate()
             channel, _ = await way[-1].create_session(
                 lambda: _Session(receiver),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound
+from asyncworker.sftp import SFTPPool
 from tests.integration.sftp.conftest import Folders, pool_of
 from tests.servers.sftp import SFTPServer
 from tests.servers.sshd import Sshd
@@ -46,6 +48,32 @@ async def test_a_stream_becomes_a_file(any_server: Server, folders: Folders, inp
     assert new.stat().st_mtime == 1_500_000_000
     assert old.read_bytes() == b"abc"
     assert left(folders) == ["empty", "new", "old"]
+
+
+@pytest.mark.parametrize("transport", ["asyncssh", "openssh"])
+async def test_a_folder_that_is_missing_is_named(sshd: Sshd, folders: Folders, transport: str) -> None:
+    missing = folders.remote / "missing"
+    source = folders.local / "source"
+    source.write_bytes(b"x")
+
+    async def write(pool: SFTPPool) -> None:
+        async with pool.open(missing / "x", "w") as file:
+            await file.write(b"x")
+
+    options = {"ssh_config": "/dev/null"} if transport == "openssh" else {}
+    async with pool_of(sshd, transport=transport, **options) as pool:
+        for failing in (
+            pool.put(source, missing / "x"),
+            pool.put(source, missing / "x", inplace=True),
+            pool.put_stream([b"x"], missing / "x"),
+            pool.put_stream([b"x"], missing / "x", inplace=True),
+            write(pool),
+        ):
+            with pytest.raises(SFTPFileNotFound, match=re.escape(f"does the folder {missing} exist?")):
+                await failing
+        with pytest.raises(SFTPFileNotFound) as reading:
+            await pool.get(missing / "x", folders.local / "x")
+    assert "does the folder" not in str(reading.value)
 
 
 @pytest.mark.promise("sftp-stream-is-whole-or-not-there")

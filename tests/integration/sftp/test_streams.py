@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 
 import pytest
 
-from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPNameError
+from asyncworker.errors import SettingsError, SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPNameError
 from asyncworker.sftp import FileResult, SFTPPool
 from tests.integration.sftp.conftest import Folders, pool_of
 from tests.integration.sftp.test_get import settled
@@ -17,6 +18,13 @@ from tests.servers.sftp_scripted import Scripted
 from tests.servers.sshd import Sshd
 
 Server = Sshd | SFTPServer
+
+
+async def test_a_mode_that_does_not_exist_is_refused_by_name(sshd: Sshd, folders: Folders) -> None:
+    async with pool_of(sshd) as pool:
+        for mode in ("a", "rb", "r+", None):
+            with pytest.raises(SettingsError, match=re.escape(f"mode is {mode!r}; allowed: r, w, x")):
+                pool.open(f"{folders.remote}/a", mode)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("size", [0, 1, 32_768, 32_769, 261_120, 3_000_000])

@@ -23,6 +23,7 @@ from tests.integration.sftp.conftest import Folders, behind, configured, in_mid_
 from tests.integration.sftp.test_connections import check, make_files
 from tests.integration.sftp.test_get import settled
 from tests.servers.counter import running_counter
+from tests.servers.ports import free_port
 from tests.servers.processes import children_named, has_ended
 from tests.servers.proxy import running_proxy
 from tests.servers.sftp import SFTPServer
@@ -83,6 +84,26 @@ async def test_a_hop_that_is_not_known_gets_no_login(sshd: Sshd, tmp_path: Path,
     async with pool_through(transport, sshd, jump=hop, host_key=pinned, known_hosts=tmp_path / "none") as pool:
         with pytest.raises(SFTPConnectError):
             await pool.stat("/")
+
+
+async def test_a_jump_host_that_cannot_be_reached_is_named(sshd: Sshd) -> None:
+    closed = f"127.0.0.1:{free_port()}"
+    passed = f"{sshd.username}@127.0.0.1:{sshd.port}"
+    for jump in (closed, f"{passed},{closed}"):
+        async with pool_of(sshd, jump=jump) as pool:
+            with pytest.raises(SFTPConnectError, match="jump host") as caught:
+                await pool.stat("/")
+        assert str(caught.value).startswith(f"127.0.0.1:{sshd.port}: ")
+        assert closed in str(caught.value)
+
+
+async def test_a_server_that_the_jump_host_cannot_reach_is_told_from_one_without_sftp(sshd: Sshd) -> None:
+    closed = free_port()
+    async with pool_of(sshd, port=closed, jump=f"{sshd.username}@127.0.0.1:{sshd.port}") as pool:
+        with pytest.raises(SFTPConnectError) as caught:
+            await pool.stat("/")
+    assert f"127.0.0.1:{closed}: the jump host 127.0.0.1:{sshd.port} cannot connect to " in str(caught.value)
+    assert "logged in" not in str(caught.value)
 
 
 @EVERY_WAY
