@@ -23,7 +23,7 @@ def health(max_age_s: float) -> None:
     """
     path = load_settings().health_file
     if not path:
-        raise click.UsageError("ASYNCWORKER_HEALTH_FILE is not set, here as for the worker")
+        raise click.UsageError("ASYNCWORKER_HEALTH_FILE is not set: set it to the file that the worker writes")
     check_supervisor(Path(path), max_age_s)
     found = [each for each in map(read_health, health_files(Path(path))) if each is not None]
     if not found:

@@ -262,7 +262,7 @@ async def _take_once(
         seen, waited = await _wait_for_holder(store, request.run_id, lease_s if wait else None, drain, clock)
         resume = resume and not waited  # what it asked for was done meanwhile
         if seen is None and stored:
-            raise RunNotFound(f"no run {request.run_id!r} in the store")
+            raise RunNotFound(f"no run {request.run_id!r} in the store: it was deleted, or it uses another store")
         try:
             asked_at_s = clock.monotonic()
             hold = await store.begin_run(

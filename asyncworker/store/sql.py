@@ -385,7 +385,9 @@ class Store:
         gone = schema.expired_run
         row = (await connection.execute(select(gone).where(gone.c.id == run_id))).one_or_none()
         if row is None:
-            return RunNotFound(f"no run {run_id!r} in the store")
+            return RunNotFound(
+                f"no run {run_id!r} in the store: no worker has started it yet, or it uses another store"
+            )
         return RunExpired(
             f"run {run_id} of {row.task} ended ({row.state}) at {row.finished_at:%Y-%m-%d %H:%M:%S} UTC, and was "
             f"deleted at {row.deleted_at:%Y-%m-%d %H:%M:%S} with its results and errors, as its retention was over"

@@ -186,8 +186,8 @@ def check_target(task: Any, options: IterateOptions) -> None:
         ignored.append(("rate_limit", "limits=[...]"))
     for name, option in ignored:
         raise SettingsError(
-            f"{task.name} has {name}={getattr(task, name)!r}, which is of its messages, and an item is none: "
-            f"say .options({option})"
+            f"{task.name} has {name}={getattr(task, name)!r}, which applies to messages, and an item is not one; "
+            f"set .options({option}) instead"
         )
 
 
