@@ -82,12 +82,20 @@ def install(app: _App, *, include: Iterable[str] = ()) -> _App:
 
     Raises:
         SettingsError: A setting is wrong, a module does not exist, or the process is one where this cannot work
-            (eventlet or gevent patches, ``USE_FAST_LOCALS``).
+            (eventlet or gevent patches, ``USE_FAST_LOCALS``). The ``celery`` command ends with that line instead.
     """
-    check_environment()
     include = tuple(include)
-    settings = load_settings()
-    _check_modules((*settings.include, *include))
+    try:
+        check_environment()
+        settings = load_settings()
+        _check_modules((*settings.include, *include))
+    except SettingsError as exc:
+        context = click.get_current_context(silent=True)
+        cli = sys.modules.get("celery.bin.celery")  # importing it is slow, and only the command has
+        if context is None or cli is None or context.find_root().command is not cli.celery:
+            raise
+        # It would print a traceback of the app's module around it.
+        raise SystemExit(f"asyncworker: {exc}") from None
     if settings.broker_url:
         # Where Celery itself looks first, so that ours comes before CELERY_BROKER_URL.
         os.environ["CELERY_BROKER_URL"] = settings.broker_url

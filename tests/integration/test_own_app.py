@@ -279,6 +279,26 @@ def test_a_misspelt_key_of_the_configuration_ends_a_worker_in_one_line(tmp_path:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("ASYNCWORKER_CONCURENCY", "3", "no such setting; did you mean ASYNCWORKER_CONCURRENCY?"),
+        ("ASYNCWORKER_CONCURRENCY", "many", "ASYNCWORKER_CONCURRENCY is 'many'"),
+        ("ASYNCWORKER_INCLUDE", "nowhere", "no module 'nowhere'"),
+    ],
+)
+def test_a_wrong_variable_ends_the_celery_command_of_an_own_app_in_one_line(
+    tmp_path: Path, variable: str, value: str, said: str
+) -> None:
+    (tmp_path / "mine.py").write_text(OWN_APP.format(conf={}))
+    for command in (("worker",), ("inspect", "ping")):
+        ended = celery("-A", "mine", *command, PYTHONPATH=f"{tmp_path}:{ROOT}", **{variable: value})
+        assert ended.returncode == 1
+        assert ended.stderr.strip().splitlines()[-1].startswith("asyncworker: ")
+        assert said in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
 def test_a_worker_beside_a_service_of_its_name_has_the_settings_of_its_configuration(
     worker: Callable[..., Worker], valkey: EmbeddedServer, client: Celery, tmp_path: Path
 ) -> None:
