@@ -31,16 +31,17 @@ def compare(outcomes: Mapping[str, Mapping[str, Outcome]], broker: str) -> list[
         for test in sorted(prefork.keys() | ours.keys()):
             before, after = prefork.get(test, _MISSING), ours.get(test, _MISSING)
             if before.word != after.word:
-                found.append(Difference(test, side, before, after, _explanation(test, side, broker, after)))
+                found.append(Difference(test, side, before, after, _explanation(test, side, broker, before, after)))
     return found
 
 
 _MISSING = Outcome("missing")
 
 
-def _explanation(test: str, side: str, broker: str, ours: Outcome) -> Explained | None:
+def _explanation(test: str, side: str, broker: str, prefork: Outcome, ours: Outcome) -> Explained | None:
+    why = ours.why or prefork.why
     for rule in EXPLAINED:
-        fits = re.search(rule.test, test) and re.search(rule.why, ours.why) and ours.word in rule.outcomes
+        fits = re.search(rule.test, test) and re.search(rule.why, why) and ours.word in rule.outcomes
         if fits and side in rule.sides and broker in rule.brokers:
             return rule
     return None

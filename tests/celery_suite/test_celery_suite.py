@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.celery_suite.compare import compare
-from tests.celery_suite.runner import SIDES, run_suite
+from tests.celery_suite.runner import SIDES, Outcome, run_suite
 from tests.celery_suite.source import as_async
 
 #: Short ones, of every kind of canvas.
@@ -54,3 +54,26 @@ def test_tasks_are_rewritten_as_coroutines_and_what_is_inside_of_them_is_not() -
     assert inspect.iscoroutinefunction(own.run) and not inspect.iscoroutinefunction(own.helper)  # type: ignore[attr-defined]
     assert "await asyncio.sleep(x)" in source and "await asyncio.sleep(2)" in source and "await other(x)" in source
     assert source.count("await asyncio") == 2
+
+
+CHORD = (
+    "t/integration/test_canvas.py::test_chord::test_chord_error_propagation_with_different_body_types[body is a group]"
+)
+
+
+@pytest.mark.parametrize(("lost", "won"), [("prefork", "def"), ("def", "prefork")])
+def test_a_race_of_celery_s_own_is_explained_whichever_side_loses_it(lost: str, won: str) -> None:
+    revoked = Outcome("failed", "E   celery.exceptions.TaskRevokedError: revoked")
+    (difference,) = compare({lost: {CHORD: revoked}, won: {CHORD: Outcome("passed")}}, "rabbitmq")
+    assert difference.explained is not None
+    (another,) = compare(
+        {lost: {CHORD: Outcome("failed", "E   KeyError")}, won: {CHORD: Outcome("passed")}}, "rabbitmq"
+    )
+    assert another.explained is None
+
+
+def test_what_explains_a_failure_of_ours_explains_none_of_prefork_s() -> None:
+    nested = "t/integration/test_canvas.py::test_chain::test_nested_group_chord_body_chain"
+    said = Outcome("failed", "E   Failed: DID NOT RAISE TimeoutError")
+    (difference,) = compare({"prefork": {nested: said}, "def": {nested: Outcome("passed")}}, "redis")
+    assert difference.explained is None
