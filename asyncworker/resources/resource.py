@@ -222,6 +222,8 @@ async def use(resource: Resource[T]) -> T:
         ResourceError: It could not be made, or no task or item, whose one it would be, is running here.
         ResourceCycle: It needs itself, by way of others.
     """
+    if not isinstance(resource, Resource):
+        raise ResourceError(f"{resource!r} is not a resource: declare it with @resource")
     if resource.overridden:
         stand_in = resource.stand_in
         if not isinstance(stand_in, Resource):

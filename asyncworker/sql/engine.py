@@ -60,7 +60,8 @@ async def _open(options: Options) -> AsyncEngine:
         # In a thread: it imports the driver.
         made = await asyncio.to_thread(create_async_engine, options.url, **options.arguments())
     except ImportError as exc:
-        raise SettingsError(f"SQL url is {options.shown!r}: {exc}; pip install 'asyncworker[postgres]'?") from exc
+        ours = "; pip install 'asyncworker[postgres]'?" if options.url.get_backend_name() == "postgresql" else ""
+        raise SettingsError(f"SQL url is {options.shown!r}: {exc}{ours or '; install its driver'}") from exc
     except (SQLAlchemyError, TypeError) as exc:
         raise SettingsError(f"SQL url is {options.shown!r}: {exc}") from exc
     if options.sqlite:

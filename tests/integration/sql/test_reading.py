@@ -160,8 +160,11 @@ async def test_no_connection_comes_free(url: str) -> None:
 
 
 async def test_a_driver_that_is_not_there() -> None:
-    with pytest.raises(SettingsError, match="SQL url is 'mysql\\+aiomysql://root:\\*\\*\\*@h/x': No module named"):
+    with pytest.raises(
+        SettingsError, match="SQL url is 'mysql\\+aiomysql://root:\\*\\*\\*@h/x': No module named"
+    ) as caught:
         await sql.open_engine("mysql+aiomysql://root:secret@h/x")
+    assert "postgres" not in str(caught.value)  # nothing of that would help
     with pytest.raises(SettingsError, match="pysqlite"):
         await sql.open_engine("sqlite+pysqlite:///x.db")
 

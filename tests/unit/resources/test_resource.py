@@ -94,6 +94,13 @@ async def test_a_resource_is_made_once_and_what_it_needs_before_it() -> None:
     assert events[2:] == ["client closed", "engine closed"]
 
 
+@pytest.mark.parametrize("other", [fresh, "engine", None])
+async def test_what_is_no_resource_is_refused_by_name(other: Any) -> None:
+    with pytest.raises(ResourceError, match="is not a resource: declare it with @resource") as caught:
+        await use(other)
+    assert repr(other) in str(caught.value)
+
+
 async def test_after_a_close_it_is_made_anew() -> None:
     await use(engine)
     await lifetimes().close()
