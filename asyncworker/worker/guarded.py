@@ -83,7 +83,10 @@ class RedisQoS(_StockRedisQoS):  # type: ignore[misc]
                 self._bury(tag, used, exc)
 
     def _bury(self, tag: Any, client: Any, exc: Exception) -> None:
-        raw, queue = _taken_apart(client.hget(self.unacked_key, tag) or b"")
+        entry = client.hget(self.unacked_key, tag)
+        if entry is None:  # buried meanwhile: what is found in one pass may still be there in the next
+            return
+        raw, queue = _taken_apart(entry)
         bury(letter_of_raw(raw, queue, exc), functools.partial(self._forget, tag))
 
     def _forget(self, tag: Any) -> None:

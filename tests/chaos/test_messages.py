@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Connection
+from redis import Redis
 
 from asyncworker.cli.embedded import EmbeddedServer
+from asyncworker.worker.guarded import RedisSocketTransport
 from tests.chaos import restoring_app
 from tests.chaos.messages import (
     Broker,
@@ -208,6 +212,25 @@ def test_an_entry_that_cannot_be_given_back_holds_up_no_other(
     check_alive(node, client)
     broker.wait_until_settled()
     assert len(dead_letters(state_dir)) == len(entries) - len(good)
+
+
+def test_an_entry_that_another_worker_has_buried_meanwhile_is_left_alone(
+    valkey: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        Redis.from_url(valkey.redis_url) as redis,
+        Connection(valkey.broker_url.removeprefix("redis+"), transport=RedisSocketTransport) as connection,
+    ):
+        channel = connection.channel()
+
+        def restore(*_: Any) -> None:
+            redis.delete("unacked", "unacked_index")
+            raise TypeError
+
+        monkeypatch.setattr(channel, "_do_restore_message", restore)
+        redis.hset("unacked", "tag", b'[5, "", "celery"]')
+        channel.qos.restore_by_tag("tag")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("transport", ["redis", "redis-stock"], indirect=True)
