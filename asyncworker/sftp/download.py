@@ -399,10 +399,11 @@ class _Run:
             order = self._order_of(entry, goal, folder, attributes, found, "other contents")
             return compared(self._pool, order, size or 0, self._tracker)
         self._tracker.find(size or 0)
-        if is_link and not self._how.dry_run:
-            self._touched.add(folder)
-            return self._link(path[len(source.base) :], entry, relative, goal)
         reason = "new" if found is None else why_moved(size, attributes.mtime, found.size_bytes, found.mtime)
+        if is_link:
+            if not self._how.dry_run:
+                self._touched.add(folder)
+            return self._link(path[len(source.base) :], entry, relative, goal, reason)
         return self._order_of(entry, goal, folder, attributes, found, reason)
 
     def _order_of(
@@ -575,13 +576,15 @@ class _Run:
             on_released=self._on_released,
         )
 
-    def _link(self, in_tree: str, entry: Entry, relative: str, goal: str) -> Large:
+    def _link(self, in_tree: str, entry: Entry, relative: str, goal: str, reason: str) -> Large:
         folder, _, name = relative.rpartition("/")
 
-        async def run() -> Transfer:
-            assert self._destination is not None
+        async def run() -> Transfer | FileResult:
             target = await self._pool.readlink(entry.path)
             check_target(target, in_tree, self._pool.options.address)
+            if self._how.dry_run:
+                return FileResult(entry.path, goal, planned=True, reason=reason, known_bytes=entry.size_bytes)
+            assert self._destination is not None
             local_folder = self._destination.folder(folder)
             await asyncio.to_thread(make_local_link, local_folder, name, target, entry.mtime, goal)
             return Transfer(entry.path, goal, 0, entry.mtime)

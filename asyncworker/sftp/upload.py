@@ -36,7 +36,7 @@ from asyncworker.sftp.claimed_paths import ClaimedPaths
 from asyncworker.sftp.contents import COMPARED_AT_ONCE, compared
 from asyncworker.sftp.folder_times import FolderTimes
 from asyncworker.sftp.inplace import InPlace
-from asyncworker.sftp.links import is_same_link, upload_link
+from asyncworker.sftp.links import check_target, is_same_link, upload_link
 from asyncworker.sftp.listing import Entry, age_unknown, not_replaceable
 from asyncworker.sftp.local_tree import LocalFolder, folder_mode, look_at, look_up, scan
 from asyncworker.sftp.localblocks import LocalBlocks
@@ -504,12 +504,17 @@ class _Run:
 
         return Large(remote, local, run)
 
-    def _link(self, entry: Entry, remote: str, source: LocalFolder) -> Large | FileResult:
+    def _link(self, entry: Entry, remote: str, source: LocalFolder) -> Large:
         self._tracker.find(0)
-        if self._how.dry_run:
-            return FileResult(remote, entry.path, planned=True, known_bytes=0)
         path = entry.path[len(source.path) :].lstrip("/")
-        return Large(remote, entry.path, partial(upload_link, self._pool, entry.path, remote, path, entry.mtime))
+        reason = self._reasons.pop(remote, "new")
+        send = partial(upload_link, self._pool, entry.path, remote, path, entry.mtime)
+
+        async def plan() -> FileResult:
+            check_target(await asyncio.to_thread(os.readlink, entry.path), path, self._pool.options.address)
+            return FileResult(remote, entry.path, planned=True, reason=reason, known_bytes=0)
+
+        return Large(remote, entry.path, plan if self._how.dry_run else send)
 
     def _in_place(self, local: str, remote: str, raw: bytes, opens: partial[LocalSource]) -> Large:
         file = LocalBlocks(local, opens, self._pool._threads)

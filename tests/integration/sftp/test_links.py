@@ -82,6 +82,21 @@ async def test_links_are_made_as_links_and_left_alone_the_next_time(
     assert len(list(goal.rglob("*"))) == 3 + 2 + len(KEPT)  # nothing temporary is left
 
 
+async def test_a_dry_run_refuses_the_links_that_would_be(sshd: Sshd, folders: Folders, direction: str) -> None:
+    source, goal = sides(direction, folders)
+    make_tree(source)
+    (source / "out").symlink_to("../elsewhere")
+    (source / "absolute").symlink_to("/elsewhere")
+    (goal / "a").symlink_to("elsewhere")
+    async with pool_of(sshd) as pool:
+        planned = await move(direction, pool, folders, links="keep", dry_run=True)
+        done = await move(direction, pool, folders, links="keep")
+    for report in (planned, done):
+        assert {type(one.error) for one in report.errors} == {SFTPNameError}
+    assert sorted(str(one.error) for one in planned.errors) == sorted(str(one.error) for one in done.errors)
+    assert (planned.files_failed, planned.files_found) == (2, done.files_found)
+
+
 async def test_a_link_that_leads_out_is_refused_and_the_rest_is_moved(
     server: Server, folders: Folders, direction: str
 ) -> None:
