@@ -90,15 +90,6 @@ class Consumer(_StockConsumer):  # type: ignore[misc]
             logger.critical("the broker refuses what this worker needs, and would do so again; ending: %s", exc)
             raise WorkerShutdown(EX_FAILURE) from exc
 
-    # -- a cold shutdown -----------------------------------------------------------------------------------------
-
-    def cancel_active_requests(self) -> None:
-        """Cut short what runs, as the pool does: what is acknowledged already fails, and does not stay in RETRY.
-
-        Celery would report a retry that nobody makes, also for what has ended while its handler was asleep.
-        """
-        self.pool.cut_short()
-
     # -- a successor ---------------------------------------------------------------------------------------------
 
     def rename(self, hostname: str) -> None:

@@ -20,6 +20,7 @@ from asyncworker.worker.environment_file import WorkerEnvironment
 from asyncworker.worker.health import BEAT_S, health_files
 from asyncworker.worker.option_values import CheckingOption
 from asyncworker.worker.place import Place
+from asyncworker.worker.shutdown_signals import ShutdownSignals
 from asyncworker.worker.supervised import Supervised
 from asyncworker.worker.supervisor import Supervisor
 from asyncworker.worker.supervisor_signs import SupervisorSigns
@@ -47,7 +48,7 @@ def add_options(app: Any) -> None:
     # Eager: what it refuses is refused before Celery detaches, or opens a file.
     options.add(CheckingOption(["--supervised"], type=int, hidden=True, is_eager=True))
     options.add(CeleryOption(["--supervised-output"], hidden=True))
-    app.steps["worker"].add(Supervised)
+    app.steps["worker"].update((Supervised, ShutdownSignals))
 
 
 def supervise(worker: Any, options: Mapping[str, Any], settings: Settings) -> int | None:

@@ -43,6 +43,7 @@ from asyncworker.worker.ownership import Owner, on_ownership_lost
 from asyncworker.worker.persist import flush_settlements
 from asyncworker.worker.results import ResultWriter
 from asyncworker.worker.runner import Runner, exception_info
+from asyncworker.worker.shutdown_signals import ShutdownSignals
 from asyncworker.worker.stacks import check_locals
 from asyncworker.worker.tracing import adopt, adopt_app, is_async
 
@@ -75,6 +76,10 @@ class AsyncPool(BasePool):
     drain_timed_out = False
     #: Has the consumer fetch so many more messages, or fewer; our consumer sets it, before the pool is started.
     fetch_more: Callable[[int], None] = staticmethod(_fetch_no_more)
+    #: Set in a worker process, once the pool is started.
+    shutdown_signals: ShutdownSignals | None = None
+    #: Nothing is left to stop; also of one that has not started: Celery's handlers stop that, too.
+    _ended = True
 
     def on_start(self) -> None:
         """Start the loop thread and fit all tasks into the bridge."""
@@ -100,7 +105,6 @@ class AsyncPool(BasePool):
         self._hub: Any = None
         self._outbox_thread: OutboxThread | None = None
         self._closing = False
-        self._ended = False
         self._timer = Timer()
         self._outbox = Outbox()
         self._loop_thread = get_loop_thread(threads=self._settings.sync_threads)
@@ -137,6 +141,7 @@ class AsyncPool(BasePool):
         self._watchdog = Watchdog(self._loop_thread, blocked_after_s=self._settings.blocked_after_s)
         self._watchdog.start()
         self._health = health_file(self._settings, lambda: self.loop_lag_s, lambda: len(self._jobs))
+        self._ended = False
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Have the hub poll the outbox; called again after every reconnect."""
@@ -162,6 +167,15 @@ class AsyncPool(BasePool):
     def in_flight(self) -> int:
         """How many tasks run."""
         return len(self._jobs)
+
+    @property
+    def cancel_grace_s(self) -> float:
+        """How long what was cancelled may take to clean up."""
+        return self._settings.cancel_grace_s
+
+    def wake(self) -> None:
+        """Have the main thread stop waiting for events; may be called in a signal handler."""
+        self._outbox.put(_ignore)
 
     @property
     def is_idle(self) -> bool:
@@ -255,22 +269,23 @@ class AsyncPool(BasePool):
     def on_close(self) -> None:
         """Start nothing more; what waits stays unacknowledged and returns to the queue."""
         self._closing = True
+        self._announce()
 
     def on_stop(self) -> None:
         """Warm shutdown: finish what runs, or let it put itself back, settle it, then stop the loop.
 
-        What takes longer than ``drain_timeout_s`` is cancelled, as in a cold one.
+        What takes longer than ``drain_timeout_s`` is cancelled, as in a cold one, which a signal may ask for meanwhile.
         """
-        if state.should_terminate:  # Celery's handler of SIGQUIT sets it, and stops the pool
-            self.on_terminate()
+        if self._ended:
             return
         self._stop_taking()
         for job in self._jobs.values():
             self._runner.drain(job)
         give_up_at_s = time.monotonic() + self._settings.drain_timeout_s
-        while len(self._jobs) > len(self._zombies) and time.monotonic() < give_up_at_s:
+        while not self.is_idle and not state.should_terminate and time.monotonic() < give_up_at_s:
             self._wait_for_events()
-        if self._ended:  # by SIGQUIT, whose handler has stopped the pool in the midst of this
+        if state.should_terminate:
+            self.on_terminate()
             return
         left = [job for pid, job in self._jobs.items() if pid not in self._zombies]
         if left:
@@ -286,18 +301,35 @@ class AsyncPool(BasePool):
         self._shut_down(timeout_s=1 if left else self._settings.cancel_grace_s)
 
     def on_terminate(self) -> None:
-        """Cold shutdown: settle what has ended, cancel what runs, give it the grace to clean up, stop the loop."""
-        if self._ended:  # Celery's handler of SIGQUIT has stopped the pool before this
+        """Cold shutdown: settle what has ended, cancel what runs, give it the grace to clean up, stop the loop.
+
+        On the main thread, while nothing uses the broker connection: no signal handler calls it.
+        """
+        if self._ended:
             return
         self._stop_taking()
+        self._wait_softly()
         self._cut_short()
         self._shut_down(timeout_s=1)
 
-    def cut_short(self) -> None:
-        """End what runs, soon; called within Celery's handler of a signal."""
-        if not self._ended:
-            self._stop_taking()
-            self._cut_short()
+    def _wait_softly(self) -> None:
+        """Let what runs end within the time of Celery's soft shutdown, where a signal asks for a cold one."""
+        timeout_s = self.app.conf.worker_soft_shutdown_timeout or 0
+        also_idle = self.app.conf.worker_enable_soft_shutdown_on_idle
+        if timeout_s <= 0 or not state.should_terminate or (self.is_idle and not also_idle):
+            return
+        logger.warning("Initiating Soft Shutdown, terminating in %s seconds", timeout_s)
+        give_up_at_s = time.monotonic() + timeout_s
+        while (also_idle or not self.is_idle) and self._may_wait(give_up_at_s):
+            self._wait_for_events()
+
+    def _may_wait(self, give_up_at_s: float) -> bool:
+        hurried = self.shutdown_signals is not None and self.shutdown_signals.hurried
+        return not hurried and time.monotonic() < give_up_at_s
+
+    def _announce(self) -> None:
+        if self.shutdown_signals is not None:
+            self.shutdown_signals.announce()
 
     def _cut_short(self) -> None:
         """Settle what has ended, cancel the rest; late-ack tasks return to the queue."""
@@ -307,7 +339,7 @@ class AsyncPool(BasePool):
         for job in list(self._jobs.values()):
             if not job.abandoned:
                 self._abandon(job)
-        while len(self._jobs) > len(self._zombies) and time.monotonic() < give_up_at_s:
+        while not self.is_idle and self._may_wait(give_up_at_s):
             self._wait_for_events()
 
     def _report_lost(self, give_up_at_s: float) -> None:
@@ -574,6 +606,7 @@ class AsyncPool(BasePool):
 
     def _wait_for_events(self) -> None:
         """Let the hub go on, up to a second, though the consumer has stopped: outbox, acknowledgements, heartbeats."""
+        self._announce()
         if self._hub is not None:
             try:
                 self._hub.run_once()
