@@ -18,7 +18,7 @@ from celery.exceptions import WorkerLostError
 from asyncworker.cli.embedded import EmbeddedServer
 from tests.integration import interrupted_tasks
 from tests.integration.test_recycling import LONG_S, Held, held
-from tests.integration.test_shutdown import refuses, wait_until
+from tests.integration.test_shutdown import wait_until
 from tests.integration.test_supervisor import QUICK
 from tests.servers.client import client_app, wait_until_listening
 from tests.servers.worker import Worker, running_worker
@@ -49,7 +49,12 @@ class Scene:
         """Ask for a warm shutdown, and wait until the worker only lets its tasks end."""
         wait_until_listening(self.client, node.name)
         node.signal(signal.SIGTERM)
-        wait_until(lambda: refuses(self.client), LONG_S)
+        wait_until(self._is_refused, LONG_S)
+
+    def _is_refused(self) -> bool:
+        """Tell whether the worker drains: it then obeys no more but to revoke."""
+        answers = self.client.control.rate_limit("h.early", "0", reply=True, timeout=10, limit=1)
+        return "this worker is about to end" in str(answers)
 
     def interrupt(self, node: Worker, *, by: str = "ping") -> None:
         """Have the next use of the connection interrupted, and bring one about."""
@@ -135,3 +140,79 @@ def test_sigquit_while_the_connection_is_used_cuts_a_drain_short(scene: Scene, p
     scene.drain(node)
     scene.interrupt(node)
     ends_cold(scene, node, early, late)
+
+
+@pytest.mark.parametrize("place", ["write", "connect"])
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
+def test_a_signal_while_a_worker_connects_ends_it(scene: Scene, place: str, number: signal.Signals) -> None:
+    scene.now.touch()
+    node = scene.start(f"{place} {number.name}", ready=False)
+    assert node.wait(LONG_S) == 0
+    assert "\ninterrupted in " in node.log()
+    assert "Traceback" not in node.log()
+
+
+def test_sigquit_during_a_reconnect_is_a_cold_shutdown(scene: Scene) -> None:
+    node = scene.start("connect SIGQUIT")
+    early, late = scene.run_both()
+    scene.now.touch()
+    scene.drop_connections()
+    assert node.wait(LONG_S) == 0
+    assert "\ninterrupted in " in node.log()
+    with pytest.raises(WorkerLostError):
+        early.get(timeout=LONG_S)
+    assert late.state == "PENDING"
+    wait_until(lambda: scene.messages() == 1, LONG_S)
+
+
+@pytest.mark.parametrize(
+    ("signals", "variables"),
+    [("SIGINT SIGINT", {}), ("SIGTERM SIGQUIT", {}), ("SIGTERM", {"REMAP_SIGTERM": "SIGQUIT"})],
+    ids=["ctrl-c twice", "warm and cold", "remapped"],
+)
+def test_other_ways_to_a_cold_shutdown_are_as_safe(scene: Scene, signals: str, variables: dict[str, str]) -> None:
+    node = scene.start(f"write {signals}", **variables)
+    early, late = scene.run_both()
+    scene.interrupt(node)
+    ends_cold(scene, node, early, late)
+
+
+def test_a_second_sigquit_waits_for_nothing(scene: Scene) -> None:
+    """Neither for the rest of a soft shutdown, nor for what was cancelled to clean up."""
+    node = scene.start(
+        "write SIGQUIT SIGQUIT", "--", "worker.soft_shutdown_timeout=3600", ASYNCWORKER_CANCEL_GRACE_S="3600"
+    )
+    early, late = scene.run_both()
+    stubborn = scene.client.tasks["h.sync"].delay(*scene.held.arguments("stubborn"))
+    wait_until(lambda: len(scene.held.started()) == 3, LONG_S)
+    scene.interrupt(node)
+    ends_cold(scene, node, early, late)
+    assert stubborn.state == "FAILURE"
+
+
+def test_a_third_sigquit_ends_the_process_at_once(scene: Scene) -> None:
+    node = scene.start("write SIGQUIT SIGQUIT SIGQUIT")
+    _early, late = scene.run_both()
+    scene.interrupt(node)
+    assert node.wait(LONG_S) == 1
+    assert late.state == "PENDING"
+    assert scene.messages() == 1
+
+
+def test_a_cold_shutdown_ends_though_the_broker_does_not_answer(scene: Scene) -> None:
+    node = scene.start("write SIGQUIT SIGQUIT", INTERRUPT_HANGS="1")
+    _early, late = scene.run_both()
+    scene.interrupt(node)
+    assert node.wait(LONG_S) == 1
+    assert "the cold shutdown takes too long; ending at once" in node.log()
+    assert late.state == "PENDING"
+    assert scene.messages() == 1
+
+
+def test_a_forked_process_is_ended_by_sigquit_and_leaves_its_workers_connection_alone(scene: Scene) -> None:
+    node = scene.start("fork SIGQUIT")
+    early, _late = scene.run_both()
+    assert scene.client.tasks["h.fork"].delay(signal.SIGQUIT).get(timeout=LONG_S) == -signal.SIGQUIT
+    scene.held.let_go()
+    assert early.get(timeout=LONG_S)
+    assert node.stop() == 0

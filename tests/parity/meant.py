@@ -104,6 +104,17 @@ MEANT = [
         ours="late-ack tasks return to the queue; the others fail with `WorkerLostError`",
     ),
     Meant(
+        what="A signal while the broker connection is in use",
+        prefork="its handler uses the same connection again, and may wait for itself for ever",
+        ours="the signal is noted; the shutdown, its soft part and `worker_shutting_down` follow from the main loop",
+    ),
+    Meant(
+        what="SIGQUIT again",
+        prefork="cancels once more, and waits on; the third time ends the worker by an exception",
+        ours="the second time waits for nothing, neither the soft shutdown nor what was cancelled; the third time, "
+        "and a broker that does not answer for half a minute more than the grace, end the process with exit code 1",
+    ),
+    Meant(
         what="Memory, globals, crashes",
         prefork="a process a task at a time",
         ours="shared by all tasks of the process; `worker_max_tasks_per_child`, `worker_max_memory_per_child`"
