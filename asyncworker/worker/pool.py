@@ -307,16 +307,22 @@ class AsyncPool(BasePool):
         """
         if self._ended:
             return
-        self._stop_taking()
-        self._wait_softly()
-        self._cut_short()
-        self._shut_down(timeout_s=1)
+        # While it is set, Celery's requests neither log a failure nor send its event.
+        asked, state.should_terminate = state.should_terminate, None
+        try:
+            self._stop_taking()
+            if asked:
+                self._wait_softly()
+            self._cut_short()
+            self._shut_down(timeout_s=1)
+        finally:
+            state.should_terminate = asked
 
     def _wait_softly(self) -> None:
-        """Let what runs end within the time of Celery's soft shutdown, where a signal asks for a cold one."""
+        """Let what runs end within the time of Celery's soft shutdown."""
         timeout_s = self.app.conf.worker_soft_shutdown_timeout or 0
         also_idle = self.app.conf.worker_enable_soft_shutdown_on_idle
-        if timeout_s <= 0 or not state.should_terminate or (self.is_idle and not also_idle):
+        if timeout_s <= 0 or (self.is_idle and not also_idle):
             return
         logger.warning("Initiating Soft Shutdown, terminating in %s seconds", timeout_s)
         give_up_at_s = time.monotonic() + timeout_s

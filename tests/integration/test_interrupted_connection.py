@@ -27,6 +27,9 @@ __all__ = ["held"]
 
 MODULE = interrupted_tasks.__name__
 
+#: For what is the same with each.
+ONE_BROKER = pytest.mark.parametrize("scene", ["redis"], indirect=True)
+
 
 @dataclass
 class Scene:
@@ -113,14 +116,17 @@ def scene(
             yield Scene(client, start, messages, drop_connections, now, held)
 
 
-def ends_cold(scene: Scene, node: Worker, early: Any, late: Any) -> None:
+def ends_cold(scene: Scene, node: Worker, early: Any, late: Any, failures: int = 1) -> None:
     """Check that what is acknowledged has failed, that the other task is in the queue, and the exit code."""
     assert node.wait(LONG_S) == 0
     with pytest.raises(WorkerLostError, match="was cut short: its worker ended"):
         early.get(timeout=LONG_S)
     assert late.state == "PENDING"
     wait_until(lambda: scene.messages() == 1, LONG_S)
-    assert "Traceback" not in node.log()
+    # The failure is logged as any other one, and no other error.
+    log = node.log()
+    assert log.count("Task handler raised error: ") == log.count(": ERROR/") == failures
+    assert ": CRITICAL/" not in log
 
 
 @pytest.mark.parametrize("place", ["read", "write", "publish", "ack"])
@@ -165,6 +171,7 @@ def test_sigquit_during_a_reconnect_is_a_cold_shutdown(scene: Scene) -> None:
     wait_until(lambda: scene.messages() == 1, LONG_S)
 
 
+@pytest.mark.parametrize("scene", ["rabbitmq"], indirect=True)
 @pytest.mark.parametrize(
     ("signals", "variables"),
     [("SIGINT SIGINT", {}), ("SIGTERM SIGQUIT", {}), ("SIGTERM", {"REMAP_SIGTERM": "SIGQUIT"})],
@@ -177,6 +184,7 @@ def test_other_ways_to_a_cold_shutdown_are_as_safe(scene: Scene, signals: str, v
     ends_cold(scene, node, early, late)
 
 
+@ONE_BROKER
 def test_a_second_sigquit_waits_for_nothing(scene: Scene) -> None:
     """Neither for the rest of a soft shutdown, nor for what was cancelled to clean up."""
     node = scene.start(
@@ -186,10 +194,11 @@ def test_a_second_sigquit_waits_for_nothing(scene: Scene) -> None:
     stubborn = scene.client.tasks["h.sync"].delay(*scene.held.arguments("stubborn"))
     wait_until(lambda: len(scene.held.started()) == 3, LONG_S)
     scene.interrupt(node)
-    ends_cold(scene, node, early, late)
+    ends_cold(scene, node, early, late, failures=2)
     assert stubborn.state == "FAILURE"
 
 
+@ONE_BROKER
 def test_a_third_sigquit_ends_the_process_at_once(scene: Scene) -> None:
     node = scene.start("write SIGQUIT SIGQUIT SIGQUIT")
     _early, late = scene.run_both()
@@ -199,6 +208,7 @@ def test_a_third_sigquit_ends_the_process_at_once(scene: Scene) -> None:
     assert scene.messages() == 1
 
 
+@ONE_BROKER
 def test_a_cold_shutdown_ends_though_the_broker_does_not_answer(scene: Scene) -> None:
     node = scene.start("write SIGQUIT SIGQUIT", INTERRUPT_HANGS="1")
     _early, late = scene.run_both()
@@ -209,6 +219,7 @@ def test_a_cold_shutdown_ends_though_the_broker_does_not_answer(scene: Scene) ->
     assert scene.messages() == 1
 
 
+@ONE_BROKER
 def test_a_forked_process_is_ended_by_sigquit_and_leaves_its_workers_connection_alone(scene: Scene) -> None:
     node = scene.start("fork SIGQUIT")
     early, _late = scene.run_both()
