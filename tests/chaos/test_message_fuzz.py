@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.chaos.messages import Broker, Envelope, RabbitQueue, RedisQueue, call, dead_letters
-from tests.chaos.test_messages import broker, check_alive, client  # noqa: F401 - fixtures
+from tests.chaos.test_messages import KEPT_BYTES, broker, check_alive, client  # noqa: F401 - fixtures
 from tests.integration import tasks
 from tests.servers.worker import Worker
 
@@ -106,9 +106,19 @@ class Fuzz:
         while (counted := self._counted(put)) != len(put):
             assert time.monotonic() < give_up_at_s, f"{counted} of {len(put)}: {put}\n{self._node.log()[-20000:]}"
             time.sleep(0.1)
+        self._check_letters(put)
         self.kept += self._new_letters()
         self.ran += len(put) - self._new_letters()
         self._letters += self._new_letters()
+
+    def _check_letters(self, put: list[Item]) -> None:
+        """Each says why, and has the beginning of the message."""
+        letters = {letter.task_id: letter for letter in dead_letters(self._state_dir)}
+        assert all(letter.reason for letter in letters.values())
+        for item in put:
+            task_id = item.headers.get("id") if isinstance(item, Envelope) else None
+            if isinstance(item, Envelope) and isinstance(task_id, str) and task_id in letters:
+                assert letters[task_id].message == item.body[:KEPT_BYTES]
 
     def _put(self, item: Item) -> Item | None:
         number = next(self._numbers)

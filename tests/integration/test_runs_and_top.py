@@ -57,6 +57,8 @@ def test_a_run_is_listed_shown_watched_cancelled_and_resumed(
     watched = asyncworker_command("runs", "watch", result.id)
     assert watched.returncode == 0
     assert re.match(r"done: 400 of 400 \([\d,]+/s\)", watched.stdout.splitlines()[-1])
+    answer = asyncworker_command("runs", "cancel", result.id)
+    assert answer.stdout == f"run {result.id}: has ended, done; there is nothing to stop\n", answer.stderr
 
 
 def test_failed_items_are_shown(
@@ -70,6 +72,15 @@ def test_failed_items_are_shown(
         result.get(timeout=120)
     shown = asyncworker_command("runs", "show", result.id)
     assert "item 7 (number=7): ValueError: 7 is not wanted" in shown.stdout
+    hostile = (
+        client.tasks["t.picky"].partial().options(key="number", name="\x1b[31m\nforged").iterate(number=["\x1b[2J"])
+    )
+    with pytest.raises(TypeError):
+        hostile.apply_async(task_id="hostile").get(timeout=120)
+    for command in (["show", "hostile"], ["list"], ["watch", "hostile"]):
+        output = asyncworker_command("runs", *command).stdout
+        assert all(line.isprintable() for line in output.splitlines())
+        assert "\nforged" not in output
     unknown = asyncworker_command("runs", "show", "nobody")
     assert unknown.returncode == 1
     assert "no run 'nobody' in the store" in unknown.stderr
