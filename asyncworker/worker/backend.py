@@ -29,7 +29,7 @@ from asyncworker.worker.persist import settle, until_done, waits_for_server
 from asyncworker.worker.progress import outcome_of
 from asyncworker.worker.provisional import ProvisionalState, on_redis, stored
 from asyncworker.worker.results import ResultWriter
-from asyncworker.worker.sending import NotSent, Posting, earned, in_backend, sends_what_is_earned
+from asyncworker.worker.sending import NotSent, Posting, earned, in_backend, in_hook, sends_what_is_earned
 
 __all__ = ["OffLoopBackend", "outcomes_ignored", "stock_backend"]
 
@@ -120,7 +120,7 @@ class OffLoopBackend:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._stock, name)
-        if name in _PENDING and (earned.get() or on_loop_thread()):
+        if name in _PENDING and (on_loop_thread() or (earned.get() and not in_hook.get())):
             return _same
         if name in _WAITING and on_loop_thread():
             return _refuse_to_wait

@@ -16,6 +16,7 @@ from celery.app.trace import task_has_custom
 from celery.loaders.base import BaseLoader
 
 from asyncworker.loop import await_, get_loop_thread, in_bridge, off_loop_in_context, on_loop_thread
+from asyncworker.worker.sending import earned, in_hook
 
 __all__ = ["adopt_hooks", "adopt_loader", "adopt_signals", "never_blocks"]
 
@@ -73,7 +74,7 @@ def _receivers(live: Callable[[Any], list[Any]], sender: Any) -> list[Any]:
     bridged = in_bridge()
     return [
         _Hook(receiver)
-        if (bridged and not hasattr(receiver, _MARK)) or inspect.iscoroutinefunction(receiver)
+        if (not hasattr(receiver, _MARK) and (bridged or earned.get())) or inspect.iscoroutinefunction(receiver)
         else receiver
         for receiver in live(sender)
     ]
@@ -90,12 +91,19 @@ class _Hook:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if in_bridge() and not inspect.iscoroutinefunction(self._hook):
-            result = off_loop_in_context(self._hook, *args, **kwargs)
+            result = off_loop_in_context(self._run, *args, **kwargs)
         else:
-            result = self._hook(*args, **kwargs)
+            result = self._run(*args, **kwargs)
         if not inspect.iscoroutine(result):
             return result
         if in_bridge():
             return await_(result)
         # A child task's own eager call: nobody could wait for it there.
         return result if on_loop_thread() else get_loop_thread().run(result)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        token = in_hook.set(True)
+        try:
+            return self._hook(*args, **kwargs)
+        finally:
+            in_hook.reset(token)

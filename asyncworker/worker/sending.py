@@ -37,6 +37,7 @@ __all__ = [
     "apost",
     "earned",
     "in_backend",
+    "in_hook",
     "of_loop",
     "post",
     "send_task",
@@ -47,6 +48,9 @@ logger = logging.getLogger(__name__)
 
 #: Whether the running code sends what a task has earned. Set by whoever runs a tracer; the task's own code resets it.
 earned: contextvars.ContextVar[bool] = contextvars.ContextVar("asyncworker_earned", default=False)
+
+#: Whether a hook or a receiver of the user's runs, which may wait for the results of what it sends.
+in_hook: contextvars.ContextVar[bool] = contextvars.ContextVar("asyncworker_in_hook", default=False)
 
 #: The method of Celery's backend that runs. A failure's errbacks are called by it, as plain functions: those of the
 #: tasks in ``link_error`` that take ``(request, exc, traceback)``.

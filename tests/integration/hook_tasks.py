@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from celery import Task, current_task, shared_task, signals
+from celery import Task, current_app, current_task, group, shared_task, signals
 
 LOG = Path(os.environ.get("HOOKS_LOG", os.devnull))
 
@@ -102,11 +102,39 @@ async def exhausted(where: str) -> str:
     return where
 
 
+@shared_task(name="h.same")
+async def same(value: Any) -> Any:
+    return value
+
+
+def results_of_others(where: str) -> None:
+    """Send others and wait for their results, which Celery forbids in a task's body only."""
+    together = group(current_app.signature("h.same", (number,)) for number in range(3)).apply_async()
+    note(where, got=together.get(timeout=60, disable_sync_subtasks=False))
+
+
+class Asking(Task):  # type: ignore[type-arg, unused-ignore]
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        results_of_others("before_start")
+
+
+@shared_task(name="h.asking", base=Asking)
+async def asking() -> None:
+    """Begin when others have ended."""
+
+
+@shared_task(name="h.asking_sync", base=Asking)
+def asking_sync() -> None:
+    """Begin when others have ended."""
+
+
 tokens: dict[tuple[str, int], Any] = {}
 
 
 def receive(signal: Any, sender: Any = None, **_: Any) -> None:
     if not sender.name.startswith("h.hooked"):
+        if sender.name.startswith("h.asking") and signal.name in ("task_prerun", "task_postrun"):
+            results_of_others(signal.name)
         if sender.name == "h.blocking" and sender.request.args[0] == signal.name:
             wait_for(sender.request.args[-1])
         return

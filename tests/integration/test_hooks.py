@@ -102,6 +102,14 @@ def test_one_that_blocks_keeps_no_other_task_waiting(node: Worker, client: Celer
     assert node.stop() == 0
 
 
+@pytest.mark.parametrize("task", ["h.asking", "h.asking_sync"])
+@pytest.mark.promise("hooks-may-block")
+def test_one_may_wait_for_the_results_of_what_it_sends(node: Worker, client: Celery[Any], log: Path, task: str) -> None:
+    lines = noted(log, client.send_task(task).id)
+    assert [line["what"] for line in lines] == ["task_prerun", "before_start", "task_postrun"]
+    assert [line["got"] for line in lines] == [[0, 1, 2]] * 3
+
+
 def test_one_that_raises_stop_iteration_ends_its_task(node: Worker, client: Celery[Any]) -> None:
     before, after = (client.send_task("h.exhausted", (where,)) for where in ("before_start", "after_return"))
     with pytest.raises(RuntimeError, match="StopIteration"):
