@@ -214,6 +214,10 @@ def test_ls_goes_on_at_a_denied_folder_and_says_so(denied: SFTPServer, tree: Pat
     assert "denied: permission denied" in done.stderr
     assert "e.xml" in done.stdout
     assert len(done.stderr.splitlines()) == 1
+    if "--json" in options:
+        (error,) = [found for found in map(json.loads, lines(done)) if found["type"] == "error"]
+        assert set(error) == {"type", "path", "error", "error_type"}
+        assert (error["path"], error["error_type"]) == (f"{tree}/denied", "SFTPPermissionDenied")
     alone = Command(denied)("ls", tree / "denied", tree / "a.xml", code=1)
     assert "a.xml" in alone.stdout
 
@@ -234,6 +238,22 @@ def test_ls_ends_without_a_word_when_its_reader_has_enough(run: Command, tmp_pat
         said = process.stderr.read()
         process.wait(120)
     assert said == b""
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["ls", "stat", "df", "rm", "rmdir", "mkdir", "mv", "chmod 600", "ln -s x", "put -"],
+    ids=lambda words: words,
+)
+def test_what_ends_a_command_is_an_object_too(command: str) -> None:
+    name, *words = command.split()
+    urls = ["sftp://127.0.0.1:1/a"] * (2 if name == "mv" else 1)
+    done = CliRunner().invoke(main, ["sftp", name, *words, *urls, "--json", "--ssh-config", "none"], input="x")
+    assert done.exit_code == 10
+    assert "127.0.0.1:1" in done.stderr
+    error = json.loads(done.stdout)
+    assert (error["type"], error["error_type"]) == ("error", "SFTPConnectError")
+    assert "127.0.0.1:1" in error["error"]
 
 
 # -- rm, rmdir ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from asyncworker.cli.sftp.asking import Asker
 from asyncworker.cli.sftp.locations import remote_of
 from asyncworker.sftp.options import DEFAULT_SSH_CONFIG
 
-__all__ = ["connection_options", "parsed", "pool_options"]
+__all__ = ["AS_JSON", "connection_options", "parsed", "pool_options"]
 
 _VALUES = (
     "host_key",
@@ -28,6 +28,9 @@ _VALUES = (
     "known_hosts",
 )
 _FLAGS = ("accept_new", "compress", "gentle")
+
+#: Key of the context's ``meta``: whether the command that runs was given ``--json``.
+AS_JSON = "asyncworker.cli.sftp.as_json"
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -58,11 +61,16 @@ def connection_options(command: C) -> C:
         click.option("--gentle", is_flag=True, help="One connection, 4 requests at once: for servers that hang up."),
         click.option("--timeout", "timeout_s", type=DURATION, help="Without any answer: 30, 2m; default 60."),
         click.option("--connect-timeout", "connect_timeout_s", type=DURATION, help="To connect; default 30."),
-        click.option("--json", "as_json", is_flag=True, help="JSON, one object a line."),
+        click.option("--json", "as_json", is_flag=True, callback=_keep_json, help="JSON, one object a line."),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _keep_json(context: click.Context, _: click.Parameter, value: bool) -> bool:
+    context.meta[AS_JSON] = value
+    return value
 
 
 def parsed(argument: str) -> tuple[str, str, dict[str, Any]]:

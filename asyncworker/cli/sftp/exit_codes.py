@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+from asyncworker.cli.json_lines import echo_json
+from asyncworker.cli.sftp.connection import AS_JSON
+from asyncworker.cli.sftp.stdout import described
 from asyncworker.errors import (
     AsyncWorkerError,
     SettingsError,
@@ -77,6 +80,8 @@ class CodedGroup(click.Group):
         except BrokenPipeError:
             raise  # who read our output has enough
         except (AsyncWorkerError, OSError) as error:
+            if ctx.meta.get(AS_JSON):
+                echo_json({"type": "error", **described(error)})
             code = code_of(error)
             raise failure(error, code if code in (USAGE, NO_CONNECTION, CONNECTION_LOST) else FAILED) from error
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from asyncworker.cli.json_lines import echo_json
 from asyncworker.cli.own_lines import echo_line
+from asyncworker.cli.sftp.stdout import described
 from asyncworker.printable import printable
 from asyncworker.sftp import BulkProgress, BulkReport, FileResult
 
@@ -104,8 +105,7 @@ class Objects:
 
     def error(self, error: BaseException) -> None:
         """Print what has ended the command."""
-        text = str(error) or type(error).__name__
-        echo_json({"type": "error", "error": text, "error_type": type(error).__name__})
+        echo_json({"type": "error", **described(error)})
 
     def finish(self, report: BulkReport, code: int) -> None:
         """Print the summary."""

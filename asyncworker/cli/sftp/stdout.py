@@ -11,7 +11,7 @@ from asyncworker.cli.json_lines import echo_json
 from asyncworker.cli.own_lines import naming_stdout
 from asyncworker.printable import printable
 
-__all__ = ["Output", "complain"]
+__all__ = ["Output", "complain", "described"]
 
 
 class Output:
@@ -53,7 +53,7 @@ class Output:
         """Count a path that failed, and say why on standard error; in JSON, on standard output too."""
         self.failed += 1
         if self.as_json:
-            self.record(path=path, error=str(error))
+            echo_json({"type": "error", "path": path, **described(error)})
         complain(str(error) or repr(error))
 
     def finish(self) -> None:
@@ -73,6 +73,11 @@ class Output:
             stream.write(data)
             if sys.stdout.isatty():
                 stream.flush()
+
+
+def described(error: BaseException) -> dict[str, str]:
+    """Return what an object of JSON says of an error."""
+    return {"error": str(error) or repr(error), "error_type": type(error).__name__}
 
 
 def complain(text: str) -> None:
