@@ -159,6 +159,15 @@ class Tracker:
             self.stopped = self.stopped or f"stopped after {self.failed:,} failures"
             raise Stopped(self.stopped)
 
+    def retract(self, result: FileResult) -> None:
+        """Count a file as failed that was counted as done.
+
+        Raises:
+            Stopped: More have failed than may.
+        """
+        self.done -= 1
+        self.finish(result)
+
     def skip(self, remote: str, local: str, reason: str, size_bytes: int | None) -> None:
         """Count a file that is not moved, though it is wanted."""
         self.skipped += 1

@@ -36,12 +36,13 @@ from asyncworker.sftp.claimed_paths import ClaimedPaths
 from asyncworker.sftp.contents import COMPARED_AT_ONCE, compared
 from asyncworker.sftp.folder_times import FolderTimes
 from asyncworker.sftp.inplace import InPlace
+from asyncworker.sftp.last_file import look_at_last_file
 from asyncworker.sftp.links import check_target, is_same_link, upload_link
 from asyncworker.sftp.listing import Entry, age_unknown, not_replaceable
 from asyncworker.sftp.local_tree import LocalFolder, folder_mode, look_at, look_up, scan
 from asyncworker.sftp.localblocks import LocalBlocks
 from asyncworker.sftp.localsource import LocalSource
-from asyncworker.sftp.lost_times import warn_of_lost_times, warn_of_times
+from asyncworker.sftp.lost_times import warn_of_times
 from asyncworker.sftp.mirror_plan import Inventory
 from asyncworker.sftp.named_paths import NamedPaths
 from asyncworker.sftp.names import remote_bytes
@@ -130,6 +131,7 @@ async def run_upload(
             if wishes.inplace:
                 lanes = min(wishes.at_once or _IN_PLACE_AT_ONCE, _IN_PLACE_AT_ONCE)
             await transfer_all(pool, orders, tracker, wishes.at_once, wishes.retries, lanes)
+            await look_at_last_file(pool, wishes, tracker)  # before anything is deleted
             await leftovers.finish()
             if surplus is not None:
                 await surplus()
@@ -138,7 +140,6 @@ async def run_upload(
         finally:
             await leftovers.stop()
         warn_of_times(wishes, tracker)
-        await warn_of_lost_times(pool, wishes, tracker)
     return tracker.report()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asyncworker.errors import ItemErrors, SFTPError, SFTPNoSpace
-from asyncworker.sftp import SFTPPool, upload
+from asyncworker.sftp import SFTPPool, sync, upload
 from tests.integration.sftp.conftest import Folders, pool_on
 from tests.integration.sftp.test_get import settled
 from tests.servers.sftp_hostile import (
@@ -240,6 +240,40 @@ async def test_a_hot_folder_takes_each_file_at_its_close(folders: Folders) -> No
     assert [content for _, content in hostile.taken] == [NEW]
 
 
+async def upload_one(pool: SFTPPool, local: Path) -> None:
+    (await upload(pool, local / "a", "/out/", inplace=True)).raise_for_errors()
+
+
+async def upload_all(pool: SFTPPool, local: Path) -> None:
+    (await upload(pool, local, "/out", inplace=True)).raise_for_errors()
+
+
+async def put_in_place(pool: SFTPPool, local: Path) -> None:
+    await pool.put(local / "a", "/out/a", inplace=True)
+
+
+async def put_stream(pool: SFTPPool, local: Path) -> None:
+    await pool.put_stream([(local / "a").read_bytes()], "/out/a", inplace=True)
+
+
+@pytest.mark.parametrize("way", [put_in_place, put_stream, upload_one, upload_all])
+@pytest.mark.parametrize("tells", [True, False], ids=["tells", "tells-nothing"])
+@contents
+async def test_a_hot_folder_takes_a_file_that_is_written_in_place_once(
+    folders: Folders, way: Way, content: bytes, tells: bool
+) -> None:
+    """It is gone before anything could be asked or set of it, and that is a success."""
+    (folders.local / "a").write_bytes(content)
+    silent = dict.fromkeys(("STAT", "LSTAT", "OPENDIR", "SETSTAT", "FSETSTAT"), PERMISSION_DENIED)
+    hostile = Hostile(taken_at_close={b"/out"}, refuse={} if tells else silent)
+    hostile.tree.mkdir("/out")
+    async with pool_on(hostile, folders.remote) as pool:
+        await way(pool, folders.local)
+        assert await settled(pool)
+    assert hostile.taken == [(b"/out/a", content)]
+    assert ours(hostile) == {}
+
+
 async def test_a_hot_folder_takes_a_stream_under_its_own_name(folders: Folders) -> None:
     hostile = Hostile(taken_at_close={b"/out"})
     hostile.tree.mkdir("/out")
@@ -308,6 +342,72 @@ async def test_a_temporary_file_that_cannot_be_removed_is_left_and_the_error_is_
         assert await settled(pool)
         assert hostile.open_handles == []
     assert list(ours(hostile).values()) == [NEW]
+
+
+LYING = pytest.mark.parametrize(
+    ("lie", "without"), [("posix-rename", ()), ("RENAME", ("posix-rename",))], ids=["posix-rename", "RENAME"]
+)
+
+
+@LYING
+@contents
+@pytest.mark.parametrize("old", [None, OLD], ids=["new-name", "over-a-file"])
+@pytest.mark.parametrize("skip", ["same", "never"])
+async def test_ok_that_is_a_lie_of_rename_is_an_error_of_an_upload(
+    folders: Folders, lie: str, without: tuple[str, ...], content: bytes, old: bytes | None, skip: Any
+) -> None:
+    (folders.local / "a").write_bytes(content)
+    hostile = Hostile(lie={lie}, without=without)
+    hostile.tree.mkdir("/out")
+    if old is not None:
+        hostile.tree.write("/out/a", old)
+    async with pool_on(hostile, folders.remote) as pool:
+        report = await upload(pool, folders.local, "/out", skip=skip)
+        assert await settled(pool)
+    assert (report.files_done, report.files_failed, report.files_found) == (0, 1, 1)
+    (temporary,) = ours(hostile).keys() - {"/out/a"}
+    assert f"/out/a is still {temporary}" in str(report.errors[0].error)
+    assert ours(hostile).get("/out/a") == old
+    assert ours(hostile)[temporary] == content
+
+
+@LYING
+async def test_a_mirror_deletes_nothing_after_a_lie_of_rename(
+    folders: Folders, lie: str, without: tuple[str, ...]
+) -> None:
+    (folders.local / "a").write_bytes(NEW)
+    hostile = Hostile(lie={lie}, without=without)
+    hostile.tree.write("/out/old", OLD)
+    async with pool_on(hostile, folders.remote) as pool:
+        report = await sync(folders.local, (pool, "/out"), delete=True)
+    assert not report.ok
+    assert ours(hostile)["/out/old"] == OLD
+
+
+@LYING
+async def test_a_lie_of_rename_loses_nothing(folders: Folders, lie: str, without: tuple[str, ...]) -> None:
+    (folders.local / "a").write_bytes(NEW)
+    hostile = Hostile(lie={lie}, without=without)
+    hostile.tree.write("/out/a", OLD)
+    async with pool_on(hostile, folders.remote) as pool:
+        await pool.put(folders.local / "a", "/out/a")  # a single file is not looked at
+        assert await settled(pool)
+    assert sorted(ours(hostile).values()) == sorted([OLD, NEW])
+
+
+@pytest.mark.parametrize("kind", ["STAT", "LSTAT", "FSTAT", "OPEN", "OPENDIR", "READDIR", "limits", "statvfs"])
+@ways
+async def test_ok_in_place_of_an_answer_is_never_taken_for_a_file(folders: Folders, way: Way, kind: str) -> None:
+    (folders.local / "a").write_bytes(NEW)
+    hostile = Hostile(lie={kind})
+    hostile.tree.write("/out/a", OLD)
+    failed = False
+    async with pool_on(hostile, folders.remote) as pool:
+        try:
+            await asyncio.wait_for(way(pool, folders.local), 100)
+        except (SFTPError, ItemErrors):
+            failed = True
+    assert ours(hostile)["/out/a"] == (OLD if failed else NEW)
 
 
 async def test_ok_that_is_a_lie_of_remove_is_found_out_by_rmdir(folders: Folders) -> None:

@@ -78,6 +78,10 @@ async def put_many(scene: Scene) -> None:
             raise result.error
 
 
+async def put_stream(scene: Scene) -> None:
+    await scene.pool.put_stream([b"n" * 50, b"n" * 50], "/goal")
+
+
 async def upload_small(scene: Scene) -> None:
     await _raise(scene, 100)
 
@@ -98,7 +102,7 @@ async def rename(scene: Scene) -> None:
     await scene.pool.rename("/whole", "/goal", replace=True)
 
 
-EVERY_WRITER = pytest.mark.parametrize("write", [put, put_many, upload_small, upload_striped, rename])
+EVERY_WRITER = pytest.mark.parametrize("write", [put, put_many, put_stream, upload_small, upload_striped, rename])
 Write = Callable[[Scene], Awaitable[None]]
 
 
