@@ -16,7 +16,7 @@ from typing import Any
 from billiard import einfo as stock
 from celery.app import trace
 
-__all__ = ["ExceptionInfo", "TraceInfo", "let_go_of_frames", "let_go_of_itself"]
+__all__ = ["ExceptionInfo", "TraceInfo", "is_formatted_as", "let_go_of_frames", "let_go_of_itself"]
 
 _stock: Any = stock
 
@@ -50,6 +50,9 @@ class _Traceback(_stock.Traceback):  # type: ignore[misc]
     """One entry of a traceback."""
 
     Frame = _Frame
+    #: Of the first entry: which exception was formatted with the traceback that it is a copy of; empty where the copy
+    #: ends before that one.
+    formatted: tuple[Any, ...] = ()
 
     def __init__(self, tb: types.TracebackType) -> None:
         self.tb_frame = self.Frame(tb.tb_frame)
@@ -58,7 +61,7 @@ class _Traceback(_stock.Traceback):  # type: ignore[misc]
         self.tb_next: Any = None
 
     @classmethod
-    def of(cls, tb: types.TracebackType | None) -> Any:
+    def of(cls, tb: types.TracebackType | None, exception: BaseException | None = None) -> Any:
         """Return a traceback without what its frames hold; one that is too long ends where billiard ends it."""
         copied: list[Any] = []
         while tb is not None and len(copied) < _stock.DEFAULT_MAX_FRAMES + 2:
@@ -66,6 +69,8 @@ class _Traceback(_stock.Traceback):  # type: ignore[misc]
             tb = tb.tb_next
         if tb is not None:
             copied.append(_stock._Truncated())
+        elif copied and exception is not None:
+            copied[0].formatted = _identity(exception)
         for one, following in itertools.pairwise(copied):
             one.tb_next = following
         return copied[0] if copied else None
@@ -79,12 +84,35 @@ class ExceptionInfo(_stock.ExceptionInfo):  # type: ignore[misc]
     def __init__(self, exc_info: Any = None, internal: bool = False) -> None:
         self.type, exception, tb = exc_info or sys.exc_info()
         try:
-            self.tb = _Traceback.of(tb)
+            self.tb = _Traceback.of(tb, exception)
             self.traceback = "".join(traceback.format_exception(self.type, exception, tb))
         finally:
             del tb
         self.internal = internal
         self.exception = _stock.ExceptionWithTraceback(exception, self.traceback)
+
+
+def _identity(exception: BaseException) -> tuple[Any, ...]:
+    """Return what tells an exception, with those that it comes from, from others."""
+    found = (exception, exception.__cause__, exception.__context__)
+    return (*map(id, found), exception.__suppress_context__)
+
+
+def is_formatted_as(exc_info: Any, text: str) -> bool:
+    """Tell whether an `ExceptionInfo`'s own ``exc_info``, formatted now, comes out as the text that it has kept.
+
+    Hooks of the task may have changed the exception since, and Celery may have put another one in its place.
+    """
+    _type, exception, tb = exc_info
+    if type(tb) is not _Traceback or tb.formatted != _identity(exception):
+        return False
+    if isinstance(exception, NameError):
+        return False  # what was perhaps meant is looked for in the frames, and copies have no variables
+    try:
+        said = [str(exception), *map(str, getattr(exception, "__notes__", ()))]
+    except Exception:
+        return False
+    return all(each in text for each in said)
 
 
 def _with_own_information(method: Any) -> Any:

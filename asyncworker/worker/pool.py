@@ -33,6 +33,7 @@ from asyncworker.worker.broker_pools import use_broker_pools
 from asyncworker.worker.dead_letters import DeadLetterWriter, use_writer
 from asyncworker.worker.deliveries import DeliveryGuard
 from asyncworker.worker.django_connections import use_django
+from asyncworker.worker.failure_log import share_traceback_text
 from asyncworker.worker.garbage import settle_garbage_collection
 from asyncworker.worker.given_back import GivenBack, log_without_traceback
 from asyncworker.worker.health import BEAT_S, health_file
@@ -87,6 +88,7 @@ class AsyncPool(BasePool):
         self._settings = load_settings(conf=self.app.conf)
         set_debug(self._settings.debug)
         log_without_traceback()
+        share_traceback_text()
         set_io_threads(self._settings.io_threads)
         # As solo does, and each process of prefork: this one runs the tasks.
         self.app.loader.init_worker_process()

@@ -7,6 +7,7 @@ import functools
 import gc
 import resource
 import threading
+import traceback
 from typing import Any
 
 from celery import shared_task
@@ -81,3 +82,23 @@ async def thread_calls() -> int:
 def _count(submit: Any, /, *args: Any, **kwargs: Any) -> Any:
     _calls.append(threading.current_thread().name)
     return submit(*args, **kwargs)
+
+
+#: Tracebacks that were formatted since the first question.
+_formatted: list[str] = []
+
+
+@shared_task(name="f.formatted")
+async def formatted() -> int:
+    """Return how many tracebacks were formatted since that was first asked; the first answer is 0."""
+    if not hasattr(traceback.TracebackException, "_stock_init"):
+        stock: Any = traceback.TracebackException.__init__
+
+        def counting(self: Any, kind: Any, value: Any, tb: Any, **options: Any) -> None:
+            if tb is not None:
+                _formatted.append(repr(value))
+            stock(self, kind, value, tb, **options)
+
+        traceback.TracebackException._stock_init = stock  # type: ignore[attr-defined]
+        traceback.TracebackException.__init__ = counting  # type: ignore[method-assign]
+    return len(_formatted)

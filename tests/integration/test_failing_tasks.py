@@ -56,3 +56,31 @@ def test_a_failing_task_waits_for_no_thread_and_a_retried_one_for_its_sending_al
         result.get(timeout=GET_S, propagate=False)
         assert result.state == ended
     assert thread_calls.delay().get(timeout=GET_S) == calls * TASKS, node.log()
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "tracebacks"),
+    [
+        ("f.ends", "success", 0),
+        ("f.ends", "failure", 1),
+        ("f.ends", "caused", 2),
+        ("f.ends", "retry", 2),
+        ("f.ends_sync", "failure", 1),
+        ("f.ends_sync", "caused", 2),
+    ],
+)
+def test_a_traceback_is_formatted_once_for_the_result_and_the_log(
+    worker: Callable[..., Worker], client: Celery[Any], name: str, how: str, tracebacks: int
+) -> None:
+    """It is half of what a failing task costs, and the loop's thread does it. A task that is retried fails twice."""
+    node = worker(failing_tasks.__name__, "-c", "20")
+    formatted = client.tasks["f.formatted"]
+    assert formatted.delay().get(timeout=GET_S) == 0
+    results = [client.tasks[name].delay(how) for _ in range(TASKS)]
+    for result in results:
+        result.get(timeout=GET_S, propagate=False)
+    if how == "failure":
+        # What is stored is what is logged, once the main thread has it.
+        text = result.traceback
+        node.wait_for_log(f"[{result.id}] raised unexpected: ValueError('failure')\n{text}")
+    assert formatted.delay().get(timeout=GET_S) == tracebacks * TASKS, node.log()
