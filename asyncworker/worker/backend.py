@@ -23,6 +23,7 @@ from redis.exceptions import ResponseError
 from asyncworker.errors import LoopError
 from asyncworker.loop import await_, current_job, in_bridge, off_loop, off_loop_to_wait, on_loop_thread
 from asyncworker.redis_refusals import refuses_for_now
+from asyncworker.worker.failure_backlog import counted_off_loop, waits_as_failure
 from asyncworker.worker.job import Job
 from asyncworker.worker.outbox import OutboxThread
 from asyncworker.worker.persist import settle, until_done, waits_for_server
@@ -40,6 +41,9 @@ _ignoring: contextvars.ContextVar[bool] = contextvars.ContextVar("asyncworker_ou
 
 #: With these a task's run is over: whatever its hooks and signals raise afterwards is no other outcome.
 _LAST = frozenset({"mark_as_done", "mark_as_failure", "mark_as_retry"})
+
+#: Those of a run that has failed.
+_FAILED = frozenset({"mark_as_failure", "mark_as_retry"})
 
 #: Writes that an abandoned job may not make: its outcome was reported already.
 _OUTCOMES = frozenset(
@@ -291,7 +295,7 @@ class OffLoopBackend:
             # Where its last part has come, the backend sends the chord's body, and forgets the chord whether it could
             # or not: the sending waits in the midst of that.
             return self._count(call, what)
-        return until_done(Posting(call), self._is_away, what)
+        return until_done(Posting(call), self._is_away, what, _leave_for(name, request))
 
     def _count(self, call: Callable[[], Any], what: str) -> Any:
         with sends_what_is_earned():
@@ -336,7 +340,7 @@ def outcomes_ignored() -> Iterator[None]:
 
 def _stored_with_others(job: Job, storing: Coroutine[Any, Any, None]) -> bool:
     """Wait until what a job has come to is stored; tell whether Redis has taken it so."""
-    with waits_for_server(job):
+    with waits_for_server(job), waits_as_failure(job):
         try:
             await_(storing)
         except ResponseError:
@@ -350,6 +354,14 @@ def _ignores_result(job: Job) -> bool:
     return bool(
         getattr(request, "ignore_result", False) or getattr(getattr(request, "task", None), "ignore_result", False)
     )
+
+
+def _leave_for(name: str, request: Any) -> Callable[[Callable[[], Any]], Any]:
+    """Return what makes a call that stores an outcome; a failure counts while it waits for that alone."""
+    job = current_job.get()
+    if name not in _FAILED or not isinstance(job, Job) or not in_bridge() or getattr(request, "errbacks", None):
+        return off_loop
+    return counted_off_loop(job)
 
 
 def _drop(*_args: Any, **_kwargs: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from billiard.einfo import ExceptionInfo
@@ -55,6 +56,13 @@ class JobLeases(Protocol):
         """Tell whether this process still holds a job's lease, in the store."""
 
 
+class Backlog(Protocol):
+    """Where the failures of a process's jobs are counted while they wait."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Count one of them."""
+
+
 class Job(LiveJob):
     """Task in flight in the pool; also the apply result that Celery's ``Request`` references weakly.
 
@@ -64,6 +72,7 @@ class Job(LiveJob):
         late: Its message is acknowledged when it has ended, and comes again if that takes too long.
         returned: Its message may have returned to its queue, with the connection that it came by.
         leased: This process holds its lease, or is about to.
+        backlog: Where its failure is counted while it waits; ``None`` on a thread.
         settled: Its code has ended; no lease is taken for it any more.
         leases: Where its lease is kept; ``None`` where it never has one.
         finished: Its outcome counts, and no delivery of its message is to be run again.
@@ -88,6 +97,7 @@ class Job(LiveJob):
     __slots__ = (
         "abandoned",
         "args",
+        "backlog",
         "counted",
         "errbacks",
         "finished",
@@ -145,6 +155,7 @@ class Job(LiveJob):
         self.leased = False
         self.settled = False
         self.leases: JobLeases | None = None
+        self.backlog: Backlog | None = None
         self.finished = False
         self.stored_before_retry: bytes | None = None
         self.abandoned = False

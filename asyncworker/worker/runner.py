@@ -20,6 +20,7 @@ from celery.exceptions import Reject, Retry
 from asyncworker.loop import Bridge, LoopThread, current_job
 from asyncworker.loop.threads import DaemonExecutor
 from asyncworker.worker.deliveries import DeliveryGuard
+from asyncworker.worker.failure_backlog import FailureBacklog
 from asyncworker.worker.failures import let_go_of_frames, let_go_of_itself
 from asyncworker.worker.gate import start_gate
 from asyncworker.worker.job import Job, SoftTimeLimitReached
@@ -87,6 +88,7 @@ class Runner:
         self._threads = DaemonExecutor(threads, "asyncworker-task")
         self._inbox: deque[Job] = deque()
         self._inbox_rung = False
+        self._backlog = FailureBacklog()
         self._counting: set[asyncio.Task[None]] = set()
 
     def start(self, job: Job, *, on_loop: bool) -> None:
@@ -178,16 +180,24 @@ class Runner:
     # -- on the loop thread --------------------------------------------------------------------------------------
 
     def _take_inbox(self) -> None:
-        self._inbox_rung = False
-        while self._inbox:
+        for _ in range(min(self._backlog.room, len(self._inbox))):
             job = self._inbox.popleft()
             # In the context of this callback, which the task gets a copy of.
             own_tasks()
             current_job.set(job)
             earned.set(True)
+            job.backlog = self._backlog
             job.task = self._loop.create_task(_JobBridge(self, job), name=job.id)
             if job.soft_timeout_s:
                 job.soft_timer = self._loop.call_later(job.soft_timeout_s, self._soft_limit, job, job.soft_timeout_s)
+        left = bool(self._inbox)
+        if not left:
+            self._inbox_rung = False
+            left = bool(self._inbox) and not self._inbox_rung  # came just before, and found it rung
+        if left:
+            # One call at a time: what has just started is ahead of the next, and counted by then where it has failed.
+            self._inbox_rung = True
+            self._backlog.when_room(self._take_inbox)
 
     def put_outcome(self, job: Job, outcome: Any) -> None:
         """Report what the tracer has returned; on the loop."""

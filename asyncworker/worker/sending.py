@@ -101,9 +101,14 @@ class Posting:
         return self._value
 
 
-def post(call: Callable[[], Any]) -> Any:
-    """Make a call that sends what the running job has earned; returns once the broker has it. In a bridge."""
-    return until_done(Posting(call), _is_not_sent, f"sending what follows {current_job.get()}")
+def post(call: Callable[[], Any], leave: Callable[[Callable[[], Any]], Any] = off_loop) -> Any:
+    """Make a call that sends what the running job has earned; returns once the broker has it. In a bridge.
+
+    Args:
+        call: Sends it.
+        leave: As of `until_done`.
+    """
+    return until_done(Posting(call), _is_not_sent, f"sending what follows {current_job.get()}", leave)
 
 
 async def apost(call: Callable[[], Any], what: str) -> Any:

@@ -26,6 +26,7 @@ from asyncworker.resources import Scope, in_task_scope, inject, refuse_resources
 from asyncworker.worker.backend import OffLoopBackend
 from asyncworker.worker.django_connections import close_old_connections
 from asyncworker.worker.eager_app import with_app_of
+from asyncworker.worker.failure_backlog import counted_off_loop
 from asyncworker.worker.hooks import adopt_hooks, adopt_loader, adopt_signals
 from asyncworker.worker.job import Job, SoftTimeLimitReached
 from asyncworker.worker.limiting import limited, limited_on_thread
@@ -120,6 +121,7 @@ def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, 
     """Send a task: off the loop where there is a bridge to wait in, else here, which on the loop is worth a warning."""
     job = current_job.get()
     before_sending: Callable[[], None] | None = None
+    leave: Callable[[Callable[[], Any]], Any] = off_loop
     if isinstance(job, Job) and kwargs.get("task_id") == job.id and earned.get():
         # A retry, from within the code that raises it: what that code remembers must be there when it begins.
         _before_outcome(job)
@@ -127,10 +129,11 @@ def _send(task: Task[Any, Any], apply_async: Callable[..., Any], /, *args: Any, 
         if job.abandoned:
             raise asyncio.CancelledError
         before_sending = cast(OffLoopBackend, task.backend).before_retry(job, _retried_for.get(), task.request)
+        leave = counted_off_loop(job)
     name = task.name
     if in_bridge():
         call = functools.partial(_send_after, before_sending, apply_async, *args, **kwargs)
-        return post(call) if earned.get() else of_loop(off_loop(call))
+        return post(call, leave) if earned.get() else of_loop(off_loop(call))
     if name not in _told and not earned.get() and on_loop_thread():
         _told.add(name)
         logger.warning(

@@ -8,12 +8,17 @@ import gc
 import resource
 import threading
 import traceback
+import weakref
 from typing import Any
 
 from celery import shared_task
 from celery.exceptions import Ignore, Reject
 
 from asyncworker.loop.thread import hook_executor, io_executor, waiting_executor
+from asyncworker.worker import failure_backlog
+
+#: However slow the machine is, its servers are there.
+failure_backlog.STALLED_S = 3600.0
 
 
 @shared_task(name="f.ends", bind=True, max_retries=1, default_retry_delay=0)
@@ -102,3 +107,33 @@ async def formatted() -> int:
         traceback.TracebackException._stock_init = stock  # type: ignore[attr-defined]
         traceback.TracebackException.__init__ = counting  # type: ignore[method-assign]
     return len(_formatted)
+
+
+class Unfolded(Exception):
+    """A failure that is counted while it has its frames."""
+
+
+_unfolded: weakref.WeakSet[Unfolded] = weakref.WeakSet()
+#: The most of them at once.
+_most = 0
+
+
+@shared_task(name="f.fails_at_once", bind=True, max_retries=1, default_retry_delay=0)
+async def fails_at_once(self: Any, how: str) -> int:
+    """Fail, or be retried once, without having waited for anything; count those that do so at the same time."""
+    global _most
+    if how == "success" or self.request.retries:
+        return 1
+    try:
+        raise Unfolded(how)
+    except Unfolded as exc:
+        _unfolded.add(exc)
+        _most = max(_most, sum(each.__traceback__ is not None for each in _unfolded))
+        if how == "retry":
+            raise self.retry(exc=exc) from None
+        raise
+
+
+@shared_task(name="f.most_unfolded")
+async def most_unfolded() -> int:
+    return _most

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from asyncworker.worker.failure_backlog import MOST_WAITING
 from tests.integration import failing_tasks
 from tests.servers.worker import Worker
 
@@ -84,3 +85,20 @@ def test_a_traceback_is_formatted_once_for_the_result_and_the_log(
         text = result.traceback
         node.wait_for_log(f"[{result.id}] raised unexpected: ValueError('failure')\n{text}")
     assert formatted.delay().get(timeout=GET_S) == tracebacks * TASKS, node.log()
+
+
+@pytest.mark.parametrize("fast", ["1", "0"], ids=["batches", "Celery's backend"])
+@pytest.mark.parametrize("how", ["failure", "retry"])
+def test_few_failures_are_unfolded_at_once_however_many_slots_there_are(
+    worker: Callable[..., Worker], client: Celery[Any], how: str, fast: str
+) -> None:
+    """Each keeps its frames until it is stored, or sent anew: more tasks start only as those get through."""
+    fails_at_once = client.tasks["f.fails_at_once"]
+    # All are there when the worker comes: it has as many slots.
+    results = [fails_at_once.delay(way) for _ in range(5 * MOST_WAITING) for way in (how, "success")]
+    worker(failing_tasks.__name__, "-c", "1000", env={"ASYNCWORKER_FAST_RESULTS": fast})
+    for number, result in enumerate(results):
+        result.get(timeout=GET_S, propagate=False)
+        assert result.state == ("FAILURE" if how == "failure" and number % 2 == 0 else "SUCCESS")
+    # One that was sent anew is not counted until its state waits to be stored: a few more, never all.
+    assert 0 < client.tasks["f.most_unfolded"].delay().get(timeout=GET_S) <= 2 * MOST_WAITING
