@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from celery import Celery
 
-import asyncworker
+from asyncworker import install
 from asyncworker.errors import SFTPFileNotFound, SFTPHostKeyError
 from asyncworker.sftp import SFTPPool, download, upload
 from tests.servers.sftp import running_sftp_server
@@ -107,7 +107,7 @@ async def test_get_many_gives_a_result_for_each(server, login, orders, tmp_path)
 async def test_a_folder_as_a_fan_out(server, login, orders, tmp_path, monkeypatch):
     """Each file is an item: with retries, a time limit and a place in the checkpoint. On a worker: ``.delay()``."""
     monkeypatch.setenv("ASYNCWORKER_STATE_DIR", str(tmp_path / "state"))
-    app = asyncworker.install(Celery("shop", set_as_current=False))
+    app = install(Celery("shop", set_as_current=False))
     goal = tmp_path / "in"
     goal.mkdir()
 
