@@ -18,7 +18,8 @@ from typing import Any, cast
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, _state
 from celery.app.base import pydantic_wrapper  # type: ignore[attr-defined]
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Reject
+from celery.utils.serialization import get_pickleable_exception
 
 from asyncworker.errors import TaskCancelled
 from asyncworker.loop import await_, current_job, get_loop_thread, in_bridge, off_loop, on_loop_thread
@@ -159,7 +160,8 @@ def _retry(retry: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     Celery rejects the task then, of which an early acknowledgement leaves nothing.
     """
     exc = kwargs.get("exc", args[2] if len(args) > 2 else None)
-    token = _retried_for.set(Retry(exc=exc).exc)
+    # As Celery's Retry does. One made to ask it is among its own arguments: only the garbage collector would free it.
+    token = _retried_for.set(get_pickleable_exception(cast(Exception, exc)) if isinstance(exc, BaseException) else None)
     with sends_what_is_earned():
         try:
             return retry(*args, **kwargs)
