@@ -431,6 +431,9 @@ class AsyncPool(BasePool):
         self._more_fetched = 0  # the next consumer begins with none
         if self._ended:  # and the loop with it
             return
+        if state.should_terminate:
+            # What runs is cut short before its message returns: a lease would only hold up the next worker.
+            return
         for job in self._jobs.values():
             job.returned = True
         self._loop_thread.loop.call_soon_threadsafe(self._leases.hurry)
