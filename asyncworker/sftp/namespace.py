@@ -199,10 +199,22 @@ class Namespace(Metadata):
             await pause()
             try:
                 await rename()
-            except SFTPFileNotFound:  # the server has done it the first time, perhaps
-                found = await self.stat(remote)
-                if found.size_bytes != size or (mtime is not None and found.mtime not in (mtime, None)):
+            except SFTPConnectionLost:
+                raise
+            except SFTPError as error:
+                if not await self._was_placed(error, part, remote, size, mtime):
                     raise
+
+    async def _was_placed(self, error: SFTPError, part: bytes, remote: str, size: int, mtime: int | None) -> bool:
+        """Return whether a second rename is refused because the first one was done, and its answer was lost."""
+        try:
+            # Some servers refuse before they look whether there is anything to rename.
+            if not isinstance(error, SFTPFileNotFound) and await self.exists(remote_text(part), follow_links=False):
+                return False
+            found = await self.stat(remote)
+        except SFTPError:
+            return False
+        return found.size_bytes == size and (mtime is None or found.mtime in (mtime, None))
 
     async def remove(self, path: PathLike, *, missing_ok: bool = False) -> None:
         """Remove a file or a link.

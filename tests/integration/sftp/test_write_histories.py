@@ -33,6 +33,11 @@ def test_a_file_is_whole_at_any_time(request: pytest.FixtureRequest) -> None:
         run_one(f"{seed}/{number}")
 
 
+def test_a_rename_that_was_done_though_its_answer_was_lost_is_no_failure() -> None:
+    """The second try is refused by a server that does not look first whether there is anything to rename."""
+    run_one("audit14/2044")
+
+
 def remove_first(self: Placing) -> Generator[Any, Any, Outcome]:
     """Replace by removing the old file first."""
     yield lambda callback, owner: self._protocol.remove(self._goal, callback, owner)
