@@ -127,7 +127,9 @@ def not_locked(self: PartFile) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("name", "fault"), [("_has_its_name", not_looked_at_again), ("_lock_it", not_locked)], ids=lambda each: str(each)
+    ("name", "fault"),
+    [("_has_its_name", not_looked_at_again), ("_lock_it", not_locked)],
+    ids=["not looked at again", "not locked"],
 )
 def test_the_orders_find_a_part_that_two_write(
     make: Any, monkeypatch: pytest.MonkeyPatch, name: str, fault: Any
