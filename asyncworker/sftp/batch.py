@@ -12,7 +12,14 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
-from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound
+from asyncworker.errors import (
+    SFTPAuthError,
+    SFTPConnectError,
+    SFTPConnectionLost,
+    SFTPError,
+    SFTPFileNotFound,
+    SFTPHostKeyError,
+)
 from asyncworker.sftp.calls import Awaited
 from asyncworker.sftp.connections import CLEAN_UP_S, Connections
 from asyncworker.sftp.file_end import gone_since
@@ -95,7 +102,9 @@ class Patience:
         self._hope = True
 
     def pause_s(self, attempt: int, error: SFTPError | OSError) -> float | None:
-        """Seconds until the next try; ``None``: there is none."""
+        """Seconds until the next try; ``None``: there is none. A login that was refused is never tried again."""
+        if isinstance(error, SFTPAuthError | SFTPHostKeyError):  # servers count them, and block who has too many
+            return None
         if next_attempt(attempt, error) > self._tries or not self._hope:
             return None
         return _PAUSES_S[min(attempt, len(_PAUSES_S)) - 1] * random.uniform(0.5, 1.5)

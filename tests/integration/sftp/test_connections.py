@@ -198,11 +198,13 @@ async def test_a_password_is_tried_once_before_it_is_used_for_all(
 ) -> None:
     files = make_files(folders, 1500)
 
-    async def fetch(password: str) -> CountedConnections:
+    async def fetch(password: str, *, back: bool = False) -> CountedConnections:
         connect = CountedConnections()
         options = pool_of(_asyncssh_server, client_keys=None, password=password, connections=4).options
         async with SFTPPool.from_options(options, connect) as pool:
             try:
+                if back:
+                    await sftp.upload(pool, folders.local, folders.remote / "back")
                 (await sftp.download(pool, folders.remote, folders.local)).raise_for_errors()
             except SFTPAuthError:
                 assert password == "hunter2"
@@ -213,6 +215,7 @@ async def test_a_password_is_tried_once_before_it_is_used_for_all(
     assert counted.begun == 4
     check(folders, files)
     assert (await fetch("hunter2")).begun == 1
+    assert (await fetch("hunter2", back=True)).begun == 1
 
 
 async def test_with_a_key_all_connections_of_a_download_are_made_at_once(
