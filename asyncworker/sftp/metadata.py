@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from asyncworker.errors import SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPPermissionDenied
+from asyncworker.errors import SFTPConnectError, SFTPConnectionLost, SFTPError, SFTPFileNotFound, SFTPPermissionDenied
 from asyncworker.sftp import packets
 from asyncworker.sftp.calls import Calls, PathLike
 from asyncworker.sftp.names import remote_bytes, remote_text
@@ -162,7 +162,7 @@ class Metadata(Calls):
             return
         try:
             link_first = await self._symlink(holds, raw, None)
-        except (SFTPFileNotFound, SFTPPermissionDenied, SFTPConnectionLost):
+        except (SFTPFileNotFound, SFTPPermissionDenied, SFTPConnectionLost, SFTPConnectError):
             raise
         except SFTPError:
             # In the other order the link would have to be where the target is: that cannot go wrong if it is taken.

@@ -298,7 +298,7 @@ class Namespace(Metadata):
 
         try:
             await self._run(self._command(ask, "make the folder", path))
-        except SFTPFileNotFound:
+        except (SFTPFileNotFound, SFTPConnectError):
             raise
         except SFTPError as error:
             # Version 3 has no status for a name that is taken: servers say "failure".
