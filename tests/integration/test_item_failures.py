@@ -122,6 +122,6 @@ def test_what_a_task_says_of_its_messages_must_be_said_of_items(
     app: Celery[AsyncTask], task: str, attribute: str, option: dict[str, Any]
 ) -> None:
     target = app.tasks[f"raising.{task}"]
-    with pytest.raises(SettingsError, match=rf"raising\.{task} has {attribute}=.*say \.options\({next(iter(option))}"):
+    with pytest.raises(SettingsError, match=rf"raising\.{task} has {attribute}=.*options\({next(iter(option))}"):
         target.iterate(number=[1])
     target.partial().options(**option).iterate(number=[1])

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from asyncworker.iterate import engine
 from asyncworker.store import Store, open_store
+from tests.interleavings.world import process_lock
 from tests.servers.postgres import Postgres
 
 
@@ -24,6 +26,12 @@ async def store(url: str) -> AsyncIterator[Store]:
     opened = await open_store(url)
     yield opened
     await opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _a_process_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each holder the lock that its process would have."""
+    monkeypatch.setattr(engine, "alone", lambda: process_lock.get())
 
 
 @pytest.fixture

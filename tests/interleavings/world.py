@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,7 +18,7 @@ from typing import Any
 
 from asyncworker.store import Batch, RunHold, Store, look_at_holders
 
-__all__ = ["Action", "Holder", "Step", "World"]
+__all__ = ["Action", "Holder", "Step", "World", "process_lock"]
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -25,6 +26,9 @@ EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 PASSES = 40
 #: Steps after which a schedule that has not ended never will.
 MAX_STEPS = 3000
+
+#: What a holder's process locks for itself: whoever dies must not keep it from the others.
+process_lock: contextvars.ContextVar[asyncio.Lock] = contextvars.ContextVar("process_lock")
 
 #: What may be done at a step: the name of it, and with whom.
 Action = tuple[str, str]
@@ -172,6 +176,7 @@ class World:
         holder = self.holders[name] = Holder(self, name)
 
         async def main() -> None:
+            process_lock.set(asyncio.Lock())
             await holder.point("start")
             try:
                 await run(holder)
