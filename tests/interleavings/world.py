@@ -214,14 +214,25 @@ class World:
             await self._clean_up()
 
     async def _settle(self) -> None:
+        patience = 1000
         while True:
             while self.calls:
                 self.answered.clear()
                 await self.answered.wait()
             for _ in range(PASSES):
                 await asyncio.sleep(0)
-            if not self.calls:
-                return
+            if self.calls:
+                continue
+            if patience and not self._is_at_rest():  # it waits for something that is no call: a timer, a thread
+                patience -= 1
+                await asyncio.sleep(0.01)
+                continue
+            return
+
+    def _is_at_rest(self) -> bool:
+        """Tell whether somebody can move, sleeps or is frozen, or all have ended."""
+        living = [holder for holder in self.holders.values() if not holder.dead and not holder.ended]
+        return not living or any(each.can_move or each.frozen or each.wakes_at is not None for each in living)
 
     def _step(self) -> Step:
         able = [holder for holder in self.holders.values() if holder.can_move]
