@@ -37,7 +37,10 @@ def warn_of_lost_times(
             f"{where}: {last.remote} has {found.size_bytes:,} bytes, and {last.size_bytes:,} were sent: somebody has"
             " written it since, or the server said that it had done what it has not"
         )
-    elif last.mtime is None or wishes.skip not in ("same", "newer"):
-        return
-    elif found.mtime is not None and found.size_bytes == last.size_bytes and found.mtime != last.mtime:
+    elif (
+        wishes.skip in ("same", "newer")
+        and last.mtime is not None
+        and found.mtime not in (None, last.mtime)
+        and found.size_bytes == last.size_bytes
+    ):
         tracker.warn(f"{where} does not keep the times of change that it is given for files: {_ADVICE}")

@@ -19,9 +19,9 @@ __all__ = ["MOST_WAITING", "FailureBacklog", "counted_off_loop", "waits_as_failu
 
 T = TypeVar("T")
 
-#: So many failures wait at once, and so many tasks start before it is looked whether they fail.
+#: Maximum number of failures that wait, and of tasks that start before the failures are counted again.
 MOST_WAITING = 64
-#: Where none of them gets through for so long, a server is away: tasks that do not need it go on.
+#: If no failure gets through in this time, a server is away, and tasks that do not need it go on.
 STALLED_S = 5.0
 
 
@@ -83,12 +83,13 @@ def waits_as_failure(job: Job) -> Iterator[None]:
 
 def counted_off_loop(job: Job) -> Callable[[Callable[[], T]], T]:
     """Return an `off_loop` whose first call is counted: what has failed once waits for a server that is away."""
-    first = [True]
+    was_counted = False
 
     def leave(call: Callable[[], T]) -> T:
-        if not first:
+        nonlocal was_counted
+        if was_counted:
             return off_loop(call)
-        first.clear()
+        was_counted = True
         with waits_as_failure(job):
             return off_loop(call)
 

@@ -130,7 +130,7 @@ _all_here = asyncio.Event()
 
 @shared_task(name="c.sends_all_and_replaces", bind=True)
 async def sends_all_and_replaces(self: Any, among: int) -> Any:
-    """Send a group, a chord and a chain of groups once so many run, and end as a group in one's own place."""
+    """Wait until that many tasks run; send a group, a chord and a chain of groups, then replace the task by a group."""
     global _waiting
     _waiting += 1
     if _waiting >= among:

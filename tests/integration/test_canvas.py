@@ -58,7 +58,7 @@ def answers(client: Celery[Any]) -> None:
 
 
 def check_that_many_send_everything_at_once(client: Celery[Any], many: int) -> None:
-    """Let so many send all of the canvas once all of them run; the worker answers until the last has ended."""
+    """Run that many tasks at once, each of which sends all of the canvas; ping the worker until the last has ended."""
     sent = [client.send_task("c.sends_all_and_replaces", (many,)) for _ in range(many)]
     answers(client)
     for result in sent:

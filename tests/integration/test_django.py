@@ -116,7 +116,7 @@ def test_tasks_whose_results_are_in_the_database_run_after_its_connections_were_
     started, log, sent = node("null", "django_results_app", ASYNCWORKER_RESULT_URL=""), tmp_path / "log", 0
 
     def run(count: int) -> list[str]:
-        """Send so many and wait until they have ended; return their states."""
+        """Send that many tasks and wait until they have ended; return their states."""
         nonlocal sent
         sent += count
         ids = [client.send_task("d.note", (str(log),)).id for _ in range(count)]

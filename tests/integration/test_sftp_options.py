@@ -88,7 +88,7 @@ def test_which_files_are_moved(
 def test_which_of_those_that_are_there_are_moved(
     hostile: Hostile, run: Command, tmp_path: Path, direction: str, options: list[str], done: set[str]
 ) -> None:
-    """Of ``a`` the time differs, of ``b`` time and contents, and ours is the older one; of ``c`` all does."""
+    """Compare three files: ``a`` differs in time, ``b`` in time and contents (ours is older), ``c`` in everything."""
     source = {"a": (b"same", 100), "b": (b"new", 300), "c": (b"longer", 100)}
     goal = {"a": (b"same", 200), "b": (b"old", 200), "c": (b"x", 200)}
     there, here = (source, goal) if direction == "get" else (goal, source)

@@ -41,7 +41,7 @@ def node(start: Callable[[str], Worker]) -> Worker:
 
 
 def begun(folder: Path, count: int) -> list[str]:
-    """Wait until so many tasks have begun; return their ids."""
+    """Wait until that many tasks have started; return their ids."""
     give_up_at_s = time.monotonic() + 120
     while True:
         path = folder / "log"
